@@ -1,0 +1,207 @@
+"""`htcjob chunk`, `check` and `env`: look at a job without doing its work."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from htcjob import env
+from htcjob.chunk import chunk_bounds
+from htcjob.cli.endings import say_ending
+from htcjob.cli.options import exit_table, job_options
+from htcjob.errors import ConfigurationError, HtcjobError
+from htcjob.outcome import Ending, ending_of_error
+from htcjob.redact import redact
+
+if TYPE_CHECKING:
+    from htcjob.env import JobContext
+    from htcjob.manifest import Manifest
+
+
+@click.command(epilog=exit_table())
+@job_options
+@click.option("--entries", type=click.IntRange(min=0), help="Entries of an imagined manifest; none is read.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
+    """
+    Show the entries that an array index gets.
+
+    One line per entry: its position in the manifest, from 0, and the entry. With --entries N, just the range.
+
+    \b
+    Example:
+      htcjob chunk --entries 5001 --array-size 1000 --array-index 0
+    """
+    context = env.read_context(env.current(), flags=flags)
+    manifest = None if entries is not None else _open_manifest(context)
+    n_entries = manifest.n_entries if manifest else entries or 0
+    bounds = chunk_bounds(
+        array_index=context.array_index,
+        array_size=context.require_array_size(),
+        n_entries=n_entries,
+    )
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "array_index": context.array_index,
+                    "array_size": context.array_size,
+                    "manifest_entries": n_entries,
+                    "chunk": [bounds.start, bounds.stop],
+                    "entries": None if manifest is None else [e.text for e in manifest.entries(bounds)],
+                }
+            )
+        )
+        return
+    if manifest is None:
+        click.echo(f"{bounds.start} {bounds.stop}")
+        return
+    for entry in manifest.entries(bounds):
+        note = f"\t# {entry.problem}" if entry.problem else ""
+        click.echo(f"{entry.position}\t{entry.text}{note}")
+
+
+@click.command(name="env")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+def environment(as_json: bool) -> None:
+    """
+    Show what the platform injected, secrets redacted, and what htcjob makes of it.
+
+    \b
+    Example:
+      htcjob env
+    """
+    environ = env.current()
+    variables = env.injected(environ)
+    context = env.read_context(environ)
+    meaning = {name: _shown(getattr(context, name)) for name in _CONTEXT_FIELDS}
+    if as_json:
+        click.echo(json.dumps({"variables": dict(variables), "context": meaning}))
+        return
+    for name, value in variables:
+        click.echo(f"{name}={value}")
+    if variables:
+        click.echo()
+    for name, meant in meaning.items():
+        click.echo(f"{name + ':':<17}{'-' if meant is None else meant}")
+
+
+_CONTEXT_FIELDS = (
+    "platform",
+    "array_index",
+    "array_size",
+    "attempt",
+    "project_id",
+    "task_id",
+    "job_id",
+    "region",
+    "token",
+    "refresh_token",
+    "api_url",
+    "jwks",
+    "project_store",
+    "task_store",
+    "manifest",
+    "termination_log",
+)
+
+
+@click.command(epilog=exit_table())
+@job_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+def check(as_json: bool, **flags: Any) -> int:
+    """
+    Check environment, token and storage; no work is done.
+
+    Every step says ok, or what is missing. A small object is written to task storage and removed again.
+    Exits with the status that the first problem would give to htcjob run.
+
+    \b
+    Example:
+      htcjob check --manifest list.txt --project-store . --task-store out
+    """
+    steps = []
+    first_problem: Ending | None = None
+    for name, step in _steps(flags):
+        try:
+            said, is_ok = step(), True
+        except HtcjobError as error:
+            ending = ending_of_error(error)
+            said, is_ok = redact(ending.message), False
+            first_problem = first_problem or ending
+        steps.append({"step": name, "ok": is_ok, "message": said})
+        if not as_json:
+            click.echo(f"{'ok' if is_ok else 'PROBLEM':<8} {name:<12} {said}")
+        if name == "environment" and not is_ok:
+            break  # nothing else can be known
+    if as_json:
+        click.echo(json.dumps(steps))
+    return say_ending(first_problem) if first_problem else 0
+
+
+def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
+    contexts: list[JobContext] = []
+
+    def environment_step() -> str:
+        context = env.read_context(env.current(), flags=flags)
+        contexts.append(context)
+        size = "?" if context.array_size is None else context.array_size
+        return f"{context.platform}: array index {context.array_index} of {size}, attempt {context.attempt}"
+
+    def token_step() -> str:
+        from htcjob.credentials import decode_token
+        from htcjob.logs import utc
+
+        if contexts[0].token is None:
+            return "none injected"
+        token = decode_token(contexts[0].token, jwks=contexts[0].jwks)
+        until = "never expires" if token.expires_at is None else f"valid until {utc(token.expires_at)}"
+        return f"{'verified' if token.is_verified else 'decoded, not verified'}, {until}"
+
+    def manifest_step() -> str:
+        context = contexts[0]
+        manifest = _open_manifest(context)
+        bounds = chunk_bounds(
+            array_index=context.array_index,
+            array_size=context.require_array_size(),
+            n_entries=manifest.n_entries,
+        )
+        bad = sum(entry.problem is not None for entry in manifest.entries(bounds))
+        said = f"{manifest.n_entries} entries, this job's chunk is {bounds.start} to {bounds.stop}"
+        return f"{said}, {bad} of them bad" if bad else said
+
+    def task_storage_step() -> str:
+        from htcjob.storage.urls import open_store
+
+        if contexts[0].task_store is None:
+            raise ConfigurationError("no task storage is known: set --task-store or HTCJOB_TASK_STORE")
+        store = open_store(contexts[0].task_store)
+        key = f".htcjob/check-{os.urandom(6).hex()}"
+        store.put_bytes(b"", key)
+        store.delete(key)
+        return f"{store.url} can be written"
+
+    yield "environment", environment_step
+    yield "token", token_step
+    yield "manifest", manifest_step
+    yield "task storage", task_storage_step
+
+
+def _open_manifest(context: JobContext) -> Manifest:
+    from htcjob.retry import RetryPolicy
+    from htcjob.runtime import open_manifest
+    from htcjob.storage.urls import open_store
+
+    if context.manifest is None:
+        raise ConfigurationError("no manifest is known: set --manifest or HTCJOB_MANIFEST")
+    if context.project_store is None:
+        raise ConfigurationError("no project storage is known: set --project-store or HTCJOB_PROJECT_STORE")
+    return open_manifest(context.manifest, open_store(context.project_store), RetryPolicy())
+
+
+def _shown(value: object) -> object:
+    return value if isinstance(value, (int, type(None))) else redact(str(value))

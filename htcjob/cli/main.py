@@ -1,0 +1,116 @@
+"""The `htcjob` command, and the only place that exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import click
+from click.core import ParameterSource
+
+import htcjob
+from htcjob.cli.endings import report_bug, say_ending
+from htcjob.errors import HtcjobError
+from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_error
+
+COMMANDS = {
+    "run": ("htcjob.cli.run:run", "Run COMMAND on this job's chunk of the manifest."),
+    "simulate": ("htcjob.cli.simulate:simulate", "Run a whole array on this machine, as the platform would."),
+    "chunk": ("htcjob.cli.look:chunk", "Show the entries that an array index gets."),
+    "check": ("htcjob.cli.look:check", "Check environment, token and storage; no work is done."),
+    "env": ("htcjob.cli.look:environment", "Show what the platform injected, secrets redacted."),
+}
+"""Where each command is, and its summary. A command's module is imported when it is called: every import is
+time that a million jobs pay."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names, in the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Give the command *name*."""
+        if name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        module, attribute = COMMANDS[name][0].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"max_content_width": 110})
+@click.version_option(htcjob.__version__, message="htcjob %(version)s")
+def cli() -> None:
+    """
+    Run one program over millions of files, every entry exactly once.
+
+    htcjob is the layer between a batch platform and your program inside the container: it finds this job's
+    entries, fetches them, runs your program with timeouts, puts the results back, and ends with an exit
+    status the platform can act on. Try a whole array on your laptop first: htcjob simulate --help
+    """
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line *args* (default: this process's) and exit with its status."""
+    status = _status_of(args)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = _reader_gone()
+    sys.exit(status)
+
+
+def _status_of(args: list[str] | None) -> int:
+    try:
+        status = cli.main(args=args, prog_name="htcjob", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.UsageError as error:
+        return _say(_ending_of_usage(error), usage=error.ctx.get_usage() if error.ctx else None)
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    except click.ClickException as error:
+        return _say(Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, error.format_message()))
+    except BrokenPipeError:
+        return _reader_gone()
+    except HtcjobError as error:
+        return _say(ending_of_error(error))
+    except Exception as error:
+        report_bug(error)
+        return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]
+
+
+def _say(ending: Ending, *, usage: str | None = None) -> int:
+    if usage and ending.reason is TerminationReason.BAD_USAGE:
+        click.echo(f"{usage}\nTry '--help' for help.", err=True)
+    return say_ending(ending)
+
+
+def _ending_of_usage(error: click.UsageError) -> Ending:
+    """Tell a mistake on the command line (64) from a bad value in the injected environment (78)."""
+    message = error.format_message()
+    parameter = getattr(error, "param", None)
+    if error.ctx is not None and parameter is not None and parameter.name is not None:
+        source = error.ctx.get_parameter_source(parameter.name)
+        if source is ParameterSource.ENVIRONMENT:
+            variables = (
+                parameter.envvar if isinstance(parameter.envvar, str) else " / ".join(parameter.envvar)
+            )
+            return Ending(TerminationReason.BAD_CONFIGURATION, os.EX_CONFIG, f"{variables}: {message}")
+    return Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, message)
+
+
+def _reader_gone() -> int:
+    """Standard output's reader has left (`| head`): end quietly, as if by SIGPIPE."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE

@@ -1,0 +1,138 @@
+"""Option types and options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from htcjob import env
+from htcjob.logs import LEVELS
+from htcjob.outcome import EXIT_TABLE, FailureBudget
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Duration(click.ParamType["float"]):
+    """`90s`, `1.5h`, `500ms`; a bare number is seconds. Gives seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Give the seconds."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)?", value.strip(), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not a duration such as 90s, 5m or 2h.", param, ctx)
+        return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+class Budget(click.ParamType["FailureBudget"]):
+    """`3` entries or `5%` of the chunk."""
+
+    name = "N|P%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FailureBudget:
+        """Give the budget."""
+        if isinstance(value, FailureBudget):
+            return value
+        match = re.fullmatch(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,3})?)%", value.strip(), re.ASCII)
+        if match is None or (match[2] and float(match[2]) > 100):
+            self.fail(f"{value!r} is not a number of entries such as 3, nor a share such as 5%.", param, ctx)
+        return FailureBudget(float(match[1] or match[2]), is_percent=match[2] is not None)
+
+
+class Line(click.ParamType["str"]):
+    """Any text; a variable holds several of them one per line."""
+
+    name = "text"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Give the lines of a variable."""
+        return rv.splitlines()
+
+
+class InjectedOption(click.Option):
+    """
+    An option whose value the platform may inject.
+
+    `env.py` reads the variables (they may contradict each other, which click cannot know); the help shows
+    them.
+    """
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Give what help shows in brackets, with the variables."""
+        extra = super().get_help_extra(ctx)
+        extra["envvars"] = env.variables_of(self.name or "")
+        return extra
+
+
+DURATION = Duration()
+BUDGET = Budget()
+LINE = Line()
+
+
+def ours(*names: str, variable: str | None = None, **attributes: Any) -> Callable[[Decorated], Decorated]:
+    """Give an option that our variable HTCJOB_<NAME> can set too."""
+    variable = variable or "HTCJOB_" + names[0].lstrip("-").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **attributes)
+
+
+def injected(name: str, **attributes: Any) -> Callable[[Decorated], Decorated]:
+    """Give an option whose variables `env.py` reads."""
+    return click.option(name, cls=InjectedOption, **attributes)
+
+
+def job_options(command: Decorated) -> Decorated:
+    """Add the options that say which job of which array this is, and where its storage lies."""
+    for option in reversed(
+        (
+            injected(
+                "--array-index", type=click.IntRange(min=0), help="This job's number in the array, from 0."
+            ),
+            injected("--array-size", type=click.IntRange(min=1), help="Jobs in the array."),
+            injected(
+                "--manifest", metavar="KEY|URL", help="List of entries: a key of project storage, or a URL."
+            ),
+            injected("--project-store", metavar="URL|DIR", help="Project storage: manifest and inputs."),
+            injected("--task-store", metavar="URL|DIR", help="Task storage: outputs and records."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def log_options(command: Decorated) -> Decorated:
+    """Add the options for our own lines on standard error."""
+    for option in reversed(
+        (
+            ours(
+                "--log-format",
+                type=click.Choice(["text", "json"]),
+                default="text",
+                show_default=True,
+                help="How our lines on standard error look.",
+            ),
+            ours(
+                "--log-level",
+                type=click.Choice(LEVELS),
+                default="info",
+                show_default=True,
+                help="The least important lines to show.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def exit_table() -> str:
+    """Give the exit table for a command's help, its lines kept as they are."""
+    width = max(len(status) for status, _, _ in EXIT_TABLE)
+    rows = (f"  {status:<{width}}  {meaning}" for status, meaning, _ in EXIT_TABLE)
+    return "\b\nExit status:\n" + "\n".join(rows)

@@ -1,0 +1,108 @@
+"""`htcjob run`: one attempt of one job."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from htcjob import env, logs
+from htcjob.cli.endings import report_bug, say_ending
+from htcjob.cli.options import BUDGET, DURATION, LINE, exit_table, job_options, log_options, ours
+from htcjob.outcome import FailureBudget, TerminationReason
+from htcjob.plan import Plan
+from htcjob.runtime import run_attempt
+
+
+@click.command(epilog=exit_table())
+@job_options
+@ours(
+    "--entry",
+    "entries",
+    variable="HTCJOB_ENTRIES",
+    metavar="LINE",
+    type=LINE,
+    multiple=True,
+    help="Work on this entry instead of a manifest's; repeatable.",
+)
+@ours("--each", "is_each", is_flag=True, help="Run COMMAND once per entry instead of once for the chunk.")
+@ours(
+    "--output",
+    "outputs",
+    metavar="GLOB",
+    type=LINE,
+    multiple=True,
+    help="What to stage out, relative to the output directory; repeatable.  [default: everything]",
+)
+@ours("--timeout", "timeout_s", type=DURATION, help="Stop COMMAND after this long; 0: never.  [default: 0]")
+@ours(
+    "--grace",
+    "grace_s",
+    type=DURATION,
+    default="30s",
+    show_default=True,
+    help="From SIGTERM to SIGKILL; keep it below the platform's.",
+)
+@ours(
+    "--max-failures",
+    type=BUDGET,
+    help="Entries that may fail before the attempt gives up.  [default: try all, and any failure is one]",
+)
+@ours("--run", metavar="NAME", help="Name of this run in task storage.  [default: default]")
+@ours("--work-dir", metavar="DIR", help="Where to make the work directory.  [default: $TMPDIR or /tmp]")
+@ours(
+    "--pass-credentials",
+    is_flag=True,
+    help="Leave tokens and storage credentials in COMMAND's environment.",
+)
+@log_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    command: tuple[str, ...],
+    array_index: int | None,
+    array_size: int | None,
+    manifest: str | None,
+    project_store: str | None,
+    task_store: str | None,
+    timeout_s: float | None,
+    max_failures: FailureBudget | None,
+    log_format: str,
+    log_level: str,
+    **rest: Any,
+) -> int:
+    """
+    Stage in this job's chunk, run COMMAND, stage out its results.
+
+    Put -- before COMMAND. Without a manifest COMMAND is only supervised: signals, timeout, exit status. A
+    flag wins over a variable, a variable over the default.
+
+    COMMAND finds its inputs in $HTCJOB_WORK_DIR, listed in $HTCJOB_ENTRIES_FILE, and leaves results in
+    $HTCJOB_OUTPUT_DIR. With --each it runs once per entry, and {input}, {output_dir}, {entry}, {key}, {stem}
+    and the members of a JSON line are filled in.
+
+    \b
+    Example:
+      htcjob run --each --entry photos/a.jpg --project-store . --task-store out -- wc -c {input}
+    """
+    if os.path.basename(command[0]) == "htcjob" and command[1:2] == ("run",):
+        # An image's entrypoint is `htcjob run --`; a command that is htcjob itself takes its place.
+        with run.make_context("htcjob run", list(command[2:])) as context:
+            status: int = run.invoke(context)
+            return status
+    logs.set_up(log_format=log_format, level=log_level)
+    ending, error = run_attempt(
+        Plan(command=command, timeout_s=timeout_s or None, max_failures=max_failures, **rest),
+        environ=env.current(),
+        flags={
+            "array_index": array_index,
+            "array_size": array_size,
+            "manifest": manifest,
+            "project_store": project_store,
+            "task_store": task_store,
+        },
+    )
+    if ending.reason is TerminationReason.INTERNAL_ERROR and error is not None:
+        report_bug(error)
+        return ending.exit_status
+    return say_ending(ending)

@@ -1,0 +1,108 @@
+"""
+Every exception that htcjob raises on purpose.
+
+HtcjobError
+├── UsageError                     the command line asks for something that makes no sense
+├── ConfigurationError             the injected environment, or a value in it, is wrong
+│   └── RunMismatchError           the task already holds the run of another manifest or command
+├── TokenError                     the bearer token is malformed, expired, or not signed by the platform
+├── BadKeyError (ValueError)       an object key that must not be used: `..`, absolute, NUL, too long
+└── StorageError                   a storage operation failed; which one, on what, and why
+    ├── AbsentError (FileNotFoundError)    the object is not there
+    ├── DeniedError (PermissionError)      the credentials are good, the operation is not allowed
+    ├── UnauthenticatedError               the credentials are expired or refused
+    ├── TransientError                     worth repeating unchanged: throttled, 5xx, reset, truncated
+    └── PermanentError                     not worth repeating: disk full, read-only, bad range
+
+Exceptions carry facts; `outcome.py` decides what they mean for the attempt's exit status.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class HtcjobError(Exception):
+    """Base of all. `str()` is one line that a person can act on, and never holds a secret."""
+
+
+class UsageError(HtcjobError):
+    """The command line asks for something that makes no sense."""
+
+
+class ConfigurationError(HtcjobError):
+    """The injected environment is wrong; the message names the variable and what was expected."""
+
+
+class RunMismatchError(ConfigurationError):
+    """The task storage holds the run of another manifest or command under the same name."""
+
+
+class TokenError(HtcjobError):
+    """The bearer token is malformed, expired, or not signed by the configured platform."""
+
+
+class BadKeyError(HtcjobError, ValueError):
+    """An object key that must not be used."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"key {key!r}: {reason}")
+        self.key = key
+        self.reason = reason
+
+
+class StorageError(HtcjobError):
+    """A storage operation failed."""
+
+    def __init__(self, operation: str, url: str, reason: str) -> None:
+        super().__init__(operation, url, reason)
+        self.operation = operation
+        """The verb of the store, for example `get`."""
+        self.url = url
+        """The object, without query or user information."""
+        self.reason = reason
+        """The cause, as a person would say it."""
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.url}: {self.reason}"
+
+
+class AbsentError(StorageError, FileNotFoundError):
+    """The object is not there."""
+
+    def __init__(self, operation: str, url: str, reason: str) -> None:
+        super().__init__(operation, url, reason)
+        self.errno = errno.ENOENT  # OSError took *operation* for it
+
+
+class DeniedError(StorageError, PermissionError):
+    """The credentials are good, but do not allow this."""
+
+    def __init__(self, operation: str, url: str, reason: str) -> None:
+        super().__init__(operation, url, reason)
+        self.errno = errno.EACCES
+
+
+class UnauthenticatedError(StorageError):
+    """The credentials are expired or refused; new ones may help."""
+
+
+class TransientError(StorageError):
+    """Worth repeating unchanged: throttled, 5xx, timeout, connection reset, truncated body."""
+
+    def __init__(self, operation: str, url: str, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(operation, url, reason)
+        self.retry_after_s = retry_after_s
+        """Seconds that the other side asked us to wait, when it did."""
+
+
+class PermanentError(StorageError):
+    """Not worth repeating: a name too long, a range past the end, a checksum never right."""
+
+
+class UnwritableError(PermanentError):
+    """
+    The place written to takes nothing more: disk full, quota used up, read-only.
+
+    Kept apart because it is not about one object: the next one would meet the same.
+    """

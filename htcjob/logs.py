@@ -1,0 +1,101 @@
+"""
+Log set-up: one event, one line, as text for people or as JSON for programs.
+
+Libraries call `event` on their own logger; only the command line calls `set_up`. Every line passes through
+`redact`, the second fence behind `Secret`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TextIO
+
+from htcjob.redact import redact
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def event(logger: logging.Logger, level: int, name: str, **fields: object) -> None:
+    """
+    Log the event *name* with its *fields*.
+
+    Names and fields are listed in the README; values are numbers, strings, lists or None. A field whose
+    value is None is left out.
+    """
+    if logger.isEnabledFor(level):
+        shown = {key: value for key, value in fields.items() if value is not None}
+        logger.log(level, name, extra={"fields": shown})
+
+
+def set_up(*, log_format: str, level: str, stream: TextIO | None = None) -> None:
+    """
+    Send all log lines of htcjob to *stream*.
+
+    Args:
+        log_format: `text` or `json`.
+        level: One of `LEVELS`.
+        stream: Default: standard error, flushed per line (containers die mid-buffer).
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logger = logging.getLogger("htcjob")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+class TextFormatter(logging.Formatter):
+    """`2025-01-01T00:00:03Z htcjob INFO stage_in_done objects=5 elapsed_s=1.9`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line."""
+        words = [_utc(record.created), "htcjob", record.levelname, record.getMessage()]
+        words += [f"{key}={_word(value)}" for key, value in _fields(record).items()]
+        return redact(" ".join(words) + _traceback(self, record))
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time":"2025-01-01T00:00:03Z","level":"info","event":"stage_in_done","objects":5}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line."""
+        line: dict[str, object] = {
+            "time": _utc(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **_fields(record),
+        }
+        traceback = _traceback(self, record)
+        if traceback:
+            line["traceback"] = traceback.strip()
+        return redact(json.dumps(line, separators=(",", ":"), ensure_ascii=False, default=str))
+
+
+def utc(seconds: float) -> str:
+    """Give seconds since the epoch as UTC in ISO 8601, to the millisecond."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{stamp}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _utc(seconds: float) -> str:
+    return utc(seconds)[:19] + "Z"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
+
+
+def _word(value: object) -> str:
+    """Give *value* as one word; what is not plainly one is written as JSON, so no line can be forged."""
+    text = str(value) if isinstance(value, (str, int, float)) else json.dumps(value, default=str)
+    if isinstance(value, str) and not (text.isprintable() and text and set(text).isdisjoint(' "=')):
+        return json.dumps(text, ensure_ascii=not text.isprintable())
+    return text
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""

@@ -1,0 +1,329 @@
+"""
+Entries flow stage-in -> work -> stage-out -> commit.
+
+Two ways: `work_on_each` runs the command once per entry, `work_on_chunk` once for all of them. Both keep the
+order that the whole project rests on: outputs first, the commit record last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from htcjob.command import Signals, run_command
+from htcjob.env import command_environment
+from htcjob.errors import BadKeyError, HtcjobError, StorageError
+from htcjob.ledger import Ledger, Record
+from htcjob.logs import event, utc
+from htcjob.outcome import (
+    CommandResult,
+    EntryResult,
+    Facts,
+    judge_command,
+    judge_stage_in,
+    stops_attempt,
+)
+from htcjob.staging import Staging, each_in_parallel, find_outputs
+
+if TYPE_CHECKING:
+    from htcjob.env import JobContext
+    from htcjob.manifest import Entry
+    from htcjob.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """The way of this attempt's entries."""
+
+    context: JobContext
+    plan: Plan
+    staging: Staging
+    ledger: Ledger
+    signals: Signals
+    facts: Facts
+    """Where results are counted."""
+    environ: Mapping[str, str]
+    """The environment that the command's is made from."""
+    variables: Mapping[str, str]
+    """What every command of this attempt gets besides."""
+    scratch: str
+    """This attempt's own directory, links resolved; the caller makes and removes it."""
+    peak_memory_bytes: int = 0
+    """Of the largest process so far."""
+    _writers: dict[str, int] = field(default_factory=dict)
+    """Position of the entry that put each output key."""
+
+    def work_on_each(self, entries: Iterable[Entry]) -> None:
+        """Take the entries one by one; what goes wrong with one does not touch the next."""
+        for entry in entries:
+            if self.signals.stop_signal is not None:
+                return
+            record = self._work_on(entry)
+            if record is None:  # stopped before it was finished: the entry is simply left
+                return
+            self._commit([record])
+            if self._is_budget_spent():
+                return
+
+    def work_on_chunk(self, entries: Sequence[Entry]) -> None:
+        """Stage in all entries, run the command once, commit all of them or none."""
+        place = _Place.make(os.path.join(self.scratch, "chunk"))
+        started = time.monotonic()
+        inputs: dict[int, str] = {}
+        failures = []
+        for entry, found in zip(
+            entries,
+            each_in_parallel(lambda entry: self._stage_in(entry, place.inputs), entries),
+            strict=True,
+        ):
+            if isinstance(found, HtcjobError):
+                failures.append(self._stage_in_failed(entry, found))
+            else:
+                inputs[entry.position] = found
+        stage_in_s = time.monotonic() - started
+        event(log, logging.INFO, "stage_in_done", objects=len(inputs), elapsed_s=round(stage_in_s, 2))
+        if failures:
+            self._commit(failures)
+        staged = [entry for entry in entries if entry.position in inputs]
+        if not staged or self.signals.stop_signal is not None or self._is_budget_spent():
+            return
+        entries_file = os.path.join(place.root, "entries")
+        with open(entries_file, "w", encoding="utf-8") as file:
+            file.writelines(f"{_entries_file_line(entry, inputs[entry.position])}\n" for entry in staged)
+        result = self.facts.command = self._run(
+            self.plan.command, place, {"HTCJOB_ENTRIES_FILE": entries_file}, may_finish=False
+        )
+        event(
+            log,
+            logging.INFO,
+            "command_ended",
+            exit_status=result.exit_status,
+            elapsed_s=round(result.elapsed_s, 2),
+        )
+        verdict, _ = judge_command(result)
+        if verdict is not EntryResult.DONE or result.stopped_by is not None:
+            return
+        started = time.monotonic()
+        outputs = self.staging.stage_out(place.outputs, find_outputs(place.outputs, self.plan.outputs))
+        stage_out_s = time.monotonic() - started
+        event(log, logging.INFO, "stage_out_done", objects=len(outputs), elapsed_s=round(stage_out_s, 2))
+        first = self._record(
+            staged[0],
+            EntryResult.DONE,
+            exit_status=result.exit_status,
+            outputs=tuple(outputs),
+            stage_in_s=stage_in_s,
+            work_s=result.elapsed_s,
+            stage_out_s=stage_out_s,
+            cpu_s=result.cpu_s,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+        others = [
+            self._record(entry, EntryResult.DONE, exit_status=0, outputs_at=first.position)
+            for entry in staged[1:]
+        ]
+        self._commit([first, *others])
+
+    def _work_on(self, entry: Entry) -> Record | None:
+        """Take one entry as far as its outputs in storage; None when it was stopped before its end."""
+        place = _Place.make(os.path.join(self.scratch, str(entry.position)))
+        try:
+            started = time.monotonic()
+            try:
+                path = self._stage_in(entry, place.inputs)
+            except HtcjobError as error:
+                return self._stage_in_failed(entry, error)
+            stage_in_s = time.monotonic() - started
+            values = _placeholders(entry, path, place)
+            argv = [fill_in(word, values) for word in self.plan.command]
+            result = self._run(
+                argv, place, {"HTCJOB_ENTRY": entry.text, "HTCJOB_INPUT": path}, may_finish=True
+            )
+            if result.stopped_by is not None:
+                return None
+            verdict, message = judge_command(result)
+            record = self._record(
+                entry,
+                verdict,
+                message=_said_by_command(place.message_file) or message,
+                exit_status=result.exit_status,
+                stage_in_s=stage_in_s,
+                work_s=result.elapsed_s,
+                cpu_s=result.cpu_s,
+                peak_memory_bytes=result.peak_memory_bytes,
+            )
+            return self._stage_out(record, place) if verdict is EntryResult.DONE else record
+        finally:
+            remove_tree(place.root)
+
+    def _stage_in(self, entry: Entry, directory: str) -> str:
+        if entry.problem is not None:
+            raise BadKeyError(entry.text, entry.problem)
+        return self.staging.stage_in(entry, directory)
+
+    def _stage_in_failed(self, entry: Entry, error: HtcjobError) -> Record:
+        if isinstance(error, StorageError) and stops_attempt(error, staging_out=False):
+            raise error
+        message = entry.problem or f"stage-in: {error}"
+        return self._record(entry, judge_stage_in(error), message=message)
+
+    def _stage_out(self, record: Record, place: _Place) -> Record:
+        """Put the outputs of a finished entry, and give its record with them."""
+        started = time.monotonic()
+        try:
+            keys = find_outputs(place.outputs, self.plan.outputs)
+            for key in keys:
+                other = self._writers.setdefault(key, record.position)
+                if other != record.position:
+                    raise BadKeyError(key, f"the entry at position {other} wrote this output too")
+        except BadKeyError as error:
+            return replace(record, result=EntryResult.FAILED, message=f"stage-out: {error}")
+        outputs = self.staging.stage_out(place.outputs, keys)
+        return replace(record, message="", outputs=tuple(outputs), stage_out_s=time.monotonic() - started)
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        place: _Place,
+        variables: Mapping[str, str],
+        *,
+        may_finish: bool,
+    ) -> CommandResult:
+        extra = {**self.variables, **variables, **place.variables()}
+        if self.plan.timeout_s is not None:
+            extra["HTCJOB_DEADLINE"] = utc(time.time() + self.plan.timeout_s)
+        result = run_command(
+            argv,
+            environment=command_environment(
+                self.environ, extra=extra, pass_credentials=self.plan.pass_credentials
+            ),
+            signals=self.signals,
+            timeout_s=self.plan.timeout_s,
+            grace_s=self.plan.grace_s,
+            may_finish=may_finish,
+        )
+        self.peak_memory_bytes = max(self.peak_memory_bytes, result.peak_memory_bytes)
+        return result
+
+    def _record(self, entry: Entry, result: EntryResult, **members: object) -> Record:
+        return Record(
+            position=entry.position,
+            entry=entry.text,
+            result=result,
+            array_index=self.context.array_index,
+            attempt=self.context.attempt,
+            ended_at=utc(time.time()),
+            **members,  # type: ignore[arg-type]
+        )
+
+    def _commit(self, records: Sequence[Record]) -> None:
+        self.ledger.commit(records)
+        for record in records:
+            self.facts.results[record.result] += 1
+            is_done = record.result is EntryResult.DONE
+            event(
+                log,
+                logging.DEBUG if is_done else logging.WARNING,
+                "entry_done" if is_done else "entry_failed",
+                position=record.position,
+                entry=record.entry,
+                result=None if is_done else record.result.value,
+                message=record.message or None,
+            )
+
+    def _is_budget_spent(self) -> bool:
+        budget = self.plan.max_failures
+        return budget is not None and not budget.allows(
+            failed=self.facts.failed, chunk_size=self.facts.chunk_size
+        )
+
+
+def fill_in(word: str, values: Mapping[str, str]) -> str:
+    """
+    Give *word* with its placeholders filled in.
+
+    `{name}` is replaced when *values* has that name; anything else in braces, such as `${name}` of a shell
+    or `{print}` of awk, is left as it is.
+    """
+    return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
+    from shutil import rmtree
+
+    rmtree(path, ignore_errors=True)
+    if os.path.lexists(path):
+        event(log, logging.WARNING, "work_directory_kept", path=path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The directories of one run of the command."""
+
+    root: str
+
+    @classmethod
+    def make(cls, root: str) -> _Place:
+        place = cls(root)
+        for directory in (root, place.inputs, place.outputs):
+            os.mkdir(directory, 0o700)
+        return place
+
+    @property
+    def inputs(self) -> str:
+        return os.path.join(self.root, "work")
+
+    @property
+    def outputs(self) -> str:
+        return os.path.join(self.root, "output")
+
+    @property
+    def message_file(self) -> str:
+        return os.path.join(self.root, "message")
+
+    def variables(self) -> dict[str, str]:
+        return {
+            "HTCJOB_WORK_DIR": self.inputs,
+            "HTCJOB_OUTPUT_DIR": self.outputs,
+            "HTCJOB_MESSAGE_FILE": self.message_file,
+        }
+
+
+def _placeholders(entry: Entry, path: str, place: _Place) -> dict[str, str]:
+    members = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in entry.parameters.items()
+    }
+    return {
+        **members,
+        "entry": entry.text,
+        "key": entry.key,
+        "input": path,
+        "stem": os.path.splitext(os.path.basename(path))[0],
+        "output_dir": place.outputs,
+    }
+
+
+def _entries_file_line(entry: Entry, path: str) -> str:
+    """Give the manifest line with the local path: the path itself, or a JSON line with `input` added."""
+    if not entry.text.startswith("{"):
+        return path
+    return json.dumps({"key": entry.key, **entry.parameters, "input": path}, ensure_ascii=False)
+
+
+def _said_by_command(message_file: str) -> str:
+    """Give the reason that the command left for a person, on one line; empty when it left none."""
+    try:
+        with open(message_file, encoding="utf-8", errors="replace") as file:
+            return " ".join(file.read(4096).split())
+    except OSError:
+        return ""

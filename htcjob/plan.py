@@ -1,0 +1,34 @@
+"""What the user asked `htcjob run` to do: plain values, made by the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from htcjob.outcome import FailureBudget
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the user asked `htcjob run` to do."""
+
+    command: Sequence[str]
+    """The user's argv."""
+    is_each: bool = False
+    """Run the command once per entry, not once for the chunk."""
+    entries: Sequence[str] = ()
+    """Manifest lines given on the command line, in place of a manifest."""
+    run: str | None = None
+    """Name of the run in the task storage; None: `default`, or one made from `entries`."""
+    outputs: Sequence[str] = ()
+    """Globs of what to stage out, relative to the output directory; none: everything in it."""
+    timeout_s: float | None = None
+    """Seconds that one run of the command may take."""
+    grace_s: float = 30.0
+    """Seconds from SIGTERM to SIGKILL (Kubernetes' and AWS Batch's own default)."""
+    max_failures: FailureBudget | None = None
+    """Entries that may fail; past it the attempt stops. None: none may, and all are tried."""
+    pass_credentials: bool = False
+    """Leave tokens and storage credentials in the command's environment."""
+    work_dir: str | None = None
+    """Where the attempt makes its work directory; None: the system's temporary directory."""

@@ -1,0 +1,318 @@
+"""
+One attempt, top to bottom:
+
+1. the injected environment becomes a `JobContext` (`env.py`), and the bearer token is checked;
+2. the stores are opened, and the manifest;
+3. the chunk of this array index is located;
+4. what is committed already is left out;
+5. the rest flows through stage-in -> work -> stage-out -> commit (`pipeline.py`);
+6. the ending is decided, once, by a pure function (`outcome.decide`);
+7. the exit record is written, last.
+
+With no manifest configured there is nothing to stage: the command is only supervised (`_run_plain`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from htcjob import __version__
+from htcjob.command import Signals, run_command
+from htcjob.env import JobContext, command_environment, read_context, termination_log
+from htcjob.errors import AbsentError, ConfigurationError, HtcjobError, UnwritableError
+from htcjob.logs import event, utc
+from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
+
+if TYPE_CHECKING:
+    from htcjob.ledger import Ledger
+    from htcjob.manifest import Manifest
+    from htcjob.pipeline import Pipeline
+    from htcjob.plan import Plan
+    from htcjob.retry import RetryPolicy
+    from htcjob.storage.contract import Store
+
+log = logging.getLogger(__name__)
+
+
+def run_attempt(
+    plan: Plan, *, environ: Mapping[str, str], flags: Mapping[str, object]
+) -> tuple[Ending, BaseException | None]:
+    """
+    Make one attempt; give how it ended, and the error that stopped it, if one did. Never raises.
+
+    Args:
+        plan: What the user asked for.
+        environ: The injected environment.
+        flags: What the command line says of the job's context; it wins over *environ*.
+    """
+    attempt = _Attempt(plan, environ)
+    with Signals() as signals:
+        try:
+            context = attempt.context = read_context(environ, flags=flags)
+            if context.manifest is None and not plan.entries:
+                _run_plain(attempt, context, signals)
+            else:
+                _work(attempt, context, signals)
+        except Exception as error:  # whatever it is, it has an ending
+            attempt.facts.error = error
+        attempt.facts.stop_signal = signals.stop_signal
+        ending = decide(attempt.facts)
+        _write_exit_record(attempt, ending)
+    return ending, attempt.facts.error
+
+
+class _Attempt:
+    """What one attempt has found out so far."""
+
+    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
+        self.plan = plan
+        self.environ = environ
+        self.facts = Facts(budget=plan.max_failures or FailureBudget())
+        self.started_at = time.time()
+        self.started = time.monotonic()
+        self.context: JobContext | None = None
+        self.chunk = range(0)
+        self.ledger: Ledger | None = None
+        self.pipeline: Pipeline | None = None
+
+
+def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
+    """Steps 1 to 5."""
+    # Not imported at the top: a plain entrypoint, started a million times, needs none of these.
+    from htcjob.chunk import chunk_bounds
+    from htcjob.ledger import Ledger
+    from htcjob.manifest import EntryList
+    from htcjob.pipeline import Pipeline
+    from htcjob.retry import RetryPolicy
+    from htcjob.staging import Staging
+
+    plan, facts = attempt.plan, attempt.facts
+    event(
+        log,
+        logging.INFO,
+        "attempt_started",
+        version=__version__,
+        platform=context.platform,
+        array_index=context.array_index,
+        array_size=context.array_size,
+        attempt=context.attempt,
+    )
+    variables = _variables(context) | _claims(context)
+    retry = RetryPolicy(sleep=signals.sleep)
+
+    project, task = _open_stores(context)
+    manifest: Manifest | EntryList = (
+        EntryList(plan.entries)
+        if context.manifest is None or plan.entries
+        else open_manifest(context.manifest, project, retry)
+    )
+
+    attempt.chunk = chunk_bounds(
+        array_index=context.array_index,
+        array_size=context.require_array_size(),
+        n_entries=manifest.n_entries,
+    )
+    facts.chunk_size = len(attempt.chunk)
+
+    ledger = attempt.ledger = Ledger(task, plan.run or manifest.default_run, retry)
+    ledger.open_run(manifest, plan.command)
+    done = ledger.done(attempt.chunk)
+    facts.already_done = len(done)
+    event(
+        log,
+        logging.INFO,
+        "chunk_located",
+        entries=manifest.n_entries,
+        start=attempt.chunk.start,
+        stop=attempt.chunk.stop,
+        already_done=len(done),
+    )
+    if facts.left == 0:
+        return
+
+    with _scratch_directory(plan.work_dir or attempt.environ.get("TMPDIR") or "/tmp") as scratch:  # noqa: S108 - a fresh directory below it
+        pipeline = attempt.pipeline = Pipeline(
+            context=context,
+            plan=plan,
+            staging=Staging(project, task, retry),
+            ledger=ledger,
+            signals=signals,
+            facts=facts,
+            environ=attempt.environ,
+            variables=variables,
+            scratch=scratch,
+        )
+        left = (entry for entry in manifest.entries(attempt.chunk) if entry.position not in done)
+        if plan.is_each:
+            pipeline.work_on_each(left)
+        else:
+            pipeline.work_on_chunk(list(left))
+
+
+def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
+    """Only supervise the command: no store, no token and no array variables are needed."""
+    plan = attempt.plan
+    if plan.is_each:
+        raise ConfigurationError("--each needs entries: name a manifest with --manifest or HTCJOB_MANIFEST")
+    if context.task_store is not None:
+        from htcjob.ledger import Ledger
+        from htcjob.retry import RetryPolicy
+        from htcjob.storage.urls import open_store
+
+        task = open_store(context.task_store)
+        attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
+    extra = _variables(context)
+    if plan.timeout_s is not None:
+        extra["HTCJOB_DEADLINE"] = utc(time.time() + plan.timeout_s)
+    attempt.facts.is_plain = True
+    attempt.facts.command = run_command(
+        plan.command,
+        environment=command_environment(attempt.environ, extra=extra, pass_credentials=plan.pass_credentials),
+        signals=signals,
+        timeout_s=plan.timeout_s,
+        grace_s=plan.grace_s,
+    )
+
+
+def _variables(context: JobContext) -> dict[str, str]:
+    """Give the variables that every command gets."""
+    variables = {
+        "HTCJOB_ARRAY_INDEX": str(context.array_index),
+        "HTCJOB_ATTEMPT": str(context.attempt),
+    }
+    if context.array_size is not None:
+        variables["HTCJOB_ARRAY_SIZE"] = str(context.array_size)
+    return variables
+
+
+def _claims(context: JobContext) -> dict[str, str]:
+    """Check the bearer token, where there is one, and give its user-defined claims as variables."""
+    if context.token is None:
+        return {}
+    import re
+
+    from htcjob.credentials import decode_token
+
+    token = decode_token(context.token, jwks=context.jwks)
+    return {
+        f"HTCJOB_CLAIM_{re.sub(r'[^A-Za-z0-9_]', '_', name)}": value
+        for name, value in token.user_claims().items()
+    }
+
+
+def _open_stores(context: JobContext) -> tuple[Store, Store]:
+    from htcjob.storage.urls import open_store
+
+    if context.project_store is None:
+        raise ConfigurationError(
+            "no project storage is known: set --project-store or HTCJOB_PROJECT_STORE to its URL or directory"
+        )
+    if context.task_store is None:
+        raise ConfigurationError(
+            "no task storage is known: set --task-store or HTCJOB_TASK_STORE to its URL or directory"
+        )
+    return open_store(context.project_store), open_store(context.task_store)
+
+
+def open_manifest(url_or_key: str, project: Store, retry: RetryPolicy) -> Manifest:
+    """
+    Open the manifest, a key of project storage or a full URL.
+
+    Raises:
+        AbsentError: it is not there.
+    """
+    from htcjob.manifest import Manifest
+    from htcjob.storage.urls import is_url, open_store, split_object_url
+
+    store, key = project, url_or_key
+    if is_url(url_or_key):
+        store_url, key = split_object_url(url_or_key)
+        store = open_store(store_url)
+    try:
+        return retry.call(lambda: Manifest(store, key))
+    except AbsentError as error:
+        raise AbsentError("manifest", error.url, "absent; is HTCJOB_MANIFEST right?") from error
+
+
+@contextmanager
+def _scratch_directory(parent: str) -> Iterator[str]:
+    """Give a directory of our own below *parent*, with links resolved; it goes when the context ends."""
+    from htcjob.pipeline import remove_tree
+
+    base = os.path.realpath(parent)
+    path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")
+    try:
+        os.makedirs(base, exist_ok=True)
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        raise UnwritableError(
+            "work directory", path, f"{error.strerror}; choose another with --work-dir"
+        ) from error
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+
+
+def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
+    """Write how the attempt ended: to task storage, to the termination log, and to the log."""
+    record = _exit_record(attempt, ending)
+    event(
+        log,
+        logging.DEBUG if attempt.facts.is_plain else logging.INFO,
+        "attempt_ended",
+        termination_reason=ending.reason.value,
+        exit_status=ending.exit_status,
+        elapsed_s=record["elapsed_s"],
+    )
+    if attempt.ledger is not None:
+        try:
+            attempt.ledger.write_exit_record(record)
+        except HtcjobError as error:
+            event(log, logging.WARNING, "exit_record_not_written", cause=str(error))
+    path = attempt.context.termination_log if attempt.context else termination_log(attempt.environ)
+    if path:
+        from htcjob.ledger import exit_record_json
+
+        try:
+            with open(path, "wb") as file:
+                file.write(exit_record_json(record))
+        except OSError as error:
+            event(log, logging.WARNING, "termination_log_not_written", path=path, cause=str(error))
+
+
+def _exit_record(attempt: _Attempt, ending: Ending) -> dict[str, object]:
+    facts, context, command = attempt.facts, attempt.context, attempt.facts.command
+    staging = attempt.pipeline.staging if attempt.pipeline else None
+    peak = attempt.pipeline.peak_memory_bytes if attempt.pipeline else 0
+    return {
+        "htcjob": __version__,
+        "platform": context.platform if context else None,
+        "job_id": context.job_id if context else None,
+        "array_index": context.array_index if context else None,
+        "array_size": context.array_size if context else None,
+        "attempt": context.attempt if context else None,
+        "run": attempt.ledger.run if attempt.ledger else None,
+        "termination_reason": ending.reason.value,
+        "exit_status": ending.exit_status,
+        "command_exit_status": command.exit_status if command else None,
+        "command_signal": signal_name(command.signal) if command and command.signal else None,
+        "chunk": [attempt.chunk.start, attempt.chunk.stop],
+        "entries": {
+            "chunk": facts.chunk_size,
+            "already_done": facts.already_done,
+            **{result.value: facts.results[result] for result in EntryResult},
+            "left": facts.left,
+        },
+        "staged_in": staging.staged_in if staging else 0,
+        "staged_out": staging.staged_out if staging else 0,
+        "peak_memory_bytes": max(peak, command.peak_memory_bytes if command else 0),
+        "started_at": utc(attempt.started_at),
+        "elapsed_s": round(time.monotonic() - attempt.started, 3),
+        "message": ending.message,
+    }

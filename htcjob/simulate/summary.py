@@ -1,0 +1,87 @@
+"""What a simulated array amounts to: counts, throughput, and what was slowest."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from htcjob.simulate.array import AttemptEnd
+
+SLOWEST = 5
+"""Entries that the summary names."""
+
+
+def summarise(
+    ends: Sequence[AttemptEnd], *, jobs: int, elapsed_s: float, records: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """
+    Give the summary of a simulation.
+
+    Args:
+        ends: Every attempt's end.
+        jobs: Array indices that were to run.
+        elapsed_s: Wall time of all of it.
+        records: Commit records that these attempts wrote.
+    """
+    last = {end.array_index: end for end in ends}
+    succeeded = [end for end in last.values() if end.exit_status == 0]
+    failed = Counter(end.reason for end in last.values() if end.exit_status != 0)
+    done = _entries(ends, "done")
+    return {
+        "jobs": jobs,
+        "succeeded": len(succeeded),
+        "failed": sum(failed.values()),
+        "failed_by_reason": dict(sorted(failed.items())),
+        "not_run": jobs - len(last),
+        "retried": sum(end.attempt > 1 for end in ends),
+        "entries_done": done,
+        "entries_done_before": _entries([end for end in ends if end.attempt == 1], "already_done"),
+        "entries_failed": sum(_entries(last.values(), name) for name in ("failed", "timed_out")),
+        "elapsed_s": round(elapsed_s, 2),
+        "entries_per_s": round(done / elapsed_s, 1) if elapsed_s else None,
+        "slowest_entries": _slowest(records),
+    }
+
+
+def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Give the summary as rows of two columns, for people."""
+    shown = [
+        ("jobs", str(summary["jobs"])),
+        ("succeeded", str(summary["succeeded"])),
+        ("failed", str(summary["failed"])),
+        *((f"  {reason}", str(count)) for reason, count in summary["failed_by_reason"].items()),
+        ("retried", str(summary["retried"])),
+        ("entries done", str(summary["entries_done"])),
+        ("entries failed", str(summary["entries_failed"])),
+        ("elapsed", f"{summary['elapsed_s']:.1f} s"),
+        ("throughput", f"{summary['entries_per_s'] or 0:.1f} entries/s"),
+    ]
+    if summary["not_run"]:
+        shown.insert(3, ("not run", str(summary["not_run"])))
+    if summary["entries_done_before"]:
+        shown.insert(-3, ("entries done before", str(summary["entries_done_before"])))
+    for place, slow in enumerate(summary["slowest_entries"]):
+        together = f" and {slow['with_others']} more" if slow["with_others"] else ""
+        shown.append(("slowest" if place == 0 else "", f"{slow['work_s']:.2f} s  {slow['entry']}{together}"))
+    return shown
+
+
+def _entries(ends: Iterable[AttemptEnd], name: str) -> int:
+    return sum(end.record.get("entries", {}).get(name, 0) for end in ends)
+
+
+def _slowest(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give the entries with the longest work; those that one command did together are one row."""
+    timed: list[tuple[float, int, str]] = []
+    together: Counter[int] = Counter()
+    for record in records:
+        if "outputs_at" in record:
+            together[record["outputs_at"]] += 1
+        elif record.get("work_s"):
+            timed.append((record["work_s"], record["position"], record["entry"]))
+    return [
+        {"work_s": round(work_s, 3), "entry": entry, "with_others": together[position]}
+        for work_s, position, entry in heapq.nlargest(SLOWEST, timed)
+    ]

@@ -1,0 +1,172 @@
+"""
+Moves files: inputs from their stores to a directory, outputs from a directory to task storage.
+
+Every transfer goes through the retry policy; several run side by side; all errors are gathered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from htcjob.errors import BadKeyError, HtcjobError
+from htcjob.ledger import Output
+from htcjob.storage.keys import check_key, local_path
+from htcjob.storage.urls import open_store, split_object_url
+
+if TYPE_CHECKING:
+    from htcjob.manifest import Entry
+    from htcjob.retry import RetryPolicy
+    from htcjob.storage.contract import Store
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TRANSFERS = 8
+"""Files moved side by side; enough to hide the latency of a store near by."""
+
+RESERVED_PREFIX = ".htcjob/"
+"""Keys of the ledger; no output may take one."""
+
+
+@dataclass(slots=True)
+class Staging:
+    """The transfers of one attempt."""
+
+    project: Store
+    """Where keys of the manifest are."""
+    task: Store
+    """Where outputs go."""
+    retry: RetryPolicy
+    staged_in: int = 0
+    """Objects fetched so far."""
+    staged_out: int = 0
+    """Objects put so far."""
+    _stores: dict[str, Store] = field(default_factory=dict)
+    """Stores of entries that are full URLs, by URL."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def stage_in(self, entry: Entry, directory: str) -> str:
+        """
+        Fetch the object of *entry* to its place below *directory*, and give the path.
+
+        The place is the key with its folders; for a URL, the URL without its scheme. A path that is there
+        already is another entry's with the same object: it is not fetched again.
+
+        Raises:
+            HtcjobError: it cannot be fetched; the message names the object and the reason.
+        """
+        store, key = self._locate(entry)
+        below = "" if store is self.project else store.url.partition(":")[2].strip("/") + "/"
+        path = local_path(directory, below + key)
+        if not os.path.lexists(path):
+            self.retry.call(lambda: store.get(key, path))
+            with self._lock:
+                self.staged_in += 1
+        return path
+
+    def stage_out(self, directory: str, keys: Sequence[str]) -> list[Output]:
+        """
+        Put the files *keys* of *directory* (`find_outputs`) into task storage under the same names.
+
+        Raises:
+            StorageError: a file could not be put, for good or after the retries.
+        """
+        outputs = []
+        for result in each_in_parallel(lambda key: self._put(directory, key), keys):
+            if isinstance(result, HtcjobError):
+                raise result
+            outputs.append(result)
+        return outputs
+
+    def _put(self, directory: str, key: str) -> Output:
+        path = os.path.join(directory, key)
+        digest = _sha256(path)
+        info = self.retry.call(lambda: self.task.put(path, key))
+        with self._lock:
+            self.staged_out += 1
+        return Output(key, info.size_bytes, digest)
+
+    def _locate(self, entry: Entry) -> tuple[Store, str]:
+        if not entry.is_url:
+            return self.project, entry.key
+        store_url, key = split_object_url(entry.key)
+        with self._lock:
+            store = self._stores.get(store_url)
+            if store is None:
+                store = self._stores[store_url] = open_store(store_url)
+        return store, key
+
+
+def find_outputs(directory: str, patterns: Sequence[str]) -> list[str]:
+    """
+    Give the files below *directory* that are to be staged out, as sorted keys.
+
+    Args:
+        directory: Absolute, links resolved.
+        patterns: Globs relative to *directory*, `**` for any depth. None at all means every file.
+
+    Raises:
+        BadKeyError: a file's name is no key, or a symbolic link leads out of the directory.
+    """
+    keys = sorted(set(_files(directory, patterns)))
+    for key in keys:
+        _check_output(directory, key)
+    return keys
+
+
+def each_in_parallel(act: Callable[[T], R], things: Sequence[T]) -> Iterator[R | HtcjobError]:
+    """Give what *act* returns for each of *things*, in their order, or the `HtcjobError` it raised."""
+
+    def outcome(thing: T) -> R | HtcjobError:
+        try:
+            return act(thing)
+        except HtcjobError as error:
+            return error
+
+    if len(things) < 2:  # no thread for the common case of one file
+        yield from map(outcome, things)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(TRANSFERS, len(things))) as pool:
+        yield from pool.map(outcome, things)
+
+
+def _files(directory: str, patterns: Sequence[str]) -> Iterator[str]:
+    """Give the relative paths of the files below *directory* that match, folders not followed by link."""
+    if patterns:
+        from glob import glob
+
+        for pattern in patterns:
+            for found in glob(pattern, root_dir=directory, recursive=True):
+                if not os.path.isdir(os.path.join(directory, found)):
+                    yield os.path.normpath(found)
+        return
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            yield os.path.relpath(os.path.join(folder, name), directory)
+
+
+def _check_output(directory: str, key: str) -> None:
+    check_key(key)
+    if key.startswith(RESERVED_PREFIX):
+        raise BadKeyError(key, f"outputs must not begin with {RESERVED_PREFIX}")
+    path = os.path.join(directory, key)
+    target = os.path.realpath(path)
+    if os.path.commonpath((directory, target)) != directory:
+        raise BadKeyError(key, "this output is a symbolic link that leads out of the output directory")
+    if not os.path.isfile(target):
+        raise BadKeyError(key, "this output is not a regular file")
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1024 * 1024):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""What a file system's errors mean to a store, and to whom they happened: the object or a local file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from htcjob.errors import AbsentError, DeniedError, PermanentError, StorageError, TransientError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# A network file system lost its server for a while, or the file under an open handle.
+_NETWORK = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOTCONN),
+    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+)
+# This machine was short of something for a moment.
+_SHORTAGE = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_TRANSIENT = frozenset(_NETWORK + _SHORTAGE)
+_ONE_OR_THE_OTHER = "in a directory, keys 'a' and 'a/b' cannot both exist"
+
+
+class Blame:
+    """
+    Whose failure an OSError is: inside `with blame:` it becomes a StorageError about that side.
+
+    An object can be absent or denied. A local file that stands in the way of a transfer is neither: that
+    is transient or permanent, and the message names the file.
+
+    Args:
+        operation: Verb of the store.
+        url: The object.
+        file: The local file at fault; None: the object itself.
+        root: Directory that holds the whole store, when it is one; named when it does not exist.
+    """
+
+    def __init__(self, operation: str, url: str, *, file: str | None = None, root: str | None = None) -> None:
+        self._operation = operation
+        self._url = url
+        self._file = file
+        self._root = root
+        self._is_written = operation.startswith("put") == (file is None)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # AbsentError and DeniedError are OSErrors as well; they already say what they have to say.
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise self.error(error) from error
+
+    def error(self, error: OSError) -> StorageError:
+        """Translate *error*; no other place decides what an errno means."""
+        code, text = error.errno, error.strerror or str(error)
+        reason = text if self._file is None else f"{self._file}: {text}"
+        # Folders were made a moment ago: something removed them, or the temporary file. (A rename over
+        # NFS can also say so after its success, when the answer to the first call was lost.)
+        is_gone = self._is_written and code == errno.ENOENT
+        if code in _TRANSIENT or is_gone:
+            return TransientError(self._operation, self._url, reason)
+        if self._file is not None:
+            return PermanentError(self._operation, self._url, reason)
+        if code in (errno.EACCES, errno.EPERM):
+            return DeniedError(self._operation, self._url, reason)
+        if self._is_written:
+            if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+                reason = f"{text}: {_ONE_OR_THE_OTHER}"
+        elif code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+            return AbsentError(self._operation, self._url, self._absent_reason())
+        return PermanentError(self._operation, self._url, reason)
+
+    def _absent_reason(self) -> str:
+        if self._root is not None and not os.path.isdir(self._root):
+            return f"there is no directory {self._root}"
+        return "no such object"
+
+    def check_regular(self, status: os.stat_result) -> None:
+        """Refuse folders, FIFOs, sockets and devices: opening one can wait for ever, or act."""
+        mode = status.st_mode
+        if stat.S_ISREG(mode):
+            return
+        what = "a folder" if stat.S_ISDIR(mode) else "a special file"
+        if self._file is not None:
+            raise PermanentError(self._operation, self._url, f"{self._file} is {what}")
+        reason = f"{what} has this name"
+        if not self._is_written:
+            raise AbsentError(self._operation, self._url, f"no such object; {reason}")
+        if stat.S_ISDIR(mode):
+            reason = f"{reason}: {_ONE_OR_THE_OTHER}"
+        raise PermanentError(self._operation, self._url, reason)
+
+    def changed(self) -> TransientError:
+        """Give the error for a file that was not the same at the end as at the beginning."""
+        what = self._file or "the object"
+        return TransientError(self._operation, self._url, f"{what} changed while it was read")
+
+    def incomplete(self, size_bytes: int, expected_bytes: int) -> TransientError:
+        """Give the error for a file that is not as long as what was written to it."""
+        what = self._file or "the object"
+        reason = f"{what} has {size_bytes} bytes after {expected_bytes} were written"
+        return TransientError(self._operation, self._url, reason)

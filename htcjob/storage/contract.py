@@ -1,0 +1,102 @@
+"""What every store promises. `tests/storage/contract.py` checks each promise on each store."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What storage says about one object."""
+
+    key: str
+    """Name below the store's prefix."""
+    size_bytes: int
+    """Length of the object."""
+    etag: str
+    """Changes whenever the object does; opaque."""
+    last_modified: datetime
+    """UTC."""
+
+
+class Store(ABC):
+    """
+    A bucket, container or directory plus a prefix; keys are relative to it.
+
+    * Every method may be called from any thread.
+    * A store must not retry: `retry.py` owns that, or tries would multiply.
+    * A key is checked by `keys.check_key` before anything is read or written (`BadKeyError`).
+    * Failures are the `StorageError`s of `errors.py`: absent, denied, unauthenticated, transient and
+      permanent are different answers, and no other exception leaves a store.
+    * Absent and denied speak of the object. A local file that cannot be read or written is a
+      `PermanentError` or a `TransientError` that names the file.
+    * After a `TransientError` of a put or delete, the change may have been made all the same.
+    """
+
+    url: str
+    """Where the store is, ending in `/`; safe to print."""
+
+    def url_of(self, key: str) -> str:
+        """Give the full URL of *key*, for messages and records."""
+        return self.url + key
+
+    @abstractmethod
+    def get(self, key: str, path: str) -> ObjectInfo:
+        """
+        Copy the whole object to the file *path*, or leave nothing there.
+
+        Written under a temporary name beside *path*, its length (and checksum, where the store has one)
+        compared, then renamed. Missing folders are made. An existing file is replaced.
+        """
+
+    @abstractmethod
+    def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
+        """
+        Give exactly the bytes from *start* (0-based) up to, not including, *stop*.
+
+        *stop* None means the end of the object. A range that passes the end, or runs backwards, is a
+        `PermanentError`; an empty one inside the object, its end included, gives `b""`.
+        """
+
+    @abstractmethod
+    def put(self, path: str, key: str) -> ObjectInfo:
+        """
+        Copy the file *path* to *key*: a reader sees the old object or the whole new one.
+
+        Only a regular file, or a symbolic link to one, is opened. One that changes while it is copied is a
+        `TransientError`.
+        """
+
+    @abstractmethod
+    def put_bytes(self, data: bytes, key: str, *, if_absent: bool = False) -> bool:
+        """
+        Write *data* as the object *key*, as atomically as `put`.
+
+        With *if_absent* an existing object is never overwritten, however many writers race: exactly one
+        of them gets True. Without it the answer is always True. Repeated after a `TransientError`, False
+        can mean one's own first write: compare what is there.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        """
+        Give the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key.
+
+        Streams: memory does not grow with the number of objects. *prefix* is a plain start of names, not
+        a folder: `a` also finds `ab`. With *start_after*, only keys after it. Failures come from the
+        iterator, not from the call.
+        """
+
+    @abstractmethod
+    def head(self, key: str) -> ObjectInfo:
+        """Give the object's size, ETag and time of change."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the object; no error when it is already gone."""

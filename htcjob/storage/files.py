@@ -1,0 +1,233 @@
+"""Local files that are read as they are, and appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from htcjob.storage.blame import Blame
+
+TEMP_PREFIX = ".htcjob-tmp-"
+"""Start of the names of incomplete files; no object may have such a name."""
+
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+"""What link(2) answers on FAT, on Azure Files and on many FUSE file systems."""
+
+_PIECE_BYTES = 1 << 26
+"""Most that one system call copies, so that signals are seen between two of them."""
+_BUFFER_BYTES = 1 << 20
+
+
+@contextmanager
+def open_regular(
+    path: str, blame: Blame, *, follow_link: bool = False
+) -> Iterator[tuple[int, os.stat_result]]:
+    """Open *path* for reading and give the descriptor and its status; only a regular file is opened."""
+    with blame:
+        blame.check_regular(os.stat(path, follow_symlinks=follow_link))
+        # Should something else take the name just now, O_NONBLOCK keeps a FIFO from blocking.
+        flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_link else os.O_NOFOLLOW)
+        descriptor = os.open(path, flags)
+    try:
+        with blame:
+            status = os.fstat(descriptor)
+        blame.check_regular(status)
+        yield descriptor, status
+    finally:
+        with suppress(OSError):  # nothing was written
+            os.close(descriptor)
+
+
+def read_all(descriptor: int, before: os.stat_result, blame: Blame) -> bytes:
+    """Give the content of a regular file that had the status *before* when it was opened."""
+    data = read_range(descriptor, 0, before.st_size, blame)
+    with blame:
+        after = os.fstat(descriptor)
+    if _has_changed(before, after):
+        raise blame.changed()
+    return data
+
+
+def read_range(descriptor: int, start: int, stop: int, blame: Blame) -> bytes:
+    """Give the bytes from *start* up to, not including, *stop*; a TransientError if they are no more."""
+    pieces = []
+    while start < stop:
+        with blame:
+            data = os.pread(descriptor, stop - start, start)
+        if not data:
+            raise blame.changed()
+        pieces.append(data)
+        start += len(data)
+    return b"".join(pieces)
+
+
+def _has_changed(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+
+
+class NewFile:
+    """
+    A file under a temporary name beside *path*; it takes that name when complete, or disappears.
+
+    Missing folders are made. A kill leaves the temporary file, never a part of it under the name *path*.
+    """
+
+    def __init__(self, path: str, blame: Blame) -> None:
+        self._path = path
+        self._blame = blame
+        folder = os.path.dirname(path)
+        self._temp = os.path.join(folder, TEMP_PREFIX + os.urandom(6).hex())
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with blame:
+            try:
+                self._descriptor = os.open(self._temp, flags, 0o666)
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
+                self._descriptor = os.open(self._temp, flags, 0o666)
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # Whatever fails here, the file has its name already or the error is on its way.
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                os.close(self._descriptor)
+        if self._temp:
+            with suppress(OSError):
+                os.unlink(self._temp)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append *data*."""
+        with self._blame:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+    def copy_from(self, source: int, before: os.stat_result, reading: Blame) -> None:
+        """
+        Append the file *source* from its beginning to its end, inside the kernel where that is possible.
+
+        Args:
+            source: Descriptor of a regular file.
+            before: Its status when it was opened.
+            reading: Whose failure it is when *source* cannot be read.
+
+        Raises:
+            TransientError: it became shorter or longer, or was written to, meanwhile.
+        """
+        left = before.st_size
+        for kernel_copy in _KERNEL_COPIES:
+            try:
+                while left and (n := kernel_copy(source, self._descriptor, min(left, _PIECE_BYTES))):
+                    left -= n
+            except OSError:
+                pass  # not between these file systems, or real trouble: the plain way tells whose
+        if left:
+            with self._blame:
+                os.lseek(self._descriptor, before.st_size - left, os.SEEK_SET)
+            with reading:
+                os.lseek(source, before.st_size - left, os.SEEK_SET)
+        while left:
+            with reading:
+                data = os.read(source, min(left, _BUFFER_BYTES))
+            if not data:
+                raise reading.changed()
+            self.write(data)
+            left -= len(data)
+        with reading:
+            after = os.fstat(source)
+        if _has_changed(before, after):
+            raise reading.changed()
+
+    def take_name(self, size_bytes: int, *, durable: bool = False) -> os.stat_result:
+        """
+        Replace whatever file has the name; readers see the old one or all of the new one.
+
+        Args:
+            size_bytes: Length it must have.
+            durable: Data are on disk before the name is, so that a power cut leaves no half file either.
+        """
+        status = self._complete(size_bytes, durable)
+        with self._blame:
+            os.replace(self._temp, self._path)
+        self._temp = ""
+        return status
+
+    def take_free_name(self, size_bytes: int, *, durable: bool = False) -> bool:
+        """
+        Take the name if nothing has it; of any number of racing processes exactly one is told True.
+
+        Without hard links, an empty file holds the place for the instant until the rename: a reader can
+        see it, and a kill in that instant leaves it, but no part of the data is ever seen.
+        """
+        self._complete(size_bytes, durable)
+        with self._blame:
+            try:
+                os.link(self._temp, self._path)
+            except FileExistsError:
+                return self._has_name()
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+            else:
+                return True
+            return self._replace_own_placeholder()
+
+    def _complete(self, size_bytes: int, durable: bool) -> os.stat_result:
+        descriptor, self._descriptor = self._descriptor, -1
+        with self._blame:
+            try:
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)  # NFS tells of a full disk or quota here at the latest
+            # Not before: until then an NFS client gives a time of change of its own making.
+            status = os.lstat(self._temp)
+        if status.st_size != size_bytes:
+            raise self._blame.incomplete(status.st_size, size_bytes)
+        return status
+
+    def _has_name(self) -> bool:
+        """
+        Tell whether the name is ours although link(2) said that it exists.
+
+        NFS repeats a call whose answer was lost, and the repetition finds the first one's work: open(2),
+        under O_EXCL.
+        """
+        try:
+            return os.path.samestat(os.lstat(self._temp), os.lstat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def _replace_own_placeholder(self) -> bool:
+        try:
+            placeholder = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        try:
+            os.replace(self._temp, self._path)
+        except OSError:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(placeholder), os.lstat(self._path)):
+                    os.unlink(self._path)
+            raise
+        finally:
+            os.close(placeholder)
+        self._temp = ""
+        return True
+
+
+_KERNEL_COPIES: tuple[Callable[[int, int, int], int], ...] = ()
+if sys.platform == "linux":
+    _KERNEL_COPIES = (
+        # Shares blocks on btrfs and XFS, lets an NFS server copy; not across file systems.
+        lambda source, target, n: os.copy_file_range(source, target, n),
+        lambda source, target, n: os.sendfile(target, source, None, n),
+    )

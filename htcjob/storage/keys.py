@@ -1,0 +1,67 @@
+"""Which object keys are acceptable, and which local file a key means."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from htcjob.errors import BadKeyError
+
+LONGEST_KEY_BYTES = 1024
+"""S3, GCS: 1,024 bytes of UTF-8; Azure allows as many characters."""
+
+
+def check_key(key: str) -> None:
+    """
+    Refuse keys that could reach outside their store, or that no store takes.
+
+    Raises:
+        BadKeyError: *key* is empty, absolute, longer than 1,024 bytes, not valid Unicode, or has a NUL, a
+            line break or a `..` segment.
+    """
+    if not key:
+        raise BadKeyError(key, "empty")
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError:
+        raise BadKeyError(key, "not valid Unicode") from None
+    if size_bytes > LONGEST_KEY_BYTES:
+        shown = f"{key[:40]}…"
+        raise BadKeyError(shown, f"{size_bytes} bytes long, {LONGEST_KEY_BYTES} are allowed")
+    if key.startswith("/"):
+        raise BadKeyError(key, "absolute path; keys are relative to the store")
+    for bad, name in (("\0", "a NUL character"), ("\n", "a line break"), ("\r", "a line break")):
+        if bad in key:
+            raise BadKeyError(key, f"contains {name}")
+    if ".." in key.split("/"):
+        raise BadKeyError(key, "contains '..'")
+
+
+def local_path(root: str, key: str) -> str:
+    """
+    Give the file below the directory *root* that stands for *key*, one folder per `/`.
+
+    Two keys never mean the same file: a key with an empty or `.` segment (`a//b`, `a/./b`, `a/`) has no
+    file of its own and is refused.
+
+    Args:
+        root: Absolute path with all symbolic links resolved (`os.path.realpath`).
+        key: Object key; checked with `check_key` first.
+
+    Raises:
+        BadKeyError: the key has no file of its own, or a symbolic link lies on its path.
+    """
+    check_key(key)
+    segments = key.split("/")
+    if "" in segments or "." in segments:
+        raise BadKeyError(key, "an empty or '.' part has no file name")
+    path = root
+    for segment in segments:
+        path = os.path.join(path, segment)
+        try:
+            is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        except OSError:
+            break  # nothing there, or not for us to see: whoever opens it is told
+        if is_link:
+            raise BadKeyError(key, "a symbolic link lies on its path; links are not followed")
+    return os.path.join(root, *segments)

@@ -1,0 +1,266 @@
+"""A directory as a store: laptops, network file systems, Slurm sites."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from htcjob.errors import BadKeyError, ConfigurationError, PermanentError
+from htcjob.storage.blame import Blame
+from htcjob.storage.contract import ObjectInfo, Store
+from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range
+from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
+
+_RESERVED = (TEMP_PREFIX, ".nfs0")
+"""Starts of names that are no objects: ours, and what an NFS client leaves for a deleted open file."""
+_RESERVED_BYTES = tuple(start.encode() for start in _RESERVED)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+_QUOTED = str.maketrans(
+    {
+        character: _percent(character)
+        # What would end the path or the line; and, last, bytes of names that are not UTF-8.
+        for character in map(chr, (*b"%?#", *range(0x21), *range(0x7F, 0xA1), *range(0xDC80, 0xDD00)))
+    }
+)
+
+
+def file_url(path: str) -> str:
+    """Give the `file://` URL of an absolute *path*; letters outside ASCII stay readable."""
+    return f"file://{path.translate(_QUOTED)}"
+
+
+class LocalStore(Store):
+    """
+    The files below *directory*, one folder for each `/` of a key.
+
+    Complete files only: an object is written under a temporary name and synced to disk, then renamed. So
+    it is whole after a kill or a power cut; a power cut can still undo the last renames, in their order.
+    Symbolic links are refused in keys and left out of listings, and so is all that is neither a file nor
+    a folder. Folders are made as needed, the store's own too, and never removed.
+
+    What a directory cannot do: keys `a` and `a/b` side by side, `a//b`, `a/`, parts longer than 255 bytes;
+    on a case-insensitive disk, keys that differ only in case.
+
+    Args:
+        directory: Need not exist before the first `put`.
+
+    Raises:
+        ConfigurationError: names on this system are not UTF-8, or *directory* is no path at all.
+    """
+
+    def __init__(self, directory: str) -> None:
+        if sys.getfilesystemencoding() != "utf-8":
+            raise ConfigurationError("file names are not UTF-8 in this locale: set PYTHONUTF8=1")
+        if not directory or "\0" in directory:
+            raise ConfigurationError(f"directory {directory!r} of a store: not a path")
+        self._root = os.path.realpath(directory)
+        self.url = file_url(os.path.join(self._root, ""))
+        self._has_warned = False
+
+    def url_of(self, key: str) -> str:
+        """Give the `file://` URL of *key*; characters that a URL cannot hold are `%` and two digits."""
+        return self.url + key.translate(_QUOTED)
+
+    def get(self, key: str, path: str) -> ObjectInfo:
+        """Copy the object to the file *path*, whole or not at all."""
+        source, reading = self._path(key), self._blame("get", key)
+        with open_regular(source, reading) as (descriptor, status):
+            with NewFile(path, Blame("get", self.url_of(key), file=path)) as new:
+                new.copy_from(descriptor, status, reading)
+                new.take_name(status.st_size)
+            return _info(key, status)
+
+    def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
+        """Give the bytes from *start* up to, not including, *stop*."""
+        reading = self._blame("read_range", key)
+        with open_regular(self._path(key), reading) as (descriptor, status):
+            end = status.st_size if stop is None else stop
+            if not 0 <= start <= end <= status.st_size:
+                reason = f"no bytes {start} to {end}, it has {status.st_size}"
+                raise PermanentError("read_range", self.url_of(key), reason)
+            return read_range(descriptor, start, end, reading)
+
+    def put(self, path: str, key: str) -> ObjectInfo:
+        """Copy the file *path* to *key*, atomically."""
+        target, writing = self._path(key), self._blame("put", key)
+        reading = Blame("put", self.url_of(key), file=path)
+        with open_regular(path, reading, follow_link=True) as (descriptor, status):
+            _is_taken(target, writing)
+            with NewFile(target, writing) as new:
+                new.copy_from(descriptor, status, reading)
+                return _info(key, new.take_name(status.st_size, durable=True))
+
+    def put_bytes(self, data: bytes, key: str, *, if_absent: bool = False) -> bool:
+        """Write *data* as the object *key*, atomically; True when it was written."""
+        target, writing = self._path(key), self._blame("put_bytes", key)
+        if _is_taken(target, writing) and if_absent:
+            return False
+        with NewFile(target, writing) as new:
+            new.write(data)
+            if if_absent:
+                return new.take_free_name(len(data), durable=True)
+            new.take_name(len(data), durable=True)
+            return True
+
+    def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        """
+        Give the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key.
+
+        Holds the names of one folder, and of those above it. Folders without a wanted key are not read.
+        Files whose name cannot be a key are left out, with one warning for each store.
+        """
+        wanted = _Wanted(prefix, start_after)
+        with self._blame("list", prefix):
+            os.stat(os.path.join(self._root, ""))
+        folder = prefix[: prefix.rfind("/") + 1]
+        try:
+            if folder:
+                self._path(folder[:-1])
+        except BadKeyError:
+            return  # a folder that no key can be in
+        open_folders = [(folder.encode(), self._names(folder.encode(), wanted))]
+        while open_folders:
+            above, names = open_folders[-1]
+            if not names:
+                open_folders.pop()
+                continue
+            key = above + names.pop()
+            if key.endswith(b"/"):
+                open_folders.append((key, self._names(key, wanted)))
+                continue
+            with self._blame("list", key.decode()):
+                try:
+                    status = os.lstat(self._bytes_path(key))
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # removed since its folder was read
+            if stat.S_ISREG(status.st_mode):
+                yield _info(key.decode(), status)
+
+    def head(self, key: str) -> ObjectInfo:
+        """Give the object's size, ETag and time of change."""
+        path, reading = self._path(key), self._blame("head", key)
+        with reading:
+            status = os.lstat(path)
+        reading.check_regular(status)
+        return _info(key, status)
+
+    def delete(self, key: str) -> None:
+        """Remove the object; folders stay."""
+        path = self._path(key)
+        with self._blame("delete", key):
+            try:
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    os.unlink(path)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+
+    def _path(self, key: str) -> str:
+        check_key(key)
+        if any(segment.startswith(_RESERVED) for segment in key.split("/")):
+            raise BadKeyError(key, f"names beginning with {' or '.join(_RESERVED)} are reserved")
+        return local_path(self._root, key)
+
+    def _bytes_path(self, key: bytes) -> bytes:
+        return os.path.join(os.fsencode(self._root), key)
+
+    def _blame(self, operation: str, key: str) -> Blame:
+        return Blame(operation, self.url_of(key), root=self._root)
+
+    def _names(self, folder: bytes, wanted: _Wanted) -> _Names:
+        """Names in *folder*, which is empty or ends in `/`: last first; subfolders end in `/`."""
+        names = []
+        with self._blame("list", folder.decode()):
+            try:
+                with os.scandir(self._bytes_path(folder)) as entries:
+                    for entry in entries:
+                        name = entry.name
+                        if name.startswith(_RESERVED_BYTES):
+                            continue
+                        # A folder sorts as its keys do, which all go on with `/`: behind `a!`.
+                        if entry.is_dir(follow_symlinks=False):
+                            name += b"/"
+                        elif not entry.is_file(follow_symlinks=False):
+                            continue
+                        if wanted.has(folder + name) and self._can_be_key(folder + name):
+                            names.append(name)
+            except (FileNotFoundError, NotADirectoryError):
+                return []  # removed since the folder above was read
+        names.sort(reverse=True)
+        return names
+
+    def _can_be_key(self, key: bytes) -> bool:
+        try:
+            key.decode()
+        except UnicodeDecodeError:
+            reason = "not UTF-8"
+        else:
+            if len(key) <= LONGEST_KEY_BYTES and b"\n" not in key and b"\r" not in key:
+                return True
+            reason = "too long, or with a line break"
+        if not self._has_warned:
+            self._has_warned = True
+            where = file_url(os.fsdecode(self._bytes_path(key)))
+            _log.warning("%s: left out of the listing, and others like it: %s", where, reason)
+        return False
+
+
+_Names = list[bytes]  # inside the class, `list` is the verb
+
+
+class _Wanted:
+    """Which keys a listing asks for."""
+
+    def __init__(self, prefix: str, start_after: str | None) -> None:
+        # Text that is not Unicode begins no key, and sorts somewhere.
+        self._prefix = prefix.encode("utf-8", "surrogatepass")
+        self._start_after = (start_after or "").encode("utf-8", "surrogatepass")
+
+    def has(self, name: bytes) -> bool:
+        """Tell whether *name* is a wanted key, or a folder (ending in `/`) that may hold one."""
+        if name.endswith(b"/"):
+            return (name.startswith(self._prefix) or self._prefix.startswith(name)) and (
+                name > self._start_after or self._start_after.startswith(name)
+            )
+        return name.startswith(self._prefix) and name > self._start_after
+
+
+def _is_taken(target: str, writing: Blame) -> bool:
+    """Tell whether there is an object to replace; refuse to replace anything else."""
+    with writing:
+        try:
+            status = os.lstat(target)
+        except FileNotFoundError:
+            return False
+    writing.check_regular(status)
+    return True
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(
+        key=key,
+        size_bytes=status.st_size,
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}",
+        last_modified=_time(status.st_mtime_ns),
+    )
+
+
+def _time(ns: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=ns // 1000)
+    except OverflowError:  # some file systems keep years beyond 9999
+        return _EPOCH

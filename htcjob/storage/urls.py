@@ -1,0 +1,160 @@
+"""Which store a URL means; a kind of storage is imported when its first URL is opened."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from htcjob.errors import BadKeyError, ConfigurationError
+from htcjob.storage.keys import check_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from htcjob.storage.contract import Store
+
+
+def open_store(url_or_directory: str) -> Store:
+    """
+    Open the store that a URL or a directory means.
+
+    A directory is taken as it is. In a `file:///` URL, `%` and two hexadecimal digits are one byte.
+
+    Raises:
+        ConfigurationError: it means no store, or none that this version can open. A query, fragment or
+            user information is refused, and not repeated in the message: it may be a secret.
+    """
+    scheme, rest = _split_scheme(url_or_directory)
+    if not scheme:
+        return _open_directory(url_or_directory)
+    try:
+        if "?" in rest or "#" in rest:
+            raise _MalformedError("the URL of a store has no query (?) and no fragment (#)")
+        location = _location(scheme, rest)
+    except _MalformedError as error:
+        raise ConfigurationError(f"store {_shown(scheme)}: {error}") from None
+    opener = _OPENERS[scheme]
+    if opener is None:
+        raise ConfigurationError(f"{scheme}:// is not supported by this version")
+    return opener(location)
+
+
+def is_url(entry: str) -> bool:
+    """Tell whether a manifest entry is a full URL, good or bad, and not a key."""
+    return bool(_split_scheme(entry)[0])
+
+
+def split_object_url(url: str) -> tuple[str, str]:
+    """
+    Divide the URL of an object, as a manifest may have it, into its store's URL and its key.
+
+    The store is a whole bucket, container or named memory store, or the folder of a file. As in the
+    clouds' own tools, `#`, `?` and `%` are ordinary characters of a key (not in a `file:///` URL); only
+    what looks like a query (`?name=value`) is refused: a signed URL's secret would be in every message.
+
+    Raises:
+        BadKeyError: the URL is of no known form, or its key must not be used.
+    """
+    scheme, rest = _split_scheme(url)
+    try:
+        if "=" in rest.partition("?")[2]:
+            raise _MalformedError("a query (?name=value) is no part of an object's name")
+        if scheme == "file" and ("?" in rest or "#" in rest):
+            raise _MalformedError("in a file:/// URL write %3F for ? and %23 for #")
+        location = _location(scheme, rest)
+    except _MalformedError as error:
+        raise BadKeyError(_shown(scheme), str(error)) from None
+    if scheme == "file":
+        folder, _, key = location.rpartition("/")
+        if ".." in folder.split("/"):
+            raise BadKeyError(key, "contains '..'")
+        store = f"file:{rest[: rest.rindex('/') + 1]}"
+    else:
+        parts = location.split("/", _CONTAINER_PARTS[scheme])
+        key = parts.pop() if len(parts) > _CONTAINER_PARTS[scheme] else ""
+        store = f"{scheme}:{'' if scheme == 'memory' else '//'}{'/'.join(parts)}/"
+    check_key(key)
+    return store, key
+
+
+class _MalformedError(ValueError):
+    """What is wrong with a URL, in words that repeat nothing of it."""
+
+
+def _split_scheme(text: str) -> tuple[str, str]:
+    """Give the scheme and what follows its colon; no scheme: *text* is a directory or a key."""
+    scheme, _, rest = text.partition(":")
+    looks_right = scheme[:1].isalpha() and scheme.isascii()
+    looks_right = looks_right and all(c.isalnum() or c in "+-." for c in scheme)
+    # `s3:/bucket` must not become a directory named `s3:`, although it could.
+    if looks_right and (rest.startswith("//") or scheme.lower() in _OPENERS):
+        return scheme.lower(), rest
+    return "", text
+
+
+def _shown(scheme: str) -> str:
+    return f"{scheme}:…" if scheme else "…"
+
+
+def _location(scheme: str, rest: str) -> str:
+    """Give the path of a `file` URL, the name of a `memory` URL, else container and what follows it."""
+    if scheme not in _OPENERS:
+        raise _MalformedError(f"no such kind of storage; known are {_KNOWN_FORMS}")
+    if scheme == "file":
+        if not rest.startswith("///"):
+            raise _MalformedError("expected file:///directory, without a host")
+        return _unquote(rest[2:])
+    if scheme == "memory":
+        if not rest.partition("/")[0]:
+            raise _MalformedError("expected memory:name")
+        return rest
+    if not rest.startswith("//"):
+        raise _MalformedError(f"expected {scheme}://")
+    parts = rest[2:].split("/")[: _CONTAINER_PARTS[scheme]]
+    if "@" in parts[0]:
+        raise _MalformedError("user information (@) does not belong into it")
+    if len(parts) < _CONTAINER_PARTS[scheme] or not all(p and p.isprintable() for p in parts):
+        raise _MalformedError(f"expected one of {_KNOWN_FORMS}")
+    return rest[2:]
+
+
+def _unquote(path: str) -> str:
+    first, *others = os.fsencode(path).split(b"%")
+    decoded = [first]
+    for other in others:
+        try:
+            byte = bytes.fromhex(other[:2].decode())
+        except ValueError:
+            byte = b""
+        if len(byte) != 1 or byte in (b"/", b"\0"):
+            raise _MalformedError("% needs two hexadecimal digits behind it, not those of / or NUL")
+        decoded += byte, other[2:]
+    return os.fsdecode(b"".join(decoded))
+
+
+def _open_directory(path: str) -> Store:
+    from htcjob.storage.local import LocalStore
+
+    return LocalStore(path)
+
+
+def _open_memory(name: str) -> Store:
+    from htcjob.storage.memory import MemoryStore
+
+    return MemoryStore.named(name.rstrip("/"))
+
+
+_OPENERS: dict[str, Callable[[str], Store] | None] = {
+    "file": _open_directory,
+    "memory": _open_memory,
+    # Known, and not in this version: None. A backend's opener gets `bucket/prefix`, as the user wrote it.
+    "s3": None,
+    "gs": None,
+    "az": None,
+}
+_CONTAINER_PARTS = {"s3": 1, "gs": 1, "az": 2, "memory": 1}
+"""Parts of a URL's path that name the container, the rest being a key."""
+_KNOWN_FORMS = (
+    "s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix, file:///directory, "
+    "memory:name and a plain directory"
+)
