@@ -6,6 +6,7 @@ HtcjobError
 ├── ConfigurationError             the injected environment, or a value in it, is wrong
 │   └── RunMismatchError           the task already holds the run of another manifest or command
 ├── TokenError                     the bearer token is malformed, expired, or not signed by the platform
+├── FailureReportError             the command's list of failed entries cannot be understood
 ├── BadKeyError (ValueError)       an object key that must not be used: `..`, absolute, NUL, too long
 └── StorageError                   a storage operation failed; which one, on what, and why
     ├── AbsentError (FileNotFoundError)    the object is not there
@@ -40,6 +41,10 @@ class RunMismatchError(ConfigurationError):
 
 class TokenError(HtcjobError):
     """The bearer token is malformed, expired, or not signed by the configured platform."""
+
+
+class FailureReportError(HtcjobError):
+    """The command's list of failed entries cannot be understood, so nothing it did is committed."""
 
 
 class BadKeyError(HtcjobError, ValueError):

@@ -195,15 +195,15 @@ def check_run_name(name: str) -> None:
 
 def exit_record_json(record: Mapping[str, object]) -> bytes:
     """Give the exit record as JSON of at most 4,096 bytes; only its message is ever shortened."""
-    members = dict(record)
-    message = str(members.get("message", ""))
+    message = str(record.get("message", ""))[:LONGEST_EXIT_RECORD_BYTES]
     while True:
+        members = {**record, "message": message}
         data = json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
         excess = len(data) - LONGEST_EXIT_RECORD_BYTES
         if excess <= 0 or not message:
             return data
-        message = message[: max(len(message) - excess, 0)] if len(message) > 1 else ""
-        members["message"] = message
+        # One character is at most 6 bytes of JSON, as a control character is, so this never cuts too much.
+        message = message[: -max(excess // 6, 1)]
 
 
 def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:

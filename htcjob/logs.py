@@ -71,7 +71,7 @@ class JsonFormatter(logging.Formatter):
         traceback = _traceback(self, record)
         if traceback:
             line["traceback"] = traceback.strip()
-        return redact(json.dumps(line, separators=(",", ":"), ensure_ascii=False, default=str))
+        return redact(_json(line))
 
 
 def utc(seconds: float) -> str:
@@ -91,10 +91,17 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 def _word(value: object) -> str:
     """Give *value* as one word; what is not plainly one is written as JSON, so no line can be forged."""
-    text = str(value) if isinstance(value, (str, int, float)) else json.dumps(value, default=str)
-    if isinstance(value, str) and not (text.isprintable() and text and set(text).isdisjoint(' "=')):
-        return json.dumps(text, ensure_ascii=not text.isprintable())
-    return text
+    if isinstance(value, str) and value and value.isprintable() and set(value).isdisjoint(' "='):
+        return value
+    return _json(value)
+
+
+def _json(value: object) -> str:
+    """Give *value* as JSON on one printable line: no line break or colour of a terminal gets through."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    if text.isprintable():
+        return text
+    return json.dumps(value, separators=(",", ":"), default=str).replace("\x7f", "\\u007f")
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -13,12 +13,13 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from htcjob.command import Signals, run_command
 from htcjob.env import command_environment
-from htcjob.errors import BadKeyError, HtcjobError, StorageError
+from htcjob.errors import BadKeyError, FailureReportError, HtcjobError, StorageError
 from htcjob.ledger import Ledger, Record
 from htcjob.logs import event, utc
 from htcjob.outcome import (
@@ -74,33 +75,21 @@ class Pipeline:
                 return
 
     def work_on_chunk(self, entries: Sequence[Entry]) -> None:
-        """Stage in all entries, run the command once, commit all of them or none."""
+        """Stage in all entries and run the command once; what it does not report as failed is committed."""
         place = _Place.make(os.path.join(self.scratch, "chunk"))
         started = time.monotonic()
-        inputs: dict[int, str] = {}
-        failures = []
-        for entry, found in zip(
-            entries,
-            each_in_parallel(lambda entry: self._stage_in(entry, place.inputs), entries),
-            strict=True,
-        ):
-            if isinstance(found, HtcjobError):
-                failures.append(self._stage_in_failed(entry, found))
-            else:
-                inputs[entry.position] = found
+        inputs = self._stage_in_all(entries, place)
         stage_in_s = time.monotonic() - started
         event(log, logging.INFO, "stage_in_done", objects=len(inputs), elapsed_s=round(stage_in_s, 2))
-        if failures:
-            self._commit(failures)
         staged = [entry for entry in entries if entry.position in inputs]
         if not staged or self.signals.stop_signal is not None or self._is_budget_spent():
             return
-        entries_file = os.path.join(place.root, "entries")
-        with open(entries_file, "w", encoding="utf-8") as file:
-            file.writelines(f"{_entries_file_line(entry, inputs[entry.position])}\n" for entry in staged)
-        result = self.facts.command = self._run(
-            self.plan.command, place, {"HTCJOB_ENTRIES_FILE": entries_file}, may_finish=False
-        )
+
+        lines = [_entries_file_line(entry, inputs[entry.position]) for entry in staged]
+        with open(place.entries_file, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        files = {"HTCJOB_ENTRIES_FILE": place.entries_file, "HTCJOB_FAILURES_FILE": place.failures_file}
+        result = self.facts.command = self._run(self.plan.command, place, files, may_finish=False)
         event(
             log,
             logging.INFO,
@@ -111,26 +100,49 @@ class Pipeline:
         verdict, _ = judge_command(result)
         if verdict is not EntryResult.DONE or result.stopped_by is not None:
             return
+
+        failures = _failures_said_by_command(place.failures_file, set(inputs.values()))
         started = time.monotonic()
         outputs = self.staging.stage_out(place.outputs, find_outputs(place.outputs, self.plan.outputs))
         stage_out_s = time.monotonic() - started
         event(log, logging.INFO, "stage_out_done", objects=len(outputs), elapsed_s=round(stage_out_s, 2))
-        first = self._record(
-            staged[0],
-            EntryResult.DONE,
-            exit_status=result.exit_status,
-            outputs=tuple(outputs),
-            stage_in_s=stage_in_s,
-            work_s=result.elapsed_s,
-            stage_out_s=stage_out_s,
-            cpu_s=result.cpu_s,
-            peak_memory_bytes=result.peak_memory_bytes,
-        )
-        others = [
-            self._record(entry, EntryResult.DONE, exit_status=0, outputs_at=first.position)
-            for entry in staged[1:]
-        ]
-        self._commit([first, *others])
+        first = staged[0]
+        # What the command made and used as a whole is said once, with the first entry of the set.
+        together = {
+            "outputs": tuple(outputs),
+            "stage_in_s": stage_in_s,
+            "work_s": result.elapsed_s,
+            "stage_out_s": stage_out_s,
+            "cpu_s": result.cpu_s,
+            "peak_memory_bytes": result.peak_memory_bytes,
+        }
+        records = []
+        for entry in staged:
+            message = failures.get(inputs[entry.position])
+            records.append(
+                self._record(
+                    entry,
+                    EntryResult.DONE if message is None else EntryResult.FAILED,
+                    message=message or "",
+                    exit_status=result.exit_status,
+                    **(together if entry is first else {"outputs_at": first.position}),
+                )
+            )
+        self._commit(records)
+
+    def _stage_in_all(self, entries: Sequence[Entry], place: _Place) -> dict[int, str]:
+        """Give the local path of every entry by position; those that cannot be fetched are recorded."""
+        inputs: dict[int, str] = {}
+        failures = []
+        found = each_in_parallel(lambda entry: self._stage_in(entry, place.inputs), entries)
+        for entry, path in zip(entries, found, strict=True):
+            if isinstance(path, HtcjobError):
+                failures.append(self._stage_in_failed(entry, path))
+            else:
+                inputs[entry.position] = path
+        if failures:
+            self._commit(failures)
+        return inputs
 
     def _work_on(self, entry: Entry) -> Record | None:
         """Take one entry as far as its outputs in storage; None when it was stopped before its end."""
@@ -287,6 +299,14 @@ class _Place:
         return os.path.join(self.root, "output")
 
     @property
+    def entries_file(self) -> str:
+        return os.path.join(self.root, "entries")
+
+    @property
+    def failures_file(self) -> str:
+        return os.path.join(self.root, "failures")
+
+    @property
     def message_file(self) -> str:
         return os.path.join(self.root, "message")
 
@@ -318,6 +338,36 @@ def _entries_file_line(entry: Entry, path: str) -> str:
     if not entry.text.startswith("{"):
         return path
     return json.dumps({"key": entry.key, **entry.parameters, "input": path}, ensure_ascii=False)
+
+
+def _failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> dict[str, str]:
+    """
+    Give the reasons of the entries that the command of a chunk reports as failed, by their input.
+
+    One JSON object a line, with `input`, a path of the entries file, and `message`. No file: none failed.
+
+    Raises:
+        FailureReportError: a line is something else. To guess would be to commit an entry that failed.
+    """
+    failures: dict[str, str] = {}
+    try:
+        with open(failures_file, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                said = json.loads(line)
+                if said["input"] not in inputs:
+                    raise FailureReportError(
+                        f"line {number} of the command's HTCJOB_FAILURES_FILE names {said['input']!r}, "
+                        "which is no input of this chunk; nothing is committed"
+                    )
+                failures[said["input"]] = str(said.get("message") or "reported as failed by the command")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FailureReportError(
+            f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
+            f"({type(error).__name__}); nothing is committed"
+        ) from error
+    return failures
 
 
 def _said_by_command(message_file: str) -> str:

@@ -147,21 +147,28 @@ def _files(directory: str, patterns: Sequence[str]) -> Iterator[str]:
                 if not os.path.isdir(os.path.join(directory, found)):
                     yield os.path.normpath(found)
         return
-    for folder, _, names in os.walk(directory):
+    for folder, folders, names in os.walk(directory):
         for name in names:
             yield os.path.relpath(os.path.join(folder, name), directory)
+        for name in folders:  # a link is not followed; one that leads out must not look like no output
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                _check_inside(directory, os.path.relpath(path, directory))
 
 
 def _check_output(directory: str, key: str) -> None:
     check_key(key)
     if key.startswith(RESERVED_PREFIX):
         raise BadKeyError(key, f"outputs must not begin with {RESERVED_PREFIX}")
-    path = os.path.join(directory, key)
-    target = os.path.realpath(path)
+    _check_inside(directory, key)
+    if not os.path.isfile(os.path.join(directory, key)):
+        raise BadKeyError(key, "this output is not a regular file")
+
+
+def _check_inside(directory: str, key: str) -> None:
+    target = os.path.realpath(os.path.join(directory, key))
     if os.path.commonpath((directory, target)) != directory:
         raise BadKeyError(key, "this output is a symbolic link that leads out of the output directory")
-    if not os.path.isfile(target):
-        raise BadKeyError(key, "this output is not a regular file")
 
 
 def _sha256(path: str) -> str:

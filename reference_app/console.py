@@ -37,8 +37,6 @@ def run(command: click.Command) -> NoReturn:
     The reasons of a failure go to stderr, and in one line to the file that `HTCJOB_MESSAGE_FILE`
     names, when it names one: the runtime records from there why an entry failed.
     """
-    # The reader of a pipe may leave (`| head`): end as other Unix tools do, not with a traceback.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     name = str(command.name)

@@ -33,6 +33,9 @@ _MIN_SIZE = (30, 30)
 _GREEN = (0, 255, 0)
 _LINE_WIDTH = 2
 
+_UNUSABLE_IMAGE = (os.EX_DATAERR, os.EX_NOINPUT)
+"""Statuses that are about one image and not about this machine."""
+
 _thread = threading.local()
 
 
@@ -188,12 +191,20 @@ def _write_whole(path: str, data: bytes) -> None:
     type=click.Path(),
     help='Images to tag when no IMAGE is given: one path, or JSON object with "input", per line.',
 )
+@click.option(
+    "--failures-file",
+    envvar="HTCJOB_FAILURES_FILE",
+    show_envvar=True,
+    type=click.Path(),
+    help="Report unusable images here, as JSON lines, and count the rest as success.",
+)
 @click.argument("images", metavar="[IMAGE]...", nargs=-1, type=click.Path())
 def tagger(
     images: tuple[str, ...],
     output_dir: str | None,
     work_dir: str | None,
     entries_file: str | None,
+    failures_file: str | None,
 ) -> int:
     """
     Find the faces of each IMAGE (JPEG, PNG, WebP, BMP).
@@ -217,8 +228,11 @@ def tagger(
             count = len(tag(image, base))
         except (OSError, ValueError, MemoryError, cv2_error) as error:
             status, reason = _verdict(error)
-            failures.append((status, f"{name}: {reason}"))
-            complain(_NAME, failures[-1][1])
+            complain(_NAME, f"{name}: {reason}")
+            if failures_file is not None and status in _UNUSABLE_IMAGE:
+                _report_failure(failures_file, image, reason)
+            else:
+                failures.append((status, f"{name}: {reason}"))
         else:
             elapsed_s = time.perf_counter() - started
             faces = "1 face" if count == 1 else f"{count} faces"
@@ -261,6 +275,15 @@ def _entry(line: bytes, *, where: str) -> str:
     if not isinstance(image, str) or not image or "\0" in image:
         raise CommandError(os.EX_CONFIG, f'{where}: expected a path, or JSON with "input"')
     return image
+
+
+def _report_failure(path: str, image: str, reason: str) -> None:
+    """Add one JSON line to the file at *path*: the image as it was given, and the reason."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"input": image, "message": shown(reason)}) + "\n")
+    except OSError as error:
+        raise CommandError(os.EX_IOERR, f"{shown(path)}: {error.strerror}") from error
 
 
 def _below(image: str, work_dir: str | None) -> str | None:

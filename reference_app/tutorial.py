@@ -166,8 +166,6 @@ def _become(argv: list[str]) -> NoReturn:
     program = shutil.which(argv[0]) or shutil.which(argv[0], path=os.path.dirname(sys.executable))
     if program is None:
         raise CommandError(127, f"{argv[0]} is not on PATH: pip install htcjob")
-    # Python ignores it, and the next program would inherit that.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execv(program, argv)  # noqa: S606  no shell is wanted
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htcjob import env
+from htcjob import env, redact
 from htcjob.env import (
     DEFAULT_API_URL,
     JobContext,
@@ -299,31 +300,42 @@ class TestPlatforms:
         assert context.array_size is None
 
     @pytest.mark.parametrize(
-        ("variables", "named"),
+        ("variables", "begins"),
         [
-            (without(SLURM, "SLURM_ARRAY_TASK_MIN"), "SLURM_ARRAY_TASK_MIN"),
-            (without(SLURM, "SLURM_ARRAY_TASK_STEP"), "SLURM_ARRAY_TASK_STEP"),
-            ({**SLURM, "SLURM_ARRAY_TASK_STEP": "0"}, "SLURM_ARRAY_TASK_STEP"),
-            ({**SLURM, "SLURM_ARRAY_TASK_ID": "15"}, "SLURM_ARRAY_TASK_ID"),
-            ({**SLURM, "SLURM_ARRAY_TASK_ID": "8"}, "SLURM_ARRAY_TASK_ID"),
-            ({**SLURM, "SLURM_ARRAY_TASK_ID": "20"}, "SLURM_ARRAY_TASK_ID"),
-            ({**SLURM, "SLURM_ARRAY_TASK_MAX": "9"}, "SLURM_ARRAY_TASK_MAX"),
-            ({**SLURM, "SLURM_ARRAY_TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_COUNT"),
+            (without(SLURM, "SLURM_ARRAY_TASK_MIN"), "SLURM_ARRAY_TASK_MIN is not set"),
+            (without(SLURM, "SLURM_ARRAY_TASK_STEP"), "SLURM_ARRAY_TASK_STEP is not set"),
+            ({**SLURM, "SLURM_ARRAY_TASK_STEP": "0"}, "SLURM_ARRAY_TASK_STEP holds '0'"),
+            ({**SLURM, "SLURM_ARRAY_TASK_ID": "15"}, "SLURM_ARRAY_TASK_ID holds '15'"),
+            ({**SLURM, "SLURM_ARRAY_TASK_ID": "8"}, "SLURM_ARRAY_TASK_ID holds '8'"),
+            # Below the first one, with an offset that would hide it.
+            (
+                {**SLURM, "SLURM_ARRAY_TASK_ID": "8", "HTCJOB_ARRAY_OFFSET": "2"},
+                "SLURM_ARRAY_TASK_ID holds '8'",
+            ),
+            ({**SLURM, "SLURM_ARRAY_TASK_ID": "20"}, "array index 5 (SLURM_ARRAY_TASK_ID='20')"),
+            ({**SLURM, "SLURM_ARRAY_TASK_MAX": "9"}, "SLURM_ARRAY_TASK_MAX holds '9'"),
+            ({**SLURM, "SLURM_ARRAY_TASK_COUNT": "4"}, "SLURM_ARRAY_TASK_COUNT='4', SLURM_ARRAY_"),
             # A declared size does not make a list (here 10, 16, 18) an even range.
-            ({**SLURM, "SLURM_ARRAY_TASK_COUNT": "3", "HTCJOB_ARRAY_SIZE": "5"}, "TASK_COUNT"),
-            (without(SGE, "SGE_TASK_FIRST"), "SGE_TASK_FIRST"),
-            (without(SGE, "SGE_TASK_STEPSIZE"), "SGE_TASK_STEPSIZE"),
-            ({**SGE, "SGE_TASK_ID": "6"}, "SGE_TASK_ID"),
-            ({**SGE, "SGE_TASK_ID": "Undefined"}, "SGE_TASK_ID"),
-            (without(LSF, "LSB_JOBINDEX_STEP"), "LSB_JOBINDEX_STEP"),
-            ({**LSF, "LSB_JOBINDEX_STEP": "2"}, "LSB_JOBINDEX"),
-            ({"AWS_BATCH_JOB_ID": "6c1f6d1a:", "BATCH_JOB_ARRAY_SIZE": "2"}, "AWS_BATCH_JOB_ID"),
-            ({"AWS_BATCH_JOB_ID": "6c1f6d1a:x", "BATCH_JOB_ARRAY_SIZE": "2"}, "AWS_BATCH_JOB_ID"),
+            (
+                {**SLURM, "SLURM_ARRAY_TASK_COUNT": "3", "HTCJOB_ARRAY_SIZE": "5"},
+                "SLURM_ARRAY_TASK_COUNT='3', SLURM_ARRAY_TASK_MAX='18'",
+            ),
+            (without(SGE, "SGE_TASK_FIRST"), "SGE_TASK_FIRST is not set"),
+            (without(SGE, "SGE_TASK_STEPSIZE"), "SGE_TASK_STEPSIZE is not set"),
+            ({**SGE, "SGE_TASK_ID": "6"}, "SGE_TASK_ID holds '6'"),
+            ({**SGE, "SGE_TASK_ID": "Undefined"}, "SGE_TASK_ID holds 'Undefined'"),
+            (without(LSF, "LSB_JOBINDEX_STEP"), "LSB_JOBINDEX_STEP is not set"),
+            ({**LSF, "LSB_JOBINDEX_STEP": "2"}, "LSB_JOBINDEX holds '10'"),
+            ({"AWS_BATCH_JOB_ID": "6c1f6d1a:"}, "AWS_BATCH_JOB_ID holds '6c1f6d1a:'"),
+            ({"AWS_BATCH_JOB_ID": "6c1f6d1a:x"}, "AWS_BATCH_JOB_ID holds '6c1f6d1a:x'"),
+            ({"AWS_BATCH_JOB_ID": "6c1f6d1a: 1"}, "AWS_BATCH_JOB_ID holds '6c1f6d1a: 1'"),
         ],
     )
-    def test_incomplete_or_uneven(self, variables, named):
-        """A platform's variable that is missing beside another, or off the range, is refused by name."""
-        assert named in refused(variables)
+    def test_incomplete_or_uneven(self, variables, begins):
+        """A platform's variable that lacks another, or is off the range, is refused by its name."""
+        message = refused(variables)
+        assert message.startswith(begins)
+        assert "expected" in message
 
 
 BAD_NUMBERS = [
@@ -688,6 +700,10 @@ class TestTexts:
 
 
 class TestToken:
+    @pytest.fixture(autouse=True)
+    def no_secret_is_known(self, monkeypatch):
+        monkeypatch.setattr(redact, "_known", set())
+
     def test_from_variable(self):
         """The platform's tokens are read, without white space around them."""
         context = read_context(
@@ -857,6 +873,10 @@ class TestCommandEnvironment:
 
 
 class TestInjected:
+    @pytest.fixture(autouse=True)
+    def no_secret_is_known(self, monkeypatch):
+        monkeypatch.setattr(redact, "_known", set())
+
     def test_what_is_shown(self):
         """Our and the platform's variables are shown sorted, the user's own are not."""
         shown = injected({**RESCALE, "HTCJOB_MANIFEST": "list.txt", "MY_PASSWORD": "hunter2"})
@@ -939,6 +959,19 @@ class TestModule:
         """A context cannot be changed after it was made."""
         with pytest.raises(dataclasses.FrozenInstanceError):
             read_context({}).attempt = 2  # type: ignore[misc]
+
+    def test_only_reader(self):
+        """No other module of htcjob reads the process's environment."""
+        package = os.path.dirname(env.__file__)
+        readers = set()
+        for folder, _, files in os.walk(package):
+            for name in files:
+                path = os.path.join(folder, name)
+                if name.endswith(".py"):
+                    with open(path, encoding="utf-8") as file:
+                        if re.search(r"\bos\.(environb?|getenvb?)\b", file.read()):
+                            readers.add(os.path.relpath(path, package))
+        assert readers == {"env.py"}
 
     def test_import_is_cheap(self):
         """Importing the module pulls in none of the modules that are slow to import."""

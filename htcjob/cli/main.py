@@ -81,7 +81,7 @@ def _status_of(args: list[str] | None) -> int:
         return 128 + signal.SIGINT
     except click.ClickException as error:
         return _say(Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, error.format_message()))
-    except BrokenPipeError:
+    except SystemExit:  # how click ends when the reader of standard output has gone
         return _reader_gone()
     except HtcjobError as error:
         return _say(ending_of_error(error))

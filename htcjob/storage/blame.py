@@ -74,7 +74,7 @@ class Blame:
         if self._is_written:
             if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
                 reason = f"{text}: {_ONE_OR_THE_OTHER}"
-        elif code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        elif code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
             return AbsentError(self._operation, self._url, self._absent_reason())
         return PermanentError(self._operation, self._url, reason)
 

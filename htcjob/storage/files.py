@@ -219,7 +219,8 @@ class NewFile:
                     os.unlink(self._path)
             raise
         finally:
-            os.close(placeholder)
+            with suppress(OSError):  # nothing was written
+                os.close(placeholder)
         self._temp = ""
         return True
 

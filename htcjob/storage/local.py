@@ -6,10 +6,11 @@ import logging
 import os
 import stat
 import sys
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from htcjob.errors import BadKeyError, ConfigurationError, PermanentError
+from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, PermanentError
 from htcjob.storage.blame import Blame
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range
@@ -30,13 +31,16 @@ def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
+_LINE_BREAKS = (0x2028, 0x2029)
+_BYTES_NOT_UTF8 = range(0xDC80, 0xDD00)  # as os.fsdecode gives them
 _QUOTED = str.maketrans(
     {
         character: _percent(character)
-        # What would end the path or the line; and, last, bytes of names that are not UTF-8.
-        for character in map(chr, (*b"%?#", *range(0x21), *range(0x7F, 0xA1), *range(0xDC80, 0xDD00)))
+        for codes in (b"%?#", range(0x21), range(0x7F, 0xA1), _LINE_BREAKS, _BYTES_NOT_UTF8)
+        for character in map(chr, codes)
     }
 )
+"""What would end the path or the line of a URL."""
 
 
 def file_url(path: str) -> str:
@@ -125,8 +129,6 @@ class LocalStore(Store):
         Files whose name cannot be a key are left out, with one warning for each store.
         """
         wanted = _Wanted(prefix, start_after)
-        with self._blame("list", prefix):
-            os.stat(os.path.join(self._root, ""))
         folder = prefix[: prefix.rfind("/") + 1]
         try:
             if folder:
@@ -143,11 +145,11 @@ class LocalStore(Store):
             if key.endswith(b"/"):
                 open_folders.append((key, self._names(key, wanted)))
                 continue
-            with self._blame("list", key.decode()):
-                try:
+            try:
+                with self._blame("list", key.decode()):
                     status = os.lstat(self._bytes_path(key))
-                except (FileNotFoundError, NotADirectoryError):
-                    continue  # removed since its folder was read
+            except AbsentError:
+                continue  # removed since its folder was read
             if stat.S_ISREG(status.st_mode):
                 yield _info(key.decode(), status)
 
@@ -162,12 +164,9 @@ class LocalStore(Store):
     def delete(self, key: str) -> None:
         """Remove the object; folders stay."""
         path = self._path(key)
-        with self._blame("delete", key):
-            try:
-                if stat.S_ISREG(os.lstat(path).st_mode):
-                    os.unlink(path)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
+        with suppress(AbsentError), self._blame("delete", key):
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                os.unlink(path)
 
     def _path(self, key: str) -> str:
         check_key(key)
@@ -184,22 +183,23 @@ class LocalStore(Store):
     def _names(self, folder: bytes, wanted: _Wanted) -> _Names:
         """Names in *folder*, which is empty or ends in `/`: last first; subfolders end in `/`."""
         names = []
-        with self._blame("list", folder.decode()):
-            try:
-                with os.scandir(self._bytes_path(folder)) as entries:
-                    for entry in entries:
-                        name = entry.name
-                        if name.startswith(_RESERVED_BYTES):
-                            continue
-                        # A folder sorts as its keys do, which all go on with `/`: behind `a!`.
-                        if entry.is_dir(follow_symlinks=False):
-                            name += b"/"
-                        elif not entry.is_file(follow_symlinks=False):
-                            continue
-                        if wanted.has(folder + name) and self._can_be_key(folder + name):
-                            names.append(name)
-            except (FileNotFoundError, NotADirectoryError):
-                return []  # removed since the folder above was read
+        try:
+            with self._blame("list", folder.decode()), os.scandir(self._bytes_path(folder)) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith(_RESERVED_BYTES):
+                        continue
+                    # A folder sorts as its keys do, which all go on with `/`: behind `a!`.
+                    if entry.is_dir(follow_symlinks=False):
+                        name += b"/"
+                    elif not entry.is_file(follow_symlinks=False):
+                        continue
+                    if wanted.has(folder + name) and self._can_be_key(folder + name):
+                        names.append(name)
+        except AbsentError:
+            if not os.path.isdir(self._root):
+                raise
+            return []  # no such folder, or removed since the one above was read
         names.sort(reverse=True)
         return names
 

@@ -32,7 +32,7 @@ def open_store(url_or_directory: str) -> Store:
             raise _MalformedError("the URL of a store has no query (?) and no fragment (#)")
         location = _location(scheme, rest)
     except _MalformedError as error:
-        raise ConfigurationError(f"store {_shown(scheme)}: {error}") from None
+        raise ConfigurationError(f"store {scheme}:…: {error}") from None
     opener = _OPENERS[scheme]
     if opener is None:
         raise ConfigurationError(f"{scheme}:// is not supported by this version")
@@ -56,6 +56,8 @@ def split_object_url(url: str) -> tuple[str, str]:
         BadKeyError: the URL is of no known form, or its key must not be used.
     """
     scheme, rest = _split_scheme(url)
+    if not scheme:
+        raise BadKeyError(url, "not a URL")
     try:
         if "=" in rest.partition("?")[2]:
             raise _MalformedError("a query (?name=value) is no part of an object's name")
@@ -63,7 +65,7 @@ def split_object_url(url: str) -> tuple[str, str]:
             raise _MalformedError("in a file:/// URL write %3F for ? and %23 for #")
         location = _location(scheme, rest)
     except _MalformedError as error:
-        raise BadKeyError(_shown(scheme), str(error)) from None
+        raise BadKeyError(f"{scheme}:…", str(error)) from None
     if scheme == "file":
         folder, _, key = location.rpartition("/")
         if ".." in folder.split("/"):
@@ -83,17 +85,13 @@ class _MalformedError(ValueError):
 
 def _split_scheme(text: str) -> tuple[str, str]:
     """Give the scheme and what follows its colon; no scheme: *text* is a directory or a key."""
-    scheme, _, rest = text.partition(":")
-    looks_right = scheme[:1].isalpha() and scheme.isascii()
-    looks_right = looks_right and all(c.isalnum() or c in "+-." for c in scheme)
+    scheme, colon, rest = text.partition(":")
+    is_scheme = scheme[:1].isalpha() and scheme.isascii()
+    is_scheme = is_scheme and all(c.isalnum() or c in "+-." for c in scheme)
     # `s3:/bucket` must not become a directory named `s3:`, although it could.
-    if looks_right and (rest.startswith("//") or scheme.lower() in _OPENERS):
+    if colon and is_scheme and (rest.startswith("//") or scheme.lower() in _OPENERS):
         return scheme.lower(), rest
     return "", text
-
-
-def _shown(scheme: str) -> str:
-    return f"{scheme}:…" if scheme else "…"
 
 
 def _location(scheme: str, rest: str) -> str:

@@ -18,19 +18,6 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def shared_images() -> Path:
-    """The folder of real and hostile images; tests that need it are skipped where it is absent."""
-    shared = Path(os.environ.get("HTCJOB_SHARED") or ROOT.parent / "shared")
-    images = shared / "images"
-    if not (images / "dev" / "expected.csv").exists():
-        reason = f"no test images at {images}: set HTCJOB_SHARED"
-        if os.environ.get("HTCJOB_REQUIRE_IMAGES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return images
-
-
-@pytest.fixture(scope="session")
 def two_faces() -> bytes:
     """A JPEG with two faces."""
     return make_photo(faces=2, seed=1)

@@ -59,7 +59,7 @@ SECRETS = {
 HARMLESS = {
     "HOME": "/root",
     "PATH": "/usr/local/bin:/usr/bin:/opt/Python3/venv/bin",
-    "PWD": "/work/Some-Long-Folder/2024",
+    "PWD": "/data/Some-Long-Folder/2024",
     "IMG_OBJKEY_LIST": "lists/image_list.txt",
     "AWS_BATCH_JOB_ARRAY_INDEX": "12",
     "AWS_BATCH_JOB_ID": "b35f6a1e-5a6c-4d0e-9a27-3c2f0f4f8a51:12",

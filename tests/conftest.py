@@ -1,0 +1,140 @@
+"""What every test gets: a clean environment, and ways to run the real `htcjob`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+# What the developer's shell or a platform around the tests may have set.
+_OF_PLATFORMS = ("HTCJOB_", "RESCALE_", "AWS_", "BATCH_", "SLURM_", "IMG_OBJKEY")
+_OF_TESTS = ("HTCJOB_REQUIRE_", "HTCJOB_SHARED")
+for _name in list(os.environ):
+    if _name.startswith(_OF_PLATFORMS) and not _name.startswith(_OF_TESTS):
+        del os.environ[_name]
+
+
+class Htcjob:
+    """Runs the real command in a process of its own."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.project = tmp_path / "project"
+        self.task = tmp_path / "task"
+        self.work = tmp_path / "work"
+        self.termination_log = tmp_path / "termination-log"
+        for directory in (self.project, self.task, self.work):
+            directory.mkdir()
+        self.variables = {
+            "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "TMPDIR": str(self.work),
+            "HTCJOB_PROJECT_STORE": str(self.project),
+            "HTCJOB_TASK_STORE": str(self.task),
+            "HTCJOB_TERMINATION_LOG": str(self.termination_log),
+        }
+
+    def manifest(self, *lines: str | bytes, name: str = "list.txt") -> str:
+        """Write a manifest and set it."""
+        data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)
+        (self.project / name).write_bytes(data)
+        self.variables["HTCJOB_MANIFEST"] = name
+        return name
+
+    def entries(self, *names: str) -> None:
+        """Write an input with its own name as content for each entry, and a manifest of them."""
+        for name in names:
+            path = self.project / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+        self.manifest(*names)
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "htcjob", *arguments],
+            env={**self.variables, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+
+    def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*arguments, **variables) as process:
+            try:
+                out, err = process.communicate(timeout=120)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self("run", *arguments, **variables)
+
+    def exit_record(self) -> dict:
+        return json.loads(self.termination_log.read_text())
+
+    def records(self, run: str = "default") -> list[dict]:
+        """All commit records, by position."""
+        parts = sorted((self.task / ".htcjob" / run / "done").rglob("*.jsonl"))
+        records = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+        return sorted(records, key=lambda record: record["position"])
+
+    def results(self) -> dict[int, str]:
+        return {record["position"]: record["result"] for record in self.records()}
+
+    def outputs(self) -> dict[str, bytes]:
+        """What is in task storage besides the ledger, by key."""
+        return {
+            str(path.relative_to(self.task)): path.read_bytes()
+            for path in sorted(self.task.rglob("*"))
+            if path.is_file() and ".htcjob" not in path.relative_to(self.task).parts
+        }
+
+
+@pytest.fixture
+def htcjob(tmp_path: Path) -> Htcjob:
+    return Htcjob(tmp_path)
+
+
+def wait_until(is_true, *, within_s: float = 30.0) -> None:
+    """Wait for a fact, with a bound."""
+    until = time.monotonic() + within_s
+    while not is_true():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.01)
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until():
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def shared_images() -> Path:
+    """The folder of real and hostile images; tests that need it are skipped where it is absent."""
+    images = Path(os.environ.get("HTCJOB_SHARED") or REPOSITORY.parent / "shared") / "images"
+    if not (images / "dev" / "expected.csv").exists():
+        reason = f"no test images at {images}: set HTCJOB_SHARED"
+        if os.environ.get("HTCJOB_REQUIRE_IMAGES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return images
+
+
+@pytest.fixture(scope="session")
+def photos(shared_images: Path) -> dict[str, tuple[Path, int]]:
+    """Photos by name, with their path and the number of faces in them."""
+    with (shared_images / "dev" / "expected.csv").open() as file:
+        return {
+            row["image"]: (shared_images / "dev" / row["image"], int(row["faces_cv4140_1thread"]))
+            for row in csv.DictReader(file)
+        }

@@ -1,0 +1,142 @@
+"""The ledger: what is committed stays so, at any array size; what is not is never said to be."""
+
+import json
+
+import pytest
+
+from htcjob.errors import ConfigurationError, PermanentError, RunMismatchError, TransientError
+from htcjob.ledger import Ledger, Output, Record, exit_record_json, read_records
+from htcjob.manifest import EntryList
+from htcjob.outcome import EntryResult
+from htcjob.retry import RetryPolicy
+from htcjob.storage.memory import MemoryStore
+
+QUICK = RetryPolicy(sleep=lambda _: False)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore("ledger-test")
+
+
+def ledger(store, run="default") -> Ledger:
+    return Ledger(store, run, QUICK)
+
+
+def record(position: int, result=EntryResult.DONE, **members) -> Record:
+    return Record(position=position, entry=f"e{position}", result=result, **members)
+
+
+def test_what_is_committed_is_done_for_every_other_attempt(store):
+    """Records written by two attempts are read by a third, whatever range it asks for."""
+    ledger(store).commit([record(0), record(999), record(1000)])
+    ledger(store).commit([record(1001, EntryResult.FAILED), record(5)])
+    assert ledger(store).done(range(2000)) == {0, 5, 999, 1000}
+    assert ledger(store).done(range(999, 1001)) == {999, 1000}
+    assert ledger(store).done(range(6, 999)) == set()
+    assert ledger(store).done(range(0)) == set()
+
+
+@pytest.mark.parametrize("result", [result for result in EntryResult if result is not EntryResult.DONE])
+def test_only_done_is_done(store, result):
+    """An entry that failed, in whatever way, is not left out by the next attempt."""
+    ledger(store).commit([record(3, result)])
+    assert ledger(store).done(range(10)) == set()
+
+
+def test_a_failure_does_not_undo_a_done(store):
+    """Two attempts of one index may overlap; the first done wins."""
+    ledger(store).commit([record(3)])
+    ledger(store).commit([record(3, EntryResult.FAILED)])
+    assert ledger(store).done(range(10)) == {3}
+
+
+def test_only_the_blocks_that_a_chunk_overlaps_are_listed(store):
+    """A job's cost does not grow with the run."""
+    ledger(store).commit([record(position) for position in range(0, 50_000, 1000)])
+    listed = []
+    plain_list = store.list
+    store.list = lambda prefix="", **rest: (listed.append(prefix), plain_list(prefix, **rest))[1]
+    ledger(store).done(range(2500, 4500))
+    assert [prefix.split("/")[-2] for prefix in listed] == ["00000002", "00000003", "00000004"]
+
+
+def test_no_attempt_writes_to_anothers_part(store):
+    """The same index and attempt number twice (two reruns) never overwrites a record."""
+    for _ in range(5):
+        ledger(store).commit([record(0, array_index=7, attempt=1)])
+    assert len(list(read_records(store, "default"))) == 5
+
+
+def test_a_damaged_part_says_nothing_and_stops_nothing(store):
+    """Its entries are done again; that is safe."""
+    ledger(store).commit([record(1)])
+    store.put_bytes(b'{"position": 2, "result": "do', ".htcjob/default/done/00000000/x.jsonl")
+    store.put_bytes(
+        b'[]\n{"result":"done"}\n{"position":"3","result":"done"}\n\xff\n',
+        ".htcjob/default/done/00000000/y.jsonl",
+    )
+    assert ledger(store).done(range(10)) == {1, 3}
+
+
+def test_a_commit_that_fails_is_not_believed(store):
+    """The error reaches the caller, and no record is there."""
+    store.faults.add(verb="put_bytes")
+    with pytest.raises(TransientError):
+        ledger(store).commit([record(1)])
+    store.faults.clear()
+    assert ledger(store).done(range(10)) == set()
+
+
+def test_a_run_is_of_one_manifest_and_one_command(store):
+    """The same again is welcome; another manifest or command is refused, and the message says what differs."""
+    ledger(store).open_run(EntryList(["a"]), ["prog", "x"])
+    ledger(store).open_run(EntryList(["a"]), ["prog", "x"])
+    with pytest.raises(RunMismatchError, match=r"manifest entries:.*, now entries:.*--run"):
+        ledger(store).open_run(EntryList(["b"]), ["prog", "x"])
+    with pytest.raises(RunMismatchError, match="command"):
+        ledger(store).open_run(EntryList(["a"]), ["prog", "y"])
+    ledger(store, "other").open_run(EntryList(["b"]), ["prog", "y"])
+
+
+def test_a_damaged_run_file_is_not_taken_for_ours(store):
+    """It is an error that names the object."""
+    store.put_bytes(b"{", ".htcjob/default/run.json")
+    with pytest.raises(PermanentError, match=r"run\.json"):
+        ledger(store).open_run(EntryList(["a"]), ["prog"])
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "x" * 101, "ä", "a\n"])
+def test_a_run_name_is_a_plain_word(store, name):
+    """It becomes part of keys, so nothing else is let in."""
+    with pytest.raises(ConfigurationError):
+        ledger(store, name).open_run(EntryList(["a"]), ["prog"])
+
+
+def test_a_record_is_one_json_line_with_its_facts():
+    """What a program reads back is what was written."""
+    line = record(
+        7,
+        message="x" * 9000,
+        outputs=(Output("o.dat", 3, "ab" * 32),),
+        work_s=1.5,
+        ended_at="2025-01-01T00:00:00.000Z",
+    ).to_json()
+    found = json.loads(line)
+    assert "\n" not in line
+    assert found["position"] == 7
+    assert found["result"] == "done"
+    assert found["outputs"] == [{"key": "o.dat", "size_bytes": 3, "sha256": "ab" * 32}]
+    assert len(found["message"]) == 500
+
+
+@pytest.mark.parametrize("message", ["", "short", "x" * 10_000, "é€😀" * 5000, '"\\\n' * 4000])
+def test_an_exit_record_fits_a_termination_message(message):
+    """At most 4,096 bytes of valid JSON, and only the message is shortened."""
+    data = exit_record_json({"array_index": 1, "exit_status": 75, "message": message})
+    assert len(data) <= 4096
+    found = json.loads(data)
+    assert found["exit_status"] == 75
+    assert message.startswith(found["message"])
+    if len(message) > 5000:
+        assert len(data) > 3900

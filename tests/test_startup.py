@@ -1,0 +1,66 @@
+"""Start-up is part of every job's price: nothing is imported that this job does not need."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "jwt",
+    "cryptography",
+    "tenacity",
+    "tabulate",
+    "cv2",
+    "numpy",
+    "boto3",
+    "botocore",
+    "google",
+    "azure",
+)
+HEAVY += ("asyncio", "concurrent.futures", "urllib.request", "http", "ssl", "subprocess", "tempfile")
+
+
+def imported(htcjob, *arguments: str) -> set[str]:
+    """Give the modules that a run of `htcjob` has imported at its end."""
+    code = (
+        "import sys\nfrom htcjob.cli.main import main\ntry: main(sys.argv[1:])\n"
+        "except SystemExit as e: assert e.code == 0, e.code\nprint(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=htcjob.variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def heavy(modules: set[str]) -> set[str]:
+    return {name for name in HEAVY if name in modules}
+
+
+def test_a_plain_entrypoint_imports_nothing_heavy(htcjob):
+    """Nor the rooms that only a manifest needs."""
+    modules = imported(htcjob, "run", "--", "true")
+    assert heavy(modules) == set()
+    assert not {name for name in modules if name.startswith("htcjob.")} & {
+        "htcjob.pipeline",
+        "htcjob.staging",
+        "htcjob.manifest",
+        "htcjob.credentials",
+        "htcjob.simulate",
+    }
+
+
+def test_a_job_with_a_local_store_imports_nothing_heavy(htcjob):
+    """No storage SDK, no cryptography, no thread pool for one file at a time."""
+    htcjob.entries("a", "b")
+    assert heavy(imported(htcjob, "run", "--each", "--", "true")) == set()
+
+
+@pytest.mark.parametrize("module", ["htcjob", "htcjob.storage", "htcjob.cli.main"])
+def test_importing_alone_changes_and_reads_nothing(module):
+    """No folder is made and no variable is written at import."""
+    code = f"import os; before = dict(os.environ); import {module}; assert dict(os.environ) == before"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
