@@ -95,6 +95,10 @@ class Ledger:
     _writer: str = field(default_factory=lambda: os.urandom(8).hex())
     """Begins the name of every part this attempt writes; no other attempt has the same."""
     _parts: int = 0
+    """Parts written so far."""
+
+    def __post_init__(self) -> None:
+        check_run_name(self.run)
 
     def open_run(self, manifest: Manifest | EntryList, command: Sequence[str]) -> None:
         """
@@ -103,7 +107,6 @@ class Ledger:
         Raises:
             RunMismatchError: the task storage holds a run of this name of another manifest or command.
         """
-        check_run_name(self.run)
         key = f"{self._prefix}run.json"
         identity = {
             "manifest": manifest.url,

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SYSTEM_TEMPORARY = "/tmp"  # noqa: S108 - only the parent of a fresh directory with a random name
+
 
 def run_attempt(
     plan: Plan, *, environ: Mapping[str, str], flags: Mapping[str, object]
@@ -135,7 +137,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
     if facts.left == 0:
         return
 
-    with _scratch_directory(plan.work_dir or attempt.environ.get("TMPDIR") or "/tmp") as scratch:  # noqa: S108 - a fresh directory below it
+    with _scratch_directory(plan.work_dir or attempt.environ.get("TMPDIR") or SYSTEM_TEMPORARY) as scratch:
         pipeline = attempt.pipeline = Pipeline(
             context=context,
             plan=plan,

@@ -54,15 +54,15 @@ class Staging:
         """
         Fetch the object of *entry* to its place below *directory*, and give the path.
 
-        The place is the key with its folders; for a URL, the URL without its scheme. A path that is there
-        already is another entry's with the same object: it is not fetched again.
+        The place is the key with its folders; that of a URL lies below a folder `s3:`, `file:`, …, a name that
+        no key begins with. A path that is there already is another entry's with the same object: it is
+        not fetched again.
 
         Raises:
             HtcjobError: it cannot be fetched; the message names the object and the reason.
         """
-        store, key = self._locate(entry)
-        below = "" if store is self.project else store.url.partition(":")[2].strip("/") + "/"
-        path = local_path(directory, below + key)
+        store, key, place = self._locate(entry)
+        path = local_path(directory, place)
         if not os.path.lexists(path):
             self.retry.call(lambda: store.get(key, path))
             with self._lock:
@@ -91,15 +91,17 @@ class Staging:
             self.staged_out += 1
         return Output(key, info.size_bytes, digest)
 
-    def _locate(self, entry: Entry) -> tuple[Store, str]:
+    def _locate(self, entry: Entry) -> tuple[Store, str, str]:
+        """Give the store and key of an entry's object, and its place in a directory."""
         if not entry.is_url:
-            return self.project, entry.key
-        store_url, key = split_object_url(entry.key)
+            return self.project, entry.key, entry.key
+        url, key = split_object_url(entry.key)
+        scheme, _, rest = url.partition(":")
         with self._lock:
-            store = self._stores.get(store_url)
+            store = self._stores.get(url)
             if store is None:
-                store = self._stores[store_url] = open_store(store_url)
-        return store, key
+                store = self._stores[url] = open_store(url)
+        return store, key, f"{scheme}:/{rest.strip('/')}/{key}"
 
 
 def find_outputs(directory: str, patterns: Sequence[str]) -> list[str]:

@@ -48,24 +48,22 @@ def summarise(
 def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Give the summary as rows of two columns, for people."""
     shown = [
-        ("jobs", str(summary["jobs"])),
-        ("succeeded", str(summary["succeeded"])),
-        ("failed", str(summary["failed"])),
-        *((f"  {reason}", str(count)) for reason, count in summary["failed_by_reason"].items()),
-        ("retried", str(summary["retried"])),
-        ("entries done", str(summary["entries_done"])),
-        ("entries failed", str(summary["entries_failed"])),
+        ("jobs", summary["jobs"]),
+        ("succeeded", summary["succeeded"]),
+        ("failed", summary["failed"]),
+        *((f"  {reason}", count) for reason, count in summary["failed_by_reason"].items()),
+        *([("not run", summary["not_run"])] if summary["not_run"] else []),
+        ("retried", summary["retried"]),
+        ("entries done", summary["entries_done"]),
+        *([("done before", summary["entries_done_before"])] if summary["entries_done_before"] else []),
+        ("entries failed", summary["entries_failed"]),
         ("elapsed", f"{summary['elapsed_s']:.1f} s"),
         ("throughput", f"{summary['entries_per_s'] or 0:.1f} entries/s"),
     ]
-    if summary["not_run"]:
-        shown.insert(3, ("not run", str(summary["not_run"])))
-    if summary["entries_done_before"]:
-        shown.insert(-3, ("entries done before", str(summary["entries_done_before"])))
     for place, slow in enumerate(summary["slowest_entries"]):
         together = f" and {slow['with_others']} more" if slow["with_others"] else ""
-        shown.append(("slowest" if place == 0 else "", f"{slow['work_s']:.2f} s  {slow['entry']}{together}"))
-    return shown
+        shown.append(("" if place else "slowest", f"{slow['work_s']:.2f} s  {slow['entry']}{together}"))
+    return [(name, str(value)) for name, value in shown]
 
 
 def _entries(ends: Iterable[AttemptEnd], name: str) -> int:

@@ -232,11 +232,9 @@ class _Wanted:
 
     def has(self, name: bytes) -> bool:
         """Tell whether *name* is a wanted key, or a folder (ending in `/`) that may hold one."""
-        if name.endswith(b"/"):
-            return (name.startswith(self._prefix) or self._prefix.startswith(name)) and (
-                name > self._start_after or self._start_after.startswith(name)
-            )
-        return name.startswith(self._prefix) and name > self._start_after
+        if not name.startswith(self._prefix):
+            return False
+        return name > self._start_after or (name.endswith(b"/") and self._start_after.startswith(name))
 
 
 def _is_taken(target: str, writing: Blame) -> bool:

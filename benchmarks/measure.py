@@ -1,0 +1,69 @@
+"""Measuring processes: wall and CPU time, interleaved, so that a busy machine disturbs all alike."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+
+class Cost(NamedTuple):
+    """What one run of a process cost."""
+
+    wall_s: float
+    cpu_s: float
+    """User and system time, of its children too."""
+
+
+def cost_of(argv: Sequence[str], environment: Mapping[str, str]) -> Cost:
+    """Run *argv* and give what it cost; raises when it fails."""
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1)]
+    started = time.perf_counter()
+    pid = os.posix_spawnp(argv[0], argv, environment, file_actions=quiet)
+    _, status, usage = os.wait4(pid, 0)
+    wall_s = time.perf_counter() - started
+    if status != 0:
+        raise RuntimeError(f"{argv} ended with {os.waitstatus_to_exitcode(status)}")
+    return Cost(wall_s, usage.ru_utime + usage.ru_stime)
+
+
+def interleaved(
+    commands: Mapping[str, Sequence[str]], environment: Mapping[str, str], *, rounds: int
+) -> dict[str, list[Cost]]:
+    """Run every command once a round, and give the costs by name."""
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    for _ in range(rounds + 1):
+        for name, argv in commands.items():
+            costs[name].append(cost_of(argv, environment))
+    return {name: found[1:] for name, found in costs.items()}  # the first round warms the caches
+
+
+def print_ratios(costs: Mapping[str, Sequence[Cost]], *, against: Sequence[str]) -> None:
+    """Print wall and CPU time of each command, and its ratio to those it is measured against."""
+    wall = {name: statistics.median(cost.wall_s for cost in found) for name, found in costs.items()}
+    cpu = {name: statistics.median(cost.cpu_s for cost in found) for name, found in costs.items()}
+    rows = [
+        [
+            name,
+            f"{wall[name] * 1000:.1f}",
+            f"{cpu[name] * 1000:.1f}",
+            *(f"{wall[name] / wall[other]:.2f} / {cpu[name] / cpu[other]:.2f}" for other in against),
+        ]
+        for name in costs
+    ]
+    headers = ["median of each", "wall ms", "CPU ms", *(f"wall / CPU ratio to {name}" for name in against)]
+    print(tabulate(rows, headers=headers, disable_numparse=True))
+
+
+def print_machine() -> None:
+    """Print what machine this is, and the date, for whoever copies a figure."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cpus} CPUs, {platform.machine()}, "
+        f"Python {platform.python_version()}, {platform.system()}, load {os.getloadavg()[0]:.1f}"
+    )

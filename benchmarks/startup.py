@@ -1,0 +1,43 @@
+"""
+What every job pays before its work: `htcjob run` against Python itself and against importing click.
+
+    python -m benchmarks.startup [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+from benchmarks.measure import interleaved, print_machine, print_ratios
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
+    with tempfile.TemporaryDirectory() as directory:
+        with open(os.path.join(directory, "a"), "w") as file:
+            file.write("a")
+        environment = {
+            "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+            "TMPDIR": directory,
+            "HTCJOB_LOG_LEVEL": "error",
+        }
+        # A task storage of its own each time, or there would be nothing left to do after the first.
+        one_entry = f"exec htcjob run --entry a --each --project-store {directory} --task-store {directory}/$$ -- true"
+        costs = interleaved(
+            {
+                "python -c pass": [sys.executable, "-c", "pass"],
+                "python -c 'import click'": [sys.executable, "-c", "import click"],
+                "htcjob run -- true": ["htcjob", "run", "--", "true"],
+                "htcjob run --each, one entry, local stores": ["sh", "-c", one_entry],
+            },
+            environment,
+            rounds=rounds,
+        )
+    print_machine()
+    print_ratios(costs, against=["python -c pass", "python -c 'import click'"])
+
+
+if __name__ == "__main__":
+    main()
