@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tabulate import tabulate
+
+HTCJOB = os.path.join(os.path.dirname(sys.executable), "htcjob")
+"""The command of the environment that the benchmark runs in."""
 
 
 class Cost(NamedTuple):
@@ -63,7 +67,6 @@ def print_ratios(costs: Mapping[str, Sequence[Cost]], *, against: Sequence[str])
 def print_machine() -> None:
     """Print what machine this is, and the date, for whoever copies a figure."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {cpus} CPUs, {platform.machine()}, "
-        f"Python {platform.python_version()}, {platform.system()}, load {os.getloadavg()[0]:.1f}"
-    )
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    print(f"\n{date}, {cpus} CPUs, {system}, load {os.getloadavg()[0]:.1f}")

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 
-from benchmarks.measure import interleaved, print_machine, print_ratios
+from benchmarks.measure import HTCJOB, interleaved, print_machine, print_ratios
 
 
 def main() -> None:
@@ -19,17 +19,18 @@ def main() -> None:
         with open(os.path.join(directory, "a"), "w") as file:
             file.write("a")
         environment = {
-            "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+            "PATH": os.environ["PATH"],
             "TMPDIR": directory,
             "HTCJOB_LOG_LEVEL": "error",
         }
         # A task storage of its own each time, or there would be nothing left to do after the first.
-        one_entry = f"exec htcjob run --entry a --each --project-store {directory} --task-store {directory}/$$ -- true"
+        stores = f"--project-store {directory} --task-store {directory}/$$"
+        one_entry = f"exec {HTCJOB} run --entry a --each {stores} -- true"
         costs = interleaved(
             {
                 "python -c pass": [sys.executable, "-c", "pass"],
                 "python -c 'import click'": [sys.executable, "-c", "import click"],
-                "htcjob run -- true": ["htcjob", "run", "--", "true"],
+                "htcjob run -- true": [HTCJOB, "run", "--", "true"],
                 "htcjob run --each, one entry, local stores": ["sh", "-c", one_entry],
             },
             environment,

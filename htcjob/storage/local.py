@@ -73,6 +73,7 @@ class LocalStore(Store):
         if not directory or "\0" in directory:
             raise ConfigurationError(f"directory {directory!r} of a store: not a path")
         self._root = os.path.realpath(directory)
+        self._root_bytes = os.fsencode(self._root)
         self.url = file_url(os.path.join(self._root, ""))
         self._has_warned = False
 
@@ -145,12 +146,8 @@ class LocalStore(Store):
             if key.endswith(b"/"):
                 open_folders.append((key, self._names(key, wanted)))
                 continue
-            try:
-                with self._blame("list", key.decode()):
-                    status = os.lstat(self._bytes_path(key))
-            except AbsentError:
-                continue  # removed since its folder was read
-            if stat.S_ISREG(status.st_mode):
+            status = self._status_now(key)
+            if status is not None:
                 yield _info(key.decode(), status)
 
     def head(self, key: str) -> ObjectInfo:
@@ -174,9 +171,6 @@ class LocalStore(Store):
             raise BadKeyError(key, f"names beginning with {' or '.join(_RESERVED)} are reserved")
         return local_path(self._root, key)
 
-    def _bytes_path(self, key: bytes) -> bytes:
-        return os.path.join(os.fsencode(self._root), key)
-
     def _blame(self, operation: str, key: str) -> Blame:
         return Blame(operation, self.url_of(key), root=self._root)
 
@@ -184,7 +178,10 @@ class LocalStore(Store):
         """Names in *folder*, which is empty or ends in `/`: last first; subfolders end in `/`."""
         names = []
         try:
-            with self._blame("list", folder.decode()), os.scandir(self._bytes_path(folder)) as entries:
+            with (
+                self._blame("list", folder.decode()),
+                os.scandir(os.path.join(self._root_bytes, folder)) as entries,
+            ):
                 for entry in entries:
                     name = entry.name
                     if name.startswith(_RESERVED_BYTES):
@@ -203,6 +200,16 @@ class LocalStore(Store):
         names.sort(reverse=True)
         return names
 
+    def _status_now(self, key: bytes) -> os.stat_result | None:
+        """Give the status of a file whose name was read a while ago; None: it is no file any more."""
+        try:
+            status = os.lstat(os.path.join(self._root_bytes, key))
+        except OSError as error:
+            with suppress(AbsentError), self._blame("list", key.decode()):
+                raise error
+            return None
+        return status if stat.S_ISREG(status.st_mode) else None
+
     def _can_be_key(self, key: bytes) -> bool:
         try:
             key.decode()
@@ -214,7 +221,7 @@ class LocalStore(Store):
             reason = "too long, or with a line break"
         if not self._has_warned:
             self._has_warned = True
-            where = file_url(os.fsdecode(self._bytes_path(key)))
+            where = file_url(os.fsdecode(os.path.join(self._root_bytes, key)))
             _log.warning("%s: left out of the listing, and others like it: %s", where, reason)
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -22,11 +23,19 @@ from htcjob.storage.memory import MemoryStore
 from .contract import StoreContract, files_below, keys_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 class TestMemoryStore(StoreContract):
+    @pytest.fixture(autouse=True)
+    def eager_threads(self) -> Iterator[None]:
+        """Let threads interrupt each other a thousand times more often than usual."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(5e-6)
+        yield
+        sys.setswitchinterval(before)
+
     @pytest.fixture
     def new_store(self) -> Callable[[], MemoryStore]:
         numbers = count()
@@ -84,6 +93,17 @@ class TestFaults:
             drawn.append(failures(lambda: store.head("a"), 200))
         assert drawn[0] == drawn[1] != drawn[2]
         assert 30 < len(drawn[0]) < 90
+
+    def test_the_first_of_two_strikes(self, store: MemoryStore) -> None:
+        """When two faults are due, the one that was added first strikes; both have counted the call."""
+        store.faults.add(verb="head", every=2, error=DeniedError)
+        store.faults.add(every=2, error=UnauthenticatedError)
+        store.head("a")
+        with pytest.raises(DeniedError):
+            store.head("a")
+        store.read_range("a", 0)
+        with pytest.raises(UnauthenticatedError):
+            store.read_range("a", 0)
 
     def test_which(self, store: MemoryStore) -> None:
         """A fault counts and strikes only its verb, and only keys that begin as it says."""
