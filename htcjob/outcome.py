@@ -248,10 +248,13 @@ def stops_attempt(error: StorageError, *, staging_out: bool) -> bool:
     """
     Tell whether *error* is about the storage as a whole rather than about one entry.
 
-    Results that cannot be put back concern every entry; an input that cannot be fetched only its own,
-    unless the credentials are refused or the local disk is full.
+    Credentials that are refused and a full disk concern every entry. Otherwise an input that cannot be
+    fetched concerns its own entry, and so does an output that can never be put (a name that is too
+    long); task storage that does not take results now, or denies them, concerns all.
     """
-    return staging_out or isinstance(error, (UnauthenticatedError, UnwritableError))
+    if isinstance(error, (UnauthenticatedError, UnwritableError)):
+        return True
+    return staging_out and not isinstance(error, PermanentError)
 
 
 def judge_stage_in(error: HtcjobError) -> EntryResult:

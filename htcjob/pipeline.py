@@ -7,19 +7,22 @@ order that the whole project rests on: outputs first, the commit record last.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import re
+import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from htcjob.command import Signals, run_command
 from htcjob.env import command_environment
-from htcjob.errors import BadKeyError, FailureReportError, HtcjobError, StorageError
+from htcjob.errors import BadKeyError, FailureReportError, HtcjobError, StorageError, UnwritableError
 from htcjob.ledger import Ledger, Record
 from htcjob.logs import event, utc
 from htcjob.outcome import (
@@ -30,6 +33,7 @@ from htcjob.outcome import (
     judge_stage_in,
     stops_attempt,
 )
+from htcjob.redact import redact
 from htcjob.staging import Staging, each_in_parallel, find_outputs
 
 if TYPE_CHECKING:
@@ -86,7 +90,7 @@ class Pipeline:
             return
 
         lines = [_entries_file_line(entry, inputs[entry.position]) for entry in staged]
-        with open(place.entries_file, "w", encoding="utf-8") as file:
+        with _in_work_directory(place.entries_file), open(place.entries_file, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
         files = {"HTCJOB_ENTRIES_FILE": place.entries_file, "HTCJOB_FAILURES_FILE": place.failures_file}
         result = self.facts.command = self._run(self.plan.command, place, files, may_finish=False)
@@ -196,9 +200,11 @@ class Pipeline:
                 other = self._writers.setdefault(key, record.position)
                 if other != record.position:
                     raise BadKeyError(key, f"the entry at position {other} wrote this output too")
-        except BadKeyError as error:
+            outputs = self.staging.stage_out(place.outputs, keys)
+        except (BadKeyError, StorageError) as error:
+            if isinstance(error, StorageError) and stops_attempt(error, staging_out=True):
+                raise
             return replace(record, result=EntryResult.FAILED, message=f"stage-out: {error}")
-        outputs = self.staging.stage_out(place.outputs, keys)
         return replace(record, message="", outputs=tuple(outputs), stage_out_s=time.monotonic() - started)
 
     def _run(
@@ -273,6 +279,11 @@ def remove_tree(path: str) -> None:
     from shutil import rmtree
 
     rmtree(path, ignore_errors=True)
+    if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
+        for folder, _, _ in os.walk(path):
+            with suppress(OSError):
+                os.chmod(folder, 0o700)
+        rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         event(log, logging.WARNING, "work_directory_kept", path=path)
 
@@ -287,7 +298,8 @@ class _Place:
     def make(cls, root: str) -> _Place:
         place = cls(root)
         for directory in (root, place.inputs, place.outputs):
-            os.mkdir(directory, 0o700)
+            with _in_work_directory(directory):
+                os.mkdir(directory, 0o700)
         return place
 
     @property
@@ -351,7 +363,7 @@ def _failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> d
     """
     failures: dict[str, str] = {}
     try:
-        with open(failures_file, encoding="utf-8") as file:
+        with _open_made_by_command(failures_file) as file:
             for number, line in enumerate(file, start=1):
                 said = json.loads(line)
                 if said["input"] not in inputs:
@@ -373,7 +385,25 @@ def _failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> d
 def _said_by_command(message_file: str) -> str:
     """Give the reason that the command left for a person, on one line; empty when it left none."""
     try:
-        with open(message_file, encoding="utf-8", errors="replace") as file:
-            return " ".join(file.read(4096).split())
+        with _open_made_by_command(message_file) as file:
+            return redact(" ".join(file.read(4096).split()))
     except OSError:
         return ""
+
+
+def _open_made_by_command(path: str) -> TextIO:
+    """Open a file that the command was to write; not a link that it planted, nor a pipe that blocks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(descriptor, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def _in_work_directory(path: str) -> Iterator[None]:
+    """Say of an error in our own directory what it means: there is no room to work in."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError("work directory", path, f"{error.strerror}; see --work-dir") from error

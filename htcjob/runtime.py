@@ -253,7 +253,7 @@ def _scratch_directory(parent: str) -> Iterator[str]:
         os.mkdir(path, 0o700)
     except OSError as error:
         raise UnwritableError(
-            "work directory", path, f"{error.strerror}; choose another with --work-dir"
+            "work directory", path, f"{error.strerror}; choose another place with --work-dir"
         ) from error
     try:
         yield path

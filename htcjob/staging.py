@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from htcjob.errors import BadKeyError, HtcjobError
 from htcjob.ledger import Output
@@ -54,9 +54,9 @@ class Staging:
         """
         Fetch the object of *entry* to its place below *directory*, and give the path.
 
-        The place is the key with its folders; that of a URL lies below a folder `s3:`, `file:`, …, a name that
-        no key begins with. A path that is there already is another entry's with the same object: it is
-        not fetched again.
+        The place is the key with its folders; that of a URL lies below a folder `s3:`, `file:` and so on, a
+        name that no key begins with. A path that is there already is another entry's with the same
+        object: it is not fetched again.
 
         Raises:
             HtcjobError: it cannot be fetched; the message names the object and the reason.
@@ -85,7 +85,10 @@ class Staging:
 
     def _put(self, directory: str, key: str) -> Output:
         path = os.path.join(directory, key)
-        digest = _sha256(path)
+        try:
+            digest = _sha256(path)
+        except OSError as error:
+            raise BadKeyError(key, f"this output cannot be read: {error.strerror}") from error
         info = self.retry.call(lambda: self.task.put(path, key))
         with self._lock:
             self.staged_out += 1
@@ -113,7 +116,8 @@ def find_outputs(directory: str, patterns: Sequence[str]) -> list[str]:
         patterns: Globs relative to *directory*, `**` for any depth. None at all means every file.
 
     Raises:
-        BadKeyError: a file's name is no key, or a symbolic link leads out of the directory.
+        BadKeyError: a file's name is no key, a symbolic link leads out of the directory, or a folder cannot
+            be read: what is in it would be lost in silence.
     """
     keys = sorted(set(_files(directory, patterns)))
     for key in keys:
@@ -141,21 +145,26 @@ def each_in_parallel(act: Callable[[T], R], things: Sequence[T]) -> Iterator[R |
 
 def _files(directory: str, patterns: Sequence[str]) -> Iterator[str]:
     """Give the relative paths of the files below *directory* that match, folders not followed by link."""
-    if patterns:
-        from glob import glob
-
-        for pattern in patterns:
-            for found in glob(pattern, root_dir=directory, recursive=True):
-                if not os.path.isdir(os.path.join(directory, found)):
-                    yield os.path.normpath(found)
-        return
-    for folder, folders, names in os.walk(directory):
-        for name in names:
-            yield os.path.relpath(os.path.join(folder, name), directory)
+    found = []
+    for folder, folders, names in os.walk(directory, onerror=_unreadable):
+        found += [os.path.relpath(os.path.join(folder, name), directory) for name in names]
         for name in folders:  # a link is not followed; one that leads out must not look like no output
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 _check_inside(directory, os.path.relpath(path, directory))
+    if not patterns:
+        yield from found
+        return
+    from glob import glob
+
+    for pattern in patterns:
+        for match in glob(pattern, root_dir=directory, recursive=True):
+            if not os.path.isdir(os.path.join(directory, match)):
+                yield os.path.normpath(match)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise BadKeyError(str(error.filename), f"outputs cannot be listed: {error.strerror}") from error
 
 
 def _check_output(directory: str, key: str) -> None:

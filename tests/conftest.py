@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -113,9 +115,36 @@ def wait_until(is_true, *, within_s: float = 30.0) -> None:
         time.sleep(0.01)
 
 
+@pytest.fixture(name="skip_or_fail", scope="session")
+def _skip_or_fail():
+    return skip_or_fail
+
+
 @pytest.fixture(name="wait_until")
 def _wait_until():
     return wait_until
+
+
+def skip_or_fail(variable: str, reason: str) -> NoReturn:
+    """Skip a test that cannot run here; where *variable* is 1, as in the gate, that is a failure."""
+    if os.environ.get(variable) == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        skip_or_fail(
+            "HTCJOB_REQUIRE_MOUNT", f"no small disk, only root can mount one: {mounted.stderr.strip()}"
+        )
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -123,10 +152,7 @@ def shared_images() -> Path:
     """The folder of real and hostile images; tests that need it are skipped where it is absent."""
     images = Path(os.environ.get("HTCJOB_SHARED") or REPOSITORY.parent / "shared") / "images"
     if not (images / "dev" / "expected.csv").exists():
-        reason = f"no test images at {images}: set HTCJOB_SHARED"
-        if os.environ.get("HTCJOB_REQUIRE_IMAGES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip_or_fail("HTCJOB_REQUIRE_IMAGES", f"no test images at {images}: set HTCJOB_SHARED")
     return images
 
 

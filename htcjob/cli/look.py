@@ -67,7 +67,7 @@ def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
 
 @click.command(name="env")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
-def environment(as_json: bool) -> None:
+def environment(as_json: bool) -> int:
     """
     Show what the platform injected, secrets redacted, and what htcjob makes of it.
 
@@ -77,17 +77,25 @@ def environment(as_json: bool) -> None:
     """
     environ = env.current()
     variables = env.injected(environ)
-    context = env.read_context(environ)
+    if not as_json:  # shown first, because they are what one looks for when they make no sense
+        for name, value in variables:
+            click.echo(f"{name}={value}")
+    try:
+        context = env.read_context(environ)
+    except ConfigurationError as error:
+        ending = ending_of_error(error)
+        if as_json:
+            click.echo(json.dumps({"variables": dict(variables), "problem": redact(ending.message)}))
+        return say_ending(ending)
     meaning = {name: _shown(getattr(context, name)) for name in _CONTEXT_FIELDS}
     if as_json:
         click.echo(json.dumps({"variables": dict(variables), "context": meaning}))
-        return
-    for name, value in variables:
-        click.echo(f"{name}={value}")
+        return 0
     if variables:
         click.echo()
     for name, meant in meaning.items():
         click.echo(f"{name + ':':<17}{'-' if meant is None else meant}")
+    return 0
 
 
 _CONTEXT_FIELDS = (

@@ -63,11 +63,17 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line *args* (default: this process's) and exit with its status."""
+    _fill_standard_descriptors()
     status = _status_of(args)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         status = _reader_gone()
+    except OSError as error:
+        _forget_output()
+        # Said already, unless all that was written fitted into the buffer.
+        status = status or _say(_ending_of_output(error))
     sys.exit(status)
 
 
@@ -85,6 +91,11 @@ def _status_of(args: list[str] | None) -> int:
         return _reader_gone()
     except HtcjobError as error:
         return _say(ending_of_error(error))
+    except OSError as error:
+        if error.filename is not None:
+            report_bug(error)
+            return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]
+        return _say(_ending_of_output(error))
     except Exception as error:
         report_bug(error)
         return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]
@@ -110,7 +121,25 @@ def _ending_of_usage(error: click.UsageError) -> Ending:
     return Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, message)
 
 
+def _ending_of_output(error: OSError) -> Ending:
+    return Ending(TerminationReason.STAGING_FAILED, os.EX_IOERR, f"standard output: {error.strerror}")
+
+
 def _reader_gone() -> int:
     """Standard output's reader has left (`| head`): end quietly, as if by SIGPIPE."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _forget_output()
     return 128 + signal.SIGPIPE
+
+
+def _forget_output() -> None:
+    """Send what is still to be written to standard output nowhere, or Python complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null where 0, 1 or 2 was closed: a file of ours under that number would get the talk."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

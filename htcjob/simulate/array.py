@@ -87,8 +87,6 @@ class Array:
         self._key_set = os.path.join(simulation.directory, "jwks.json")
         self._running: set[asyncio.subprocess.Process] = set()
         self._interrupts = 0
-        self._starting = asyncio.Lock()
-        """Held while an attempt is started: until it is in `_running`, it would look like an orphan."""
 
     @property
     def is_interrupted(self) -> bool:
@@ -102,7 +100,6 @@ class Array:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, self._interrupt)
-        orphans.adopt()
         waiting = iter(self._simulation.indices)
         await asyncio.gather(*(self._take(waiting) for _ in range(self._simulation.parallel)))
 
@@ -144,17 +141,15 @@ class Array:
         }
         log_path = None if simulation.inherits_output else f"{name}.log"
         started = time.monotonic()
-        async with self._starting:
-            process = await self._start(environ, log_path)
-            self._running.add(process)
+        process = await self._start(environ, log_path)
+        self._running.add(process)
         try:
             cause = await self._supervise(process, array_index, attempt)
         finally:
             self._running.discard(process)
         if process.returncode is not None and process.returncode < 0:
             # It was killed; in a container its command would have died with it.
-            async with self._starting:
-                orphans.end(except_for={other.pid for other in self._running})
+            orphans.end(f"RESCALE_JOB_ID={environ['RESCALE_JOB_ID']}")
         status = _as_the_platform_sees_it(process.returncode)
         return AttemptEnd(
             array_index=array_index,

@@ -7,7 +7,14 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from htcjob.errors import AbsentError, DeniedError, PermanentError, StorageError, TransientError
+from htcjob.errors import (
+    AbsentError,
+    DeniedError,
+    PermanentError,
+    StorageError,
+    TransientError,
+    UnwritableError,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -21,6 +28,8 @@ _NETWORK = (
 # This machine was short of something for a moment.
 _SHORTAGE = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TRANSIENT = frozenset(_NETWORK + _SHORTAGE)
+# The whole disk or share is full or read-only: the next object would meet the same.
+_UNWRITABLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 _ONE_OR_THE_OTHER = "in a directory, keys 'a' and 'a/b' cannot both exist"
 
 
@@ -41,7 +50,7 @@ class Blame:
     def __init__(self, operation: str, url: str, *, file: str | None = None, root: str | None = None) -> None:
         self._operation = operation
         self._url = url
-        self._file = file
+        self._file = None if file is None else _on_one_line(file)
         self._root = root
         self._is_written = operation.startswith("put") == (file is None)
 
@@ -67,6 +76,8 @@ class Blame:
         is_gone = self._is_written and code == errno.ENOENT
         if code in _TRANSIENT or is_gone:
             return TransientError(self._operation, self._url, reason)
+        if code in _UNWRITABLE:
+            return UnwritableError(self._operation, self._url, reason)
         if self._file is not None:
             return PermanentError(self._operation, self._url, reason)
         if code in (errno.EACCES, errno.EPERM):
@@ -80,7 +91,7 @@ class Blame:
 
     def _absent_reason(self) -> str:
         if self._root is not None and not os.path.isdir(self._root):
-            return f"there is no directory {self._root}"
+            return f"there is no directory {_on_one_line(self._root)}"
         return "no such object"
 
     def check_regular(self, status: os.stat_result) -> None:
@@ -108,3 +119,8 @@ class Blame:
         what = self._file or "the object"
         reason = f"{what} has {size_bytes} bytes after {expected_bytes} were written"
         return TransientError(self._operation, self._url, reason)
+
+
+def _on_one_line(path: str) -> str:
+    """Give *path* as it is, or quoted where it would break a line or an encoding."""
+    return path if path.isprintable() else repr(path)

@@ -204,9 +204,9 @@ class LocalStore(Store):
         """Give the status of a file whose name was read a while ago; None: it is no file any more."""
         try:
             status = os.lstat(os.path.join(self._root_bytes, key))
-        except OSError as error:
+        except OSError:
             with suppress(AbsentError), self._blame("list", key.decode()):
-                raise error
+                raise
             return None
         return status if stat.S_ISREG(status.st_mode) else None
 

@@ -88,6 +88,17 @@ def test_env_shows_what_was_injected_and_no_secret(htcjob):
     assert json.loads(done.stdout)["context"]["array_index"] == 3
 
 
+def test_env_shows_the_variables_even_when_they_make_no_sense(htcjob):
+    """That is when one looks; then comes the problem, and the status is 78."""
+    done = htcjob("env", BATCH_TASK_INDEX="x", BATCH_TASK_COUNT="4")
+    assert done.returncode == 78
+    assert "BATCH_TASK_INDEX=x" in done.stdout
+    assert "BATCH_TASK_INDEX" in done.stderr
+    found = json.loads(htcjob("env", "--json", BATCH_TASK_INDEX="x").stdout)
+    assert found["variables"]["BATCH_TASK_INDEX"] == "x"
+    assert "BATCH_TASK_INDEX" in found["problem"]
+
+
 def test_help_shows_variables_examples_and_the_exit_table(htcjob):
     """Each command's help has what a person needs at 3 a.m."""
     for command in ("run", "chunk", "check", "simulate"):

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -505,3 +507,118 @@ def test_a_list_of_failures_that_makes_no_sense_commits_nothing(htcjob, line):
     assert done.returncode == 65
     assert "HTCJOB_FAILURES_FILE" in done.stderr
     assert htcjob.records() == []
+
+
+# --- commands that do odd things to their directories ---
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ('rm -rf "$HTCJOB_OUTPUT_DIR"', "cannot be listed"),
+        ('rm -rf "$HTCJOB_OUTPUT_DIR"; ln -s /etc "$HTCJOB_OUTPUT_DIR"', "link"),
+        ('mkfifo "$HTCJOB_OUTPUT_DIR/pipe"', "regular"),
+        ('ln -s /proc/self/environ "$HTCJOB_OUTPUT_DIR/x"', "link"),
+        (
+            'mkdir -p "$HTCJOB_OUTPUT_DIR/.htcjob/default/done"; touch "$HTCJOB_OUTPUT_DIR/.htcjob/default/done/x"',
+            ".htcjob/",
+        ),
+        ('touch "$HTCJOB_OUTPUT_DIR/$(printf "a\\nb")"', "line break"),
+    ],
+)
+def test_outputs_that_cannot_be_told_fail_their_entry(htcjob, script, said):
+    """Nothing is lost in silence: not a done entry without results, and not the end of the others."""
+    htcjob.entries("odd", "good")
+    done = htcjob.run("--each", "--", "sh", "-c", f'[ "$HTCJOB_ENTRY" = good ] || {{ {script}; }}')
+    assert done.returncode == 65, done.stderr
+    assert htcjob.results() == {0: "failed", 1: "done"}
+    assert said in htcjob.records()[0]["message"]
+
+
+def test_an_output_whose_name_cannot_be_stored_fails_its_entry_only(htcjob):
+    """A directory cannot hold `x` and `x/y`; the third entry is done all the same."""
+    htcjob.entries("a", "b", "c")
+    script = 'cd "$HTCJOB_OUTPUT_DIR"; case $HTCJOB_ENTRY in a) touch x;; b) mkdir x; touch x/y;; c) touch z;; esac'
+    done = htcjob.run("--each", "--", "sh", "-c", script)
+    assert done.returncode == 65
+    assert htcjob.results() == {0: "done", 1: "failed", 2: "done"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'mkfifo "$HTCJOB_MESSAGE_FILE"',
+        'ln -s /proc/self/environ "$HTCJOB_MESSAGE_FILE"',
+        'mkdir "$HTCJOB_MESSAGE_FILE"',
+    ],
+)
+def test_a_message_file_that_is_no_file_is_not_read(htcjob, script):
+    """It neither blocks nor leaks; the entry has the ordinary reason."""
+    htcjob.entries("a")
+    htcjob.run("--each", "--", "sh", "-c", f"{script}; exit 3")
+    assert htcjob.records()[0]["message"] == "exit status 3"
+
+
+def test_folders_that_the_command_made_read_only_are_removed(htcjob):
+    """Nothing of an entry is left in the work directory."""
+    htcjob.entries("a")
+    done = htcjob.run(
+        "--each", "--", "sh", "-c", 'cd "$HTCJOB_WORK_DIR"; mkdir -p d/e; touch d/e/f; chmod -R a-w d'
+    )
+    assert done.returncode == 0
+    assert list(htcjob.work.iterdir()) == []
+
+
+def test_a_full_work_directory_is_74_and_what_was_done_is_kept(htcjob, small_disk):
+    """One line names the disk; later entries are not failed for it."""
+    htcjob.entries("small", "big", "small2")
+    (htcjob.project / "big").write_bytes(b"x" * 2_000_000)
+    done = htcjob.run("--work-dir", str(small_disk), *COPY)
+    assert done.returncode == 74, done.stderr
+    assert "No space left" in done.stderr
+    assert htcjob.results() == {0: "done"}
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_task_storage_is_74_and_never_a_record_without_outputs(htcjob, small_disk):
+    """The exit record cannot be written there; the termination log has it."""
+    htcjob.entries("small", "big")
+    (htcjob.project / "big").write_bytes(b"x" * 2_000_000)
+    htcjob.task = small_disk / "task"
+    done = htcjob.run(*COPY, HTCJOB_TASK_STORE=str(htcjob.task))
+    assert done.returncode == 74, done.stderr
+    assert htcjob.results() == {0: "done"}
+    assert set(htcjob.outputs()) == {"small.out"}
+    assert htcjob.exit_record()["termination_reason"] == "staging_failed"
+
+
+# --- odd surroundings ---
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_change_nothing(htcjob, closed):
+    """No file of ours takes the place of standard output or error."""
+    htcjob.entries("a")
+    arguments = 'run --each -- sh -c \'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/a.out"; echo talk; echo talk >&2; true\''
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m htcjob {arguments} {closed}"],
+        env=htcjob.variables,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert htcjob.outputs() == {"a.out": b"a"}
+
+
+def test_standard_output_that_is_full_is_said_in_one_line(htcjob):
+    """`htcjob chunk > /dev/full` has not shown the entries, so it is no success."""
+    htcjob.manifest(*(f"e{n}" for n in range(5000)))
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m htcjob chunk > /dev/full"],
+        env=htcjob.variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 74
+    assert done.stderr == "htcjob: error: standard output: No space left on device\n"

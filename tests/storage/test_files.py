@@ -15,6 +15,7 @@ from htcjob.errors import (
     PermanentError,
     StorageError,
     TransientError,
+    UnwritableError,
 )
 from htcjob.storage.blame import Blame
 from htcjob.storage.files import TEMP_PREFIX
@@ -46,7 +47,11 @@ CALLS = (
         ("EPERM", DeniedError, DeniedError, PermanentError, PermanentError),
         *(
             (code, PermanentError, PermanentError, PermanentError, PermanentError)
-            for code in ("ENOSPC", "EDQUOT", "EROFS", "EFBIG", "EINVAL", "ENXIO")
+            for code in ("EFBIG", "EINVAL", "ENXIO")
+        ),
+        *(
+            (code, UnwritableError, UnwritableError, UnwritableError, UnwritableError)
+            for code in ("ENOSPC", "EDQUOT", "EROFS")
         ),
         *(
             (code, TransientError, TransientError, TransientError, TransientError)
@@ -83,6 +88,12 @@ def test_only_os_errors_are_translated() -> None:
         with pytest.raises(type(error)) as raised, Blame("get", URL):
             raise error
         assert raised.value is error
+
+
+def test_paths_that_would_break_a_line() -> None:
+    """A message is one line that can be printed, whatever bytes are in the name of a file."""
+    blame = Blame("put", URL, file=os.fsdecode(b"/a\nb\xff"))
+    assert str(blame.changed()) == f"put {URL}: '/a\\nb\\udcff' changed while it was read"
 
 
 def test_errors_are_the_built_in_kind() -> None:
