@@ -13,13 +13,15 @@ help:  ## List the targets.
 
 # Made once: a second call installs nothing. The stamp is older than pyproject.toml when that changed.
 $(VENV)/installed: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "htcjob needs Python 3.10 or newer; name one with PYTHON=python3.12"; exit 1; }
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing htcjob and its tools into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: $(VENV)/installed  ## Run an array of 8 jobs of the face tagger over photos, here.
-	@PATH="$(abspath $(BIN)):$$PATH" examples/face-tagger-array.sh $(PHOTOS)
+	@PATH="$(abspath $(BIN)):$$PATH" examples/face-tagger-array.sh "$(PHOTOS)"
 
 test: $(VENV)/installed  ## Run the tests.
 	$(BIN)/python -m pytest
@@ -34,7 +36,7 @@ types: $(VENV)/installed  ## Check types, strictly.
 
 bench: $(VENV)/installed  ## Measure start-up and throughput, side by side with what bounds them.
 	$(BIN)/python -m benchmarks.startup
-	$(BIN)/python -m benchmarks.throughput $(PHOTOS)
+	$(BIN)/python -m benchmarks.throughput "$(PHOTOS)"
 
 format: $(VENV)/installed  ## Format the code.
 	$(BIN)/ruff check --fix

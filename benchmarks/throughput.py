@@ -77,7 +77,7 @@ def main() -> None:
     cpus = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as directory:
         project = os.path.join(directory, "project")
-        paths = make_project(project, sys.argv[1] if len(sys.argv) > 1 else None)
+        paths = make_project(project, sys.argv[1] if sys.argv[1:2] > [""] else None)
         limits, arrays = [limit_s(paths, cpus)], []
         for n in range(3):
             arrays.append(array_s(project, os.path.join(directory, f"task{n}")))

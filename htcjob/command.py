@@ -271,9 +271,37 @@ def _end_leftovers(group: int, *, grace_s: float) -> None:
             pause_s = min(pause_s * 2, 0.05)
 
 
+def check_program(program: str, path: str | None) -> CommandResult | None:
+    """
+    Give the ending of a command whose program could not be started, or None when it looks startable.
+
+    Asked before any work, so that a mistyped name costs nothing.
+
+    Args:
+        program: The command's first word.
+        path: The PATH to look it up on; None: the system's default.
+    """
+    from shutil import which
+
+    if which(program, path=path) is not None:
+        return None
+    candidate = program if os.path.dirname(program) else which(program, mode=os.F_OK, path=path)
+    exists = candidate is not None and os.path.exists(candidate)
+    return _not_started(program, OSError(errno.EACCES if exists else errno.ENOENT, "Permission denied"))
+
+
 def _not_started(program: str, error: OSError) -> CommandResult:
-    """Tell apart, as a shell does: 127 not found, 126 found and not executable."""
+    """Tell apart, as a shell does: 127 not found, 126 found and not executable; and say what helps."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        hint = " (its first line names an interpreter that is not there)" if os.path.exists(program) else ""
+        hint = ""
+        if os.path.dirname(program) and os.path.exists(program):
+            hint = " (its first line names an interpreter that is not there)"
+        elif not os.path.dirname(program) and os.path.isfile(program):
+            hint = f" on PATH; write ./{program}"
         return CommandResult(127, start_error=f"command not found: {program}{hint}")
-    return CommandResult(126, start_error=f"command not executable: {program}: {error.strerror}")
+    hint = ""
+    if error.errno == errno.EACCES and os.path.isfile(program):
+        hint = "; chmod +x it?"
+    elif error.errno == errno.ENOEXEC:
+        hint = "; a script needs a first line such as #!/bin/sh"
+    return CommandResult(126, start_error=f"command not executable: {program}: {error.strerror}{hint}")

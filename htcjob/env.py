@@ -99,7 +99,7 @@ class JobContext:
         if self.array_size is None:
             raise ConfigurationError(
                 f"{self.index_variable or 'the array index'} is set but no array size is: "
-                "set HTCJOB_ARRAY_SIZE to the number of jobs in the array"
+                "set HTCJOB_ARRAY_SIZE (--array-size) to the number of jobs in the array"
             )
         return self.array_size
 
@@ -141,7 +141,8 @@ def read_context(
     )
     if size and not index and size.number != 1:
         raise ConfigurationError(
-            f"{size.held} but no array index is set: expected HTCJOB_ARRAY_INDEX or a platform's, or size 1"
+            f"{size.held} but no array index is set: "
+            "expected HTCJOB_ARRAY_INDEX (--array-index), a platform's, or size 1"
         )
     if size and index and index.number >= size.number:
         raise ConfigurationError(

@@ -6,6 +6,7 @@ HtcjobError
 ├── ConfigurationError             the injected environment, or a value in it, is wrong
 │   └── RunMismatchError           the task already holds the run of another manifest or command
 ├── TokenError                     the bearer token is malformed, expired, or not signed by the platform
+├── CommandNotStartedError         the command is not found (127) or not executable (126)
 ├── FailureReportError             the command's list of failed entries cannot be understood
 ├── BadKeyError (ValueError)       an object key that must not be used: `..`, absolute, NUL, too long
 └── StorageError                   a storage operation failed; which one, on what, and why
@@ -41,6 +42,15 @@ class RunMismatchError(ConfigurationError):
 
 class TokenError(HtcjobError):
     """The bearer token is malformed, expired, or not signed by the configured platform."""
+
+
+class CommandNotStartedError(HtcjobError):
+    """The command is not found or not executable."""
+
+    def __init__(self, exit_status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.exit_status = exit_status
+        """127 or 126, as a shell says it."""
 
 
 class FailureReportError(HtcjobError):

@@ -107,33 +107,45 @@ class Ledger:
         Raises:
             RunMismatchError: the task storage holds a run of this name of another manifest or command.
         """
-        key = f"{self._prefix}run.json"
-        identity = {
-            "manifest": manifest.url,
-            "etag": manifest.etag,
-            "size_bytes": manifest.size_bytes,
-            "command": list(command),
-        }
-        data = json.dumps(identity, ensure_ascii=False, indent=1).encode()
-        if self.retry.call(lambda: self.store.put_bytes(data, key, if_absent=True)):
-            return
-        found = self.retry.call(lambda: self.store.read_range(key, 0))
-        try:
-            other = json.loads(found)
-        except ValueError:
-            other = None
-        if not isinstance(other, dict):
-            raise PermanentError("get", self.store.url_of(key), "not a JSON object; it is damaged")
-        differences = "; ".join(_differences(other, identity))
+        before = self._read_run()
+        if before is None:
+            identity = {
+                "manifest": manifest.url,
+                "etag": manifest.etag,
+                "size_bytes": manifest.size_bytes,
+                "sha256": manifest.sha256(),
+                "command": list(command),
+            }
+            data = json.dumps(identity, ensure_ascii=False, indent=1).encode()
+            if self.retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
+                return
+            before = self._read_run() or {}  # another job of the array was first
+        differences = "; ".join(_differences(before, manifest, command))
         if differences:
             raise RunMismatchError(
                 f"run {self.run!r} in {self.store.url} is of something else ({differences}): "
                 "use another task storage, or another name with --run"
             )
 
-    def done(self, positions: range) -> set[int]:
-        """Give those of *positions* that are committed; lists only the blocks they overlap."""
-        found: set[int] = set()
+    def _read_run(self) -> dict[str, object] | None:
+        try:
+            data = self.retry.call(partial(self.store.read_range, self._run_key, 0))
+            found = json.loads(data)
+        except AbsentError:
+            return None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise PermanentError("get", self.store.url_of(self._run_key), "not a JSON object; it is damaged")
+        return found
+
+    def done(self, positions: range) -> dict[int, list[str]]:
+        """
+        Give those of *positions* that are committed, with the keys of the outputs that each record lists.
+
+        Lists only the blocks that they overlap.
+        """
+        found: dict[int, list[str]] = {}
         if not positions:
             return found
         for block in range(positions.start // BLOCK_ENTRIES, (positions.stop - 1) // BLOCK_ENTRIES + 1):
@@ -141,8 +153,8 @@ class Ledger:
             for key in self.retry.call(partial(self._parts_below, prefix)):
                 with suppress(AbsentError):  # gone since it was listed: another attempt compacted it
                     part = self.retry.call(partial(self.store.read_range, key, 0))
-                    found.update(_done_positions(part))
-        return found.intersection(positions)
+                    found.update((pos, keys) for pos, keys in _done_in(part) if pos in positions)
+        return found
 
     def _parts_below(self, prefix: str) -> list[str]:
         return [info.key for info in self.store.list(prefix)]
@@ -163,6 +175,10 @@ class Ledger:
         key = f"{self._prefix}attempts/{record['array_index']}-{record['attempt']}.json"
         data = exit_record_json(record)
         self.retry.call(lambda: self.store.put_bytes(data, key))
+
+    @property
+    def _run_key(self) -> str:
+        return f"{self._prefix}run.json"
 
     @property
     def _prefix(self) -> str:
@@ -209,22 +225,27 @@ def exit_record_json(record: Mapping[str, object]) -> bytes:
         message = message[: -max(excess // 6, 1)]
 
 
-def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+def _differences(
+    before: Mapping[str, object], manifest: Manifest | EntryList, command: Sequence[str]
+) -> Iterator[str]:
     """Say in words what of a run's identity is not what it was."""
-    if before.get("manifest") != now["manifest"]:
-        yield f"manifest {before.get('manifest')}, now {now['manifest']}"
-    elif (before.get("etag"), before.get("size_bytes")) != (now["etag"], now["size_bytes"]):
-        yield f"manifest {now['manifest']} has changed since"
-    if before.get("command") != now["command"]:
-        yield f"command {before.get('command')}, now {now['command']}"
+    if before.get("manifest") != manifest.url:
+        yield f"manifest {before.get('manifest')}, now {manifest.url}"
+    elif before.get("size_bytes") != manifest.size_bytes or (
+        # A manifest that was written again with the same content has another ETag in some stores.
+        before.get("etag") != manifest.etag and before.get("sha256") != manifest.sha256()
+    ):
+        yield f"manifest {manifest.url} has changed since"
+    if before.get("command") != list(command):
+        yield f"command {before.get('command')}, now {list(command)}"
 
 
-def _done_positions(part: bytes) -> Iterator[int]:
-    """Give the positions that *part* says are done; a line that cannot be read says nothing."""
+def _done_in(part: bytes) -> Iterator[tuple[int, list[str]]]:
+    """Give position and output keys of what *part* says is done; a line that cannot be read says nothing."""
     for line in part.splitlines():
         try:
             record = json.loads(line)
             if record["result"] == EntryResult.DONE.value:
-                yield int(record["position"])
+                yield int(record["position"]), [output["key"] for output in record.get("outputs", ())]
         except (ValueError, KeyError, TypeError):
             continue

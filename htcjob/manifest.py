@@ -48,17 +48,18 @@ class Entry:
         return is_url(self.key)
 
 
-def parse_entry(line: bytes, *, position: int, line_number: int) -> Entry:
+def parse_entry(line: bytes, *, position: int, line_number: int, where: str = "manifest line") -> Entry:
     """
     Give the entry of one manifest line.
 
-    Never raises: what is wrong with the line becomes the entry's `problem`, which names the line number.
+    Never raises: what is wrong with the line becomes the entry's `problem`, which says *where* and the line
+    number. A `./` before a key, as `find .` writes it, is left out of the key.
     """
     text = line.decode(errors="backslashreplace")
 
     def bad(reason: str) -> Entry:
         shown = text if len(text) <= 200 else text[:200] + "…"
-        return Entry(position, line_number, shown, problem=f"manifest line {line_number}: {reason}")
+        return Entry(position, line_number, shown, problem=f"{where} {line_number}: {reason}")
 
     if len(line) > LONGEST_LINE_BYTES:
         return bad(f"longer than {LONGEST_LINE_BYTES} bytes")
@@ -66,7 +67,7 @@ def parse_entry(line: bytes, *, position: int, line_number: int) -> Entry:
         line.decode()
     except UnicodeDecodeError:
         return bad("not valid UTF-8")
-    key: object = text
+    key: object = text.removeprefix("./")
     parameters: dict[str, object] = {}
     if text.startswith("{"):
         try:
@@ -110,6 +111,13 @@ class Manifest:
         self.n_entries = 0
         """Entries in the manifest."""
         self._count()
+
+    def sha256(self) -> str:
+        """Give the digest of the whole manifest; reads it again, unless it is small."""
+        digest = hashlib.sha256()
+        for _, block in self._blocks(0):
+            digest.update(block)
+        return digest.hexdigest()
 
     def entries(self, chunk: range) -> Iterator[Entry]:
         """Give the entries at the positions of *chunk*, in order."""
@@ -174,8 +182,8 @@ class EntryList:
 
     def __init__(self, lines: Sequence[str]) -> None:
         """Take *lines* as they would stand in a manifest."""
-        data = "\n".join(lines).encode(errors="surrogateescape")
         self._lines = [line.encode(errors="surrogateescape") for line in lines]
+        data = b"\n".join(self._lines)
         self.etag = hashlib.sha256(data).hexdigest()
         self.size_bytes = len(data)
         self.url = f"entries:{self.etag[:12]}"
@@ -183,10 +191,15 @@ class EntryList:
         # A run of its own: trying one entry by hand must not clash with the run of the whole manifest.
         self.default_run = f"entries-{self.etag[:12]}"
 
+    def sha256(self) -> str:
+        """Give the digest of all lines."""
+        return self.etag
+
     def entries(self, chunk: range) -> Iterator[Entry]:
         """Give the entries at the positions of *chunk*, in order."""
         for position in chunk:
-            yield parse_entry(self._lines[position], position=position, line_number=position + 1)
+            line = self._lines[position]
+            yield parse_entry(line, position=position, line_number=position + 1, where="--entry")
 
 
 def _content(line: bytes, offset: int) -> bytes:

@@ -9,6 +9,7 @@ from enum import Enum
 
 from htcjob.errors import (
     AbsentError,
+    CommandNotStartedError,
     ConfigurationError,
     DeniedError,
     FailureReportError,
@@ -103,7 +104,7 @@ EXIT_TABLE = (
     ("the command's own", "whole-chunk mode: passed on", "the user knows"),
     ("64", "usage", "no"),
     ("65", "entries failed for good, beyond the budget", "no"),
-    ("66", "manifest or input absent", "no"),
+    ("66", "manifest absent (an absent input is a failed entry: 65)", "no"),
     ("70", "a bug in htcjob", "no"),
     ("74", "staging impossible for good (disk full, refused, checksum never right)", "no"),
     ("75", "transient trouble outlasted the retries, or work is left", "yes"),
@@ -171,6 +172,10 @@ class Facts:
     """The command of the whole chunk, or of a plain entrypoint."""
     is_plain: bool = False
     """No manifest: the command's own status is the whole truth."""
+    command_message: str = ""
+    """Why that command failed, in its own words, where it left any."""
+    first_failure: str = ""
+    """The entry that failed first in this attempt, and why."""
     stop_signal: int | None = None
     """The signal that asked this attempt to stop."""
     error: BaseException | None = None
@@ -214,19 +219,20 @@ def decide(facts: Facts) -> Ending:
     if facts.error is not None:
         return ending_of_error(facts.error)
     if facts.command is not None:
-        ending = _ending_of_command(facts.command, is_plain=facts.is_plain)
+        ending = _ending_of_command(facts.command, facts.command_message, is_plain=facts.is_plain)
         if ending is not None:
             return ending
         if facts.is_plain:
             return _ending(TerminationReason.SUCCEEDED, "command ended with exit status 0")
     if facts.stop_signal is not None and facts.left > 0:
-        return _stopped(facts.stop_signal, f"with {facts.left} of {facts.chunk_size} entries left")
+        left = f"with {facts.left} of {facts.chunk_size} entries left"
+        return _stopped(facts.stop_signal, f"{left}; what is done is kept, run the same again")
     if not facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size):
         return _over_budget(facts)
     if facts.left > 0:
         return _ending(
             TerminationReason.WORK_LEFT,
-            f"{facts.left} of {facts.chunk_size} entries left; all committed work is kept, try again",
+            f"{facts.left} of {facts.chunk_size} entries left; what is done is kept, run the same again",
         )
     if facts.chunk_size == 0:
         return _ending(TerminationReason.EMPTY_CHUNK, "no entries for this array index")
@@ -238,6 +244,8 @@ def decide(facts: Facts) -> Ending:
 
 def ending_of_error(error: BaseException) -> Ending:
     """Give the ending of an attempt that *error* stopped."""
+    if isinstance(error, CommandNotStartedError):
+        return _not_started(error.exit_status, str(error))
     for kind, reason in _REASON_OF_ERROR:
         if isinstance(error, kind):
             return _ending(reason, str(error))
@@ -313,16 +321,12 @@ def _stopped(signal_number: int, detail: str) -> Ending:
     )
 
 
-def _ending_of_command(command: CommandResult, *, is_plain: bool) -> Ending | None:
+def _ending_of_command(command: CommandResult, message: str, *, is_plain: bool) -> Ending | None:
     """Give the ending that the command of a whole chunk forces, or None when it ended well."""
     if command.timed_out:
         return _ending(TerminationReason.TIMED_OUT, f"command timed out after {command.elapsed_s:.1f} s")
     if command.start_error is not None:
-        found = command.exit_status == EXIT_STATUS[TerminationReason.COMMAND_NOT_EXECUTABLE]
-        return _ending(
-            TerminationReason.COMMAND_NOT_EXECUTABLE if found else TerminationReason.COMMAND_NOT_FOUND,
-            command.start_error,
-        )
+        return _not_started(command.exit_status, command.start_error)
     if command.stopped_by is not None and not is_plain:
         # A status of 0 after SIGTERM says that the command ended tidily, not that its work was done.
         return _stopped(command.stopped_by, "before the command had finished; nothing is committed")
@@ -336,16 +340,24 @@ def _ending_of_command(command: CommandResult, *, is_plain: bool) -> Ending | No
         return Ending(
             TerminationReason.COMMAND_FAILED,
             command.exit_status,
-            f"command ended with exit status {command.exit_status}",
+            f"command ended with exit status {command.exit_status}{': ' if message else ''}{message}",
         )
     return None
+
+
+def _not_started(exit_status: int, message: str) -> Ending:
+    is_found = exit_status == EXIT_STATUS[TerminationReason.COMMAND_NOT_EXECUTABLE]
+    reason = TerminationReason.COMMAND_NOT_EXECUTABLE if is_found else TerminationReason.COMMAND_NOT_FOUND
+    return _ending(reason, message)
 
 
 def _over_budget(facts: Facts) -> Ending:
     message = f"{facts.failed} of {facts.chunk_size} entries failed"
     if facts.left:
         message += f", {facts.left} not tried: more than --max-failures {facts.budget} allows"
+    if facts.first_failure:
+        message += f"; the first: {facts.first_failure}"
     only_timeouts = facts.failed == facts.results[EntryResult.TIMED_OUT] and not facts.left
     if only_timeouts:
-        return _ending(TerminationReason.TIMED_OUT, f"{message}, each at its timeout")
+        return _ending(TerminationReason.TIMED_OUT, message)
     return _ending(TerminationReason.ENTRIES_FAILED, message)

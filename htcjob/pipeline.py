@@ -61,10 +61,12 @@ class Pipeline:
     """What every command of this attempt gets besides."""
     scratch: str
     """This attempt's own directory, links resolved; the caller makes and removes it."""
+    writers: dict[str, int]
+    """Position of the entry that put each output key, earlier attempts' too."""
     peak_memory_bytes: int = 0
     """Of the largest process so far."""
-    _writers: dict[str, int] = field(default_factory=dict)
-    """Position of the entry that put each output key."""
+    _unfilled: set[str] = field(default_factory=set)
+    """Words that look like placeholders and are none; each is warned of once."""
 
     def work_on_each(self, entries: Iterable[Entry]) -> None:
         """Take the entries one by one; what goes wrong with one does not touch the next."""
@@ -103,6 +105,7 @@ class Pipeline:
         )
         verdict, _ = judge_command(result)
         if verdict is not EntryResult.DONE or result.stopped_by is not None:
+            self.facts.command_message = _said_by_command(place.message_file)
             return
 
         failures = _failures_said_by_command(place.failures_file, set(inputs.values()))
@@ -158,12 +161,16 @@ class Pipeline:
             except HtcjobError as error:
                 return self._stage_in_failed(entry, error)
             stage_in_s = time.monotonic() - started
-            values = _placeholders(entry, path, place)
-            argv = [fill_in(word, values) for word in self.plan.command]
-            result = self._run(
-                argv, place, {"HTCJOB_ENTRY": entry.text, "HTCJOB_INPUT": path}, may_finish=True
-            )
+            if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
+                with _in_work_directory(place.outputs):
+                    os.makedirs(os.path.join(place.outputs, os.path.dirname(entry.key)), exist_ok=True)
+            argv = self._argv(_placeholders(entry, path, place))
+            names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": path}
+            result = self._run(argv, place, names, may_finish=True)
             if result.stopped_by is not None:
+                return None
+            if result.start_error is not None and argv[0] == self.plan.command[0]:
+                self.facts.command = result  # no entry can be worked on: that ends the attempt
                 return None
             verdict, message = judge_command(result)
             record = self._record(
@@ -179,6 +186,15 @@ class Pipeline:
             return self._stage_out(record, place) if verdict is EntryResult.DONE else record
         finally:
             remove_tree(place.root)
+
+    def _argv(self, values: Mapping[str, str]) -> list[str]:
+        """Give the command with its placeholders filled in."""
+        argv = [fill_in(word, values) for word in self.plan.command]
+        for word in argv:
+            if re.fullmatch(r"\{\w+\}", word) and word in self.plan.command and word not in self._unfilled:
+                self._unfilled.add(word)
+                event(log, logging.WARNING, "placeholder_not_filled", word=word, known=sorted(values))
+        return argv
 
     def _stage_in(self, entry: Entry, directory: str) -> str:
         if entry.problem is not None:
@@ -197,9 +213,13 @@ class Pipeline:
         try:
             keys = find_outputs(place.outputs, self.plan.outputs)
             for key in keys:
-                other = self._writers.setdefault(key, record.position)
+                other = self.writers.setdefault(key, record.position)
                 if other != record.position:
-                    raise BadKeyError(key, f"the entry at position {other} wrote this output too")
+                    raise BadKeyError(
+                        key,
+                        f"the entry at position {other} wrote this output too; "
+                        "name outputs after their entry, as with $HTCJOB_KEY or {stem}",
+                    )
             outputs = self.staging.stage_out(place.outputs, keys)
         except (BadKeyError, StorageError) as error:
             if isinstance(error, StorageError) and stops_attempt(error, staging_out=True):
@@ -246,6 +266,9 @@ class Pipeline:
         self.ledger.commit(records)
         for record in records:
             self.facts.results[record.result] += 1
+            if not self.facts.first_failure and record.result is not EntryResult.DONE:
+                shown = record.entry if len(record.entry) <= 100 else f"{record.entry[:100]}…"
+                self.facts.first_failure = f"{shown}: {record.message}"
             is_done = record.result is EntryResult.DONE
             event(
                 log,

@@ -22,9 +22,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
-from htcjob.command import Signals, run_command
+from htcjob.command import Signals, check_program, run_command
 from htcjob.env import JobContext, command_environment, read_context, termination_log
-from htcjob.errors import AbsentError, ConfigurationError, HtcjobError, UnwritableError
+from htcjob.errors import (
+    AbsentError,
+    CommandNotStartedError,
+    ConfigurationError,
+    HtcjobError,
+    UnwritableError,
+    UsageError,
+)
 from htcjob.logs import event, utc
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
@@ -104,9 +111,12 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
         array_size=context.array_size,
         attempt=context.attempt,
     )
-    variables = _variables(context) | _claims(context)
-    retry = RetryPolicy(sleep=signals.sleep)
+    # 1. the token, where there is one; the context is read already
+    claims = _claims(context)
 
+    # 2. stores and manifest
+    retry = RetryPolicy(sleep=signals.sleep)
+    _check_command(plan, attempt.environ)
     project, task = _open_stores(context)
     manifest: Manifest | EntryList = (
         EntryList(plan.entries)
@@ -114,6 +124,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
         else open_manifest(context.manifest, project, retry)
     )
 
+    # 3. the chunk
     attempt.chunk = chunk_bounds(
         array_index=context.array_index,
         array_size=context.require_array_size(),
@@ -121,6 +132,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
     )
     facts.chunk_size = len(attempt.chunk)
 
+    # 4. what is committed already
     ledger = attempt.ledger = Ledger(task, plan.run or manifest.default_run, retry)
     ledger.open_run(manifest, plan.command)
     done = ledger.done(attempt.chunk)
@@ -137,6 +149,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
     if facts.left == 0:
         return
 
+    # 5. the rest
     with _scratch_directory(plan.work_dir or attempt.environ.get("TMPDIR") or SYSTEM_TEMPORARY) as scratch:
         pipeline = attempt.pipeline = Pipeline(
             context=context,
@@ -146,14 +159,26 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
             signals=signals,
             facts=facts,
             environ=attempt.environ,
-            variables=variables,
+            variables=_variables(context) | claims,
             scratch=scratch,
+            writers={key: position for position, keys in done.items() for key in keys},
         )
         left = (entry for entry in manifest.entries(attempt.chunk) if entry.position not in done)
         if plan.is_each:
             pipeline.work_on_each(left)
         else:
             pipeline.work_on_chunk(list(left))
+
+
+def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
+    """Refuse a command that cannot work, before anything is fetched or recorded."""
+    program, *_ = plan.command
+    if "{" not in program and (missing := check_program(program, environ.get("PATH"))):
+        raise CommandNotStartedError(missing.exit_status, missing.start_error or "")
+    if not plan.is_each:
+        for word in plan.command:
+            if word in ("{entry}", "{key}", "{input}", "{stem}", "{output_dir}"):
+                raise UsageError(f"{word} is filled in only with --each")
 
 
 def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
@@ -218,7 +243,12 @@ def _open_stores(context: JobContext) -> tuple[Store, Store]:
         raise ConfigurationError(
             "no task storage is known: set --task-store or HTCJOB_TASK_STORE to its URL or directory"
         )
-    return open_store(context.project_store), open_store(context.task_store)
+    project, task = open_store(context.project_store), open_store(context.task_store)
+    if project.url == task.url:
+        raise ConfigurationError(
+            f"project and task storage are the same, {task.url}: an output could replace an input"
+        )
+    return project, task
 
 
 def open_manifest(url_or_key: str, project: Store, retry: RetryPolicy) -> Manifest:
@@ -231,14 +261,18 @@ def open_manifest(url_or_key: str, project: Store, retry: RetryPolicy) -> Manife
     from htcjob.manifest import Manifest
     from htcjob.storage.urls import is_url, open_store, split_object_url
 
-    store, key = project, url_or_key
+    store, key = project, url_or_key.removeprefix("./")
     if is_url(url_or_key):
         store_url, key = split_object_url(url_or_key)
         store = open_store(store_url)
     try:
         return retry.call(lambda: Manifest(store, key))
     except AbsentError as error:
-        raise AbsentError("manifest", error.url, "absent; is HTCJOB_MANIFEST right?") from error
+        raise AbsentError(
+            "manifest",
+            error.url,
+            f"{error.reason}; --manifest (HTCJOB_MANIFEST) is a key of project storage, or a URL",
+        ) from error
 
 
 @contextmanager
@@ -271,6 +305,8 @@ def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
         termination_reason=ending.reason.value,
         exit_status=ending.exit_status,
         elapsed_s=record["elapsed_s"],
+        outputs=record["staged_out"],
+        message=ending.message if ending.exit_status == 0 else None,  # else it is the last line of all
     )
     if attempt.ledger is not None:
         try:

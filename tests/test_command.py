@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from htcjob.command import Signals, run_command
+from htcjob.command import Signals, check_program, run_command
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -65,6 +65,25 @@ def test_not_found_and_not_executable_are_told_apart(tmp_path):
         assert result.exit_status == status, program
         assert program in result.start_error
     assert "interpreter" in run(str(bad_interpreter)).start_error
+    assert "interpreter" not in run("no-such-program").start_error
+    assert "chmod" in run(str(plain)).start_error
+    plain.chmod(0o755)
+    assert "#!" in run(str(plain)).start_error
+
+
+def test_a_program_is_looked_for_before_any_work(tmp_path):
+    """The same statuses as when it is started, without starting it."""
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert check_program("sh", path) is None
+    assert check_program("/bin/sh", path) is None
+    assert check_program("no-such-program", path).exit_status == 127
+    assert check_program(str(tmp_path / "absent"), path).exit_status == 127
+    assert check_program("plain", path).exit_status == 126
+    assert check_program(str(plain), path).exit_status == 126
+    plain.chmod(0o755)
+    assert check_program("plain", path) is None
 
 
 def test_a_nul_in_an_argument_is_not_a_bug():

@@ -179,7 +179,9 @@ def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
             n_entries=manifest.n_entries,
         )
         bad = sum(entry.problem is not None for entry in manifest.entries(bounds))
-        said = f"{manifest.n_entries} entries, this job's chunk is {bounds.start} to {bounds.stop}"
+        said = (
+            f"{manifest.n_entries} entries, of which {len(bounds)} for this job, from position {bounds.start}"
+        )
         return f"{said}, {bad} of them bad" if bad else said
 
     def task_storage_step() -> str:

@@ -26,6 +26,13 @@ COMMANDS = {
 time that a million jobs pay."""
 
 
+DASHES_HINT = {
+    "run": " Put -- before COMMAND, and htcjob's own options before that.",
+    "simulate": " The options of htcjob run go after --.",
+}
+"""What to say of an unknown option: it is most often one of the command's."""
+
+
 class LazyGroup(click.Group):
     """Imports a command's module only when that command is used."""
 
@@ -49,7 +56,9 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"max_content_width": 110})
+@click.group(
+    cls=LazyGroup, context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]}
+)
 @click.version_option(htcjob.__version__, message="htcjob %(version)s")
 def cli() -> None:
     """
@@ -81,6 +90,9 @@ def _status_of(args: list[str] | None) -> int:
     try:
         status = cli.main(args=args, prog_name="htcjob", standalone_mode=False)
         return status if isinstance(status, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return os.EX_USAGE
     except click.UsageError as error:
         return _say(_ending_of_usage(error), usage=error.ctx.get_usage() if error.ctx else None)
     except (click.Abort, KeyboardInterrupt):
@@ -110,6 +122,8 @@ def _say(ending: Ending, *, usage: str | None = None) -> int:
 def _ending_of_usage(error: click.UsageError) -> Ending:
     """Tell a mistake on the command line (64) from a bad value in the injected environment (78)."""
     message = error.format_message()
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        message += DASHES_HINT.get(error.ctx.command.name or "", "")
     parameter = getattr(error, "param", None)
     if error.ctx is not None and parameter is not None and parameter.name is not None:
         source = error.ctx.get_parameter_source(parameter.name)

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from tabulate import tabulate
 
 from htcjob import env
 from htcjob.cli.options import DURATION, exit_table
+from htcjob.cli.run import run
 from htcjob.errors import HtcjobError, UsageError
 from htcjob.ledger import read_records
 from htcjob.logs import utc
@@ -79,6 +81,7 @@ def simulate(
     Example:
       htcjob simulate --array-size 8 --project-store . --task-store out -- --manifest list.txt -- ls
     """
+    _check_arguments(arguments)
     if only is not None and only >= array_size:
         raise UsageError(f"--only {only}: array size {array_size} has the indices 0 to {array_size - 1}")
     indices = range(array_size) if only is None else range(only, only + 1)
@@ -110,18 +113,33 @@ def simulate(
         ends,
         jobs=len(indices),
         elapsed_s=time.monotonic() - started,
-        records=_records(simulation.task_store, ends, started_at),
+        records=_records(simulation.task_store, ends),
+        since=started_at,
     )
     if as_json:
         click.echo(json.dumps(summary))
     else:
-        click.echo(tabulate(rows(summary), tablefmt="plain"))
-    status = _status(ends, array)
+        click.echo(tabulate(rows(summary), tablefmt="plain", preserve_whitespace=True))
+    for collision in summary["collisions"]:
+        click.echo(
+            f"htcjob: error: output {collision['key']} was written by the entries at positions "
+            f"{', '.join(map(str, collision['positions']))}: only one of them is in storage; "
+            "name outputs after their entry, as with $HTCJOB_KEY or {stem}",
+            err=True,
+        )
+    status = _status(ends, array) or (os.EX_DATAERR if summary["collisions"] else 0)
     if logs is None and (status == 0 or only is not None):
         shutil.rmtree(simulation.directory, ignore_errors=True)
     elif only is None:
         click.echo(f"logs: {simulation.directory}", err=True)
     return status
+
+
+def _check_arguments(arguments: tuple[str, ...]) -> None:
+    """Refuse what `htcjob run` would refuse, before it does so once a job."""
+    if arguments[0] in ("run", "htcjob"):
+        raise UsageError("leave out 'htcjob run': only its options and COMMAND go after --")
+    run.make_context("htcjob run", list(arguments)).close()
 
 
 class _Progress:
@@ -177,16 +195,13 @@ def _status(ends: list[AttemptEnd], array: Array) -> int:
     return next((status for _, status in sorted(last.items()) if status != 0), 0)
 
 
-def _records(task_store: str, ends: list[AttemptEnd], since: str) -> list[dict[str, Any]]:
-    """Give the records of this simulation's runs; a ledger that cannot be read only shortens the table."""
-    found = []
-    for run in sorted({end.record["run"] for end in ends if end.record.get("run")}):
+def _records(task_store: str, ends: list[AttemptEnd]) -> Iterator[dict[str, Any]]:
+    """Give all records of this simulation's runs; a ledger that cannot be read only shortens the table."""
+    for name in sorted({end.record["run"] for end in ends if end.record.get("run")}):
         try:
-            records = read_records(open_store(task_store), run)
-            found += [record for record in records if record.get("ended_at", "") >= since]
+            yield from read_records(open_store(task_store), name)
         except HtcjobError as error:
-            click.echo(f"htcjob: warning: records of run {run}: {error}", err=True)
-    return found
+            click.echo(f"htcjob: warning: records of run {name}: {error}", err=True)
 
 
 def _log_directory(logs: str | None) -> str:

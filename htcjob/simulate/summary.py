@@ -14,7 +14,12 @@ SLOWEST = 5
 
 
 def summarise(
-    ends: Sequence[AttemptEnd], *, jobs: int, elapsed_s: float, records: Iterable[Mapping[str, Any]]
+    ends: Sequence[AttemptEnd],
+    *,
+    jobs: int,
+    elapsed_s: float,
+    records: Iterable[Mapping[str, Any]],
+    since: str,
 ) -> dict[str, Any]:
     """
     Give the summary of a simulation.
@@ -23,8 +28,16 @@ def summarise(
         ends: Every attempt's end.
         jobs: Array indices that were to run.
         elapsed_s: Wall time of all of it.
-        records: Commit records that these attempts wrote.
+        records: Commit records of their runs, those of earlier simulations too.
+        since: When this simulation began, as in the records' `ended_at`.
     """
+    writers: dict[str, set[int]] = {}
+    new = []
+    for record in records:
+        if record.get("ended_at", "") >= since:
+            new.append(record)
+        for output in record.get("outputs", ()):
+            writers.setdefault(output["key"], set()).add(record["position"])
     last = {end.array_index: end for end in ends}
     succeeded = [end for end in last.values() if end.exit_status == 0]
     failed = Counter(end.reason for end in last.values() if end.exit_status != 0)
@@ -38,10 +51,16 @@ def summarise(
         "retried": sum(end.attempt > 1 for end in ends),
         "entries_done": done,
         "entries_done_before": _entries([end for end in ends if end.attempt == 1], "already_done"),
+        "outputs": sum(end.record.get("staged_out", 0) for end in ends),
         "entries_failed": sum(_entries(last.values(), name) for name in ("failed", "timed_out")),
         "elapsed_s": round(elapsed_s, 2),
         "entries_per_s": round(done / elapsed_s, 1) if elapsed_s else None,
-        "slowest_entries": _slowest(records),
+        "slowest_entries": _slowest(new),
+        "collisions": [
+            {"key": key, "positions": sorted(positions)}
+            for key, positions in sorted(writers.items())
+            if len(positions) > 1
+        ],
     }
 
 
@@ -56,13 +75,14 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("retried", summary["retried"]),
         ("entries done", summary["entries_done"]),
         *([("done before", summary["entries_done_before"])] if summary["entries_done_before"] else []),
+        ("outputs", summary["outputs"]),
         ("entries failed", summary["entries_failed"]),
         ("elapsed", f"{summary['elapsed_s']:.1f} s"),
         ("throughput", f"{summary['entries_per_s'] or 0:.1f} entries/s"),
     ]
     for place, slow in enumerate(summary["slowest_entries"]):
         together = f" and {slow['with_others']} more" if slow["with_others"] else ""
-        shown.append(("" if place else "slowest", f"{slow['work_s']:.2f} s  {slow['entry']}{together}"))
+        shown.append(("" if place else "slowest", f"{slow['work_s']:.2f} s  {slow['entry'][:60]}{together}"))
     return [(name, str(value)) for name, value in shown]
 
 

@@ -53,7 +53,7 @@ def test_check_says_what_is_there(htcjob):
     done = htcjob("check", HTCJOB_ARRAY_INDEX="1", HTCJOB_ARRAY_SIZE="2")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 4
-    assert "2 entries, this job's chunk is 1 to 2" in done.stdout
+    assert "2 entries, of which 1 for this job, from position 1" in done.stdout
     assert [path for path in htcjob.task.rglob("*") if path.is_file()] == []
 
 

@@ -622,3 +622,111 @@ def test_standard_output_that_is_full_is_said_in_one_line(htcjob):
     )
     assert done.returncode == 74
     assert done.stderr == "htcjob: error: standard output: No space left on device\n"
+
+
+# --- what newcomers get wrong ---
+
+
+def test_a_collision_of_outputs_is_seen_by_later_attempts_too(htcjob):
+    """Trying again does not turn a clash into success."""
+    htcjob.entries("a", "b", "c")
+    command = ("--each", "--", "sh", "-c", 'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/result"')
+    for _ in range(3):
+        assert htcjob.run(*command).returncode == 65
+        assert htcjob.outputs() == {"result": b"a"}
+    assert [record["result"] for record in htcjob.records()].count("done") == 1
+
+
+def test_the_same_directory_for_project_and_task_is_refused(htcjob):
+    """An output could replace an input."""
+    htcjob.entries("a")
+    done = htcjob.run(*COPY, HTCJOB_TASK_STORE=f"{htcjob.project}/")
+    assert done.returncode == 78
+    assert (htcjob.project / "a").read_text() == "a"
+
+
+@pytest.mark.parametrize(("program", "status"), [("no-such", 127), ("./no-such", 127), ("/", 126)])
+@pytest.mark.parametrize("way", [("--each",), ()])
+def test_a_command_that_cannot_start_ends_the_attempt_before_any_work(htcjob, program, status, way):
+    """126 and 127, no entry is failed for it, and the corrected command may use the same run."""
+    htcjob.entries("a", "b")
+    done = htcjob.run(*way, "--", program)
+    assert done.returncode == status
+    assert htcjob.records() == []
+    assert htcjob.run(*way, "--", "true").returncode == 0
+
+
+def test_a_script_without_a_first_line_ends_the_attempt_too(htcjob, tmp_path):
+    """It is found and executable, and the kernel still refuses it."""
+    (tmp_path / "script").write_text("echo hello\n")
+    (tmp_path / "script").chmod(0o755)
+    htcjob.entries("a", "b")
+    done = htcjob.run("--each", "--", str(tmp_path / "script"))
+    assert done.returncode == 126
+    assert "#!" in done.stderr
+    assert htcjob.records() == []
+
+
+def test_the_last_line_names_the_first_failure(htcjob):
+    """At 3 a.m., with --log-level error, one line is all there is."""
+    htcjob.entries("a", "b")
+    done = htcjob.run("--log-level", "error", "--each", "--", "sh", "-c", 'test "$HTCJOB_KEY" = a || exit 9')
+    assert done.stderr == "htcjob: error: 1 of 2 entries failed; the first: b: exit status 9\n"
+
+
+def test_the_message_of_a_chunks_command_is_in_the_ending(htcjob):
+    """The command knows best why it failed."""
+    htcjob.entries("a")
+    done = htcjob.run("--", "sh", "-c", 'echo no licence > "$HTCJOB_MESSAGE_FILE"; exit 9')
+    assert done.stderr.endswith("htcjob: error: command ended with exit status 9: no licence\n")
+
+
+def test_placeholders_without_each_are_refused(htcjob):
+    """`run -- cat {input}` is a forgotten --each."""
+    htcjob.entries("a")
+    done = htcjob.run("--", "cat", "{input}")
+    assert done.returncode == 64
+    assert "--each" in done.stderr
+
+
+def test_a_word_that_looks_like_a_placeholder_is_warned_of_once(htcjob):
+    """A typo is seen, and awk's {print} still works."""
+    htcjob.entries("a", "b")
+    done = htcjob.run("--each", "--", "echo", "{Input}", "{input}")
+    assert done.returncode == 0
+    assert done.stderr.count("placeholder_not_filled word={Input}") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "--each", "python3", "-c", "1"], ["simulate", "--manifest", "x"]]
+)
+def test_a_forgotten_double_dash_is_hinted_at(bare, arguments):
+    """The unknown option is most often the command's."""
+    done = bare(*arguments)
+    assert done.returncode == 64
+    assert "--" in done.stderr.splitlines()[-1].partition("No such option")[2]
+
+
+def test_htcjob_alone_shows_its_help(bare):
+    """The first thing anybody types; -h works too."""
+    done = bare()
+    assert done.returncode == 64
+    assert done.stderr.startswith("Usage: htcjob")
+    assert "simulate" in done.stderr
+    assert bare("run", "-h").returncode == bare("-h").returncode == 0
+
+
+def test_the_folder_of_an_entry_is_there_in_the_output_directory(htcjob):
+    """An output may be named after its entry, folder and all."""
+    htcjob.entries("x/y/a", "b")
+    done = htcjob.run("--each", "--", "sh", "-c", 'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/$HTCJOB_KEY.out"')
+    assert done.returncode == 0, done.stderr
+    assert set(htcjob.outputs()) == {"x/y/a.out", "b.out"}
+
+
+def test_a_manifest_of_find_is_understood(htcjob):
+    """`find .` writes ./ before every name, and a person before the manifest's."""
+    htcjob.entries("x/a")
+    htcjob.manifest("./x/a")
+    done = htcjob.run("--manifest", "./list.txt", "--each", "--", "cat", "{input}")
+    assert (done.returncode, done.stdout) == (0, "x/a")

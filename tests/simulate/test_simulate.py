@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -236,3 +237,35 @@ def test_people_get_a_table(htcjob):
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:3])
     assert rows == {"jobs": "2", "succeeded": "2", "failed": "0"}
     assert "entries/s" in done.stdout
+
+
+def test_outputs_that_overwrite_each_other_across_jobs_are_no_success(htcjob):
+    """Each job alone cannot see it; the simulation does."""
+    htcjob.entries("a", "b", "c")
+    done = simulate(htcjob, *each('cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/result"'))
+    assert done.returncode == 65
+    assert json.loads(done.stdout)["collisions"] == [{"key": "result", "positions": [0, 1, 2]}]
+    assert "output result was written by the entries at positions 0, 1, 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--", "true"), ("htcjob", "run", "--", "true"), ("--frob", "--", "true")]
+)
+def test_what_run_would_refuse_is_refused_before_any_job(htcjob, arguments):
+    """Once, and not once a job."""
+    done = simulate(htcjob, *arguments)
+    assert done.returncode == 64
+    assert len([line for line in done.stderr.splitlines() if line.startswith("htcjob: error")]) == 1
+    assert "index" not in done.stderr
+
+
+def test_the_example_never_removes_a_persons_files(tmp_path):
+    """A directory that it did not make, photos inside it, photos that are not there: refused, nothing removed."""
+    script = Path(__file__).parents[2] / "examples" / "face-tagger-array.sh"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.jpg").write_bytes(b"precious")
+    for arguments in (["mine", "mine"], ["mine/nothing", "new"], ["mine", "mine/demo"], ["", "mine"]):
+        done = subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 64, arguments
+        assert done.stderr.startswith("face-tagger-array: error: ")
+        assert (tmp_path / "mine" / "a.jpg").read_bytes() == b"precious"
