@@ -47,6 +47,9 @@ def run(command: click.Command) -> NoReturn:
         status = _fail(name, CommandError(os.EX_USAGE, reason))
     except CommandError as error:
         status = _fail(name, error)
+    except ImportError as error:
+        cure = "" if "pip install" in str(error) else ": pip install 'htcjob[reference]'"
+        status = _fail(name, CommandError(os.EX_CONFIG, f"{error}{cure}"))
     except click.Abort:
         status = 128 + signal.SIGINT
     sys.exit(status)

@@ -64,13 +64,14 @@ def test_the_wheel_runs_an_array(installed, tmp_path):
 def test_without_opencv_the_face_tagger_says_what_to_install(installed, tmp_path):
     """One line with the cure, no traceback."""
     (tmp_path / "a.jpg").write_bytes(b"")
-    done = subprocess.run(
-        [installed / "python", "-m", "reference_app.face_tagger", "a.jpg"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 78
-    assert "pip install 'htcjob[reference]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    for arguments in (("face_tagger", "a.jpg"), ("synthetic", "photos")):
+        done = subprocess.run(
+            [installed / "python", "-m", f"reference_app.{arguments[0]}", *arguments[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 78
+        assert "pip install 'htcjob[reference]'" in done.stderr
+        assert "Traceback" not in done.stderr

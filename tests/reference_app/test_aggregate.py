@@ -1,3 +1,5 @@
+"""The aggregate: the photo with the most faces, ties named, nothing malformed ignored."""
+
 from __future__ import annotations
 
 import json

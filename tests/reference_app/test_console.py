@@ -1,3 +1,5 @@
+"""How the reference app's commands end: one line, a status, a message for the runtime."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The face tagger: the right counts, exact results, one bad image never stops the others."""
+
 from __future__ import annotations
 
 import csv

@@ -1,3 +1,5 @@
+"""The loader: every hostile or odd file is decoded, or refused in words."""
+
 from __future__ import annotations
 
 import os

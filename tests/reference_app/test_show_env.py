@@ -1,3 +1,5 @@
+"""SHOW_ENV shows the environment and no secret in it."""
+
 from __future__ import annotations
 
 import base64

@@ -1,3 +1,5 @@
+"""The drawn photos have exactly the faces that they claim."""
+
 from __future__ import annotations
 
 import csv

@@ -1,3 +1,5 @@
+"""The tutorial's variables become the right htcjob command."""
+
 from __future__ import annotations
 
 import os
