@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from htcjob.errors import (
     AbsentError,
@@ -117,8 +118,7 @@ EXIT_TABLE = (
 """Status, meaning, try again?: the rows that `--help` and the README show."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult:
+class CommandResult(NamedTuple):
     """How one run of the command ended."""
 
     exit_status: int
@@ -139,8 +139,7 @@ class CommandResult:
     """Resident memory of its largest single process (`ru_maxrss`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailureBudget:
+class FailureBudget(NamedTuple):
     """How many entries of a chunk may fail for good."""
 
     limit: float = 0
@@ -166,7 +165,7 @@ class Facts:
     """Entries of the chunk that earlier attempts committed."""
     results: dict[EntryResult, int] = field(default_factory=lambda: dict.fromkeys(EntryResult, 0))
     """Entries by what became of them in this attempt."""
-    budget: FailureBudget = FailureBudget()
+    budget: FailureBudget = field(default_factory=FailureBudget)
     """Failures that still count as success."""
     command: CommandResult | None = None
     """The command of the whole chunk, or of a plain entrypoint."""
@@ -196,8 +195,7 @@ FAILED_FOR_GOOD = (EntryResult.FAILED, EntryResult.TIMED_OUT, EntryResult.OUT_OF
 """Results that another attempt would only repeat."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How an attempt ends."""
 
     reason: TerminationReason

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TextIO
 from htcjob.command import Signals, run_command
 from htcjob.env import command_environment
 from htcjob.errors import BadKeyError, FailureReportError, HtcjobError, StorageError, UnwritableError
-from htcjob.ledger import Ledger, Record
+from htcjob.ledger import LONGEST_MESSAGE, Ledger, Record
 from htcjob.logs import event, utc
 from htcjob.outcome import (
     CommandResult,
@@ -113,8 +113,8 @@ class Pipeline:
         outputs = self.staging.stage_out(place.outputs, find_outputs(place.outputs, self.plan.outputs))
         stage_out_s = time.monotonic() - started
         event(log, logging.INFO, "stage_out_done", objects=len(outputs), elapsed_s=round(stage_out_s, 2))
-        first = staged[0]
         # What the command made and used as a whole is said once, with the first entry of the set.
+        first = next((entry for entry in staged if inputs[entry.position] not in failures), staged[0])
         together = {
             "outputs": tuple(outputs),
             "stage_in_s": stage_in_s,
@@ -409,7 +409,7 @@ def _said_by_command(message_file: str) -> str:
     """Give the reason that the command left for a person, on one line; empty when it left none."""
     try:
         with _open_made_by_command(message_file) as file:
-            return redact(" ".join(file.read(4096).split()))
+            return redact(" ".join(file.read(4096).split())[:LONGEST_MESSAGE])
     except OSError:
         return ""
 
