@@ -18,6 +18,7 @@ from enum import Enum
 from types import FrameType, TracebackType
 from typing import Any
 
+from htcjob.errors import ShortageError
 from htcjob.outcome import CommandResult
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -35,9 +36,11 @@ FINISHING_SHARE = 0.8
 _EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
 
 _RESET = tuple(
-    signum for name in ("SIGPIPE", "SIGXFSZ") if (signum := getattr(signal, name, None)) is not None
+    signum
+    for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
+    if (signum := getattr(signal, name, None)) is not None
 )
-"""Python ignores these; a command must not inherit that."""
+"""Python ignores the first two, whoever started us perhaps the last; a command must not inherit that."""
 
 
 class Signals:
@@ -61,6 +64,8 @@ class Signals:
         for signum in (*STOPPING, *PASSED_ON):
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._previous[signum] = signal.signal(signum, self._receive)
+        # Where it is ignored, the kernel reaps children itself and their exit status is lost.
+        self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return self
 
     def __exit__(
@@ -121,7 +126,7 @@ def run_command(
     may_finish: bool = False,
 ) -> CommandResult:
     """
-    Run *argv* to its end, and tell how it ended; never raises for what the command does.
+    Run *argv* to its end, and tell how it ended; raises nothing for what the command does.
 
     At the timeout the command's whole process group is sent SIGTERM, and SIGKILL when the grace period is
     over; the same when a stop signal came, which is passed on. Processes that it leaves behind in its
@@ -135,6 +140,9 @@ def run_command(
         grace_s: Seconds from SIGTERM to SIGKILL.
         may_finish: For commands that are one of many and short: a stop signal is not passed on, most of
             the grace period is for finishing, and standard input is empty instead of inherited.
+
+    Raises:
+        ShortageError: this machine has no process or file descriptor left to start it.
     """
     started = time.monotonic()
     try:
@@ -150,19 +158,30 @@ def run_command(
         return _not_started(argv[0], error)
     except ValueError as error:  # a NUL in an argument or variable
         return CommandResult(126, start_error=f"command cannot be started: {error}")
-    with signals.passed_on_to(pid, may_finish=may_finish), _exit_fd(pid) as exit_fd:
-        stop = _await_exit(
-            pid,
-            exit_fd,
-            signals=signals,
-            deadline=None if timeout_s is None else started + timeout_s,
-            grace_s=grace_s,
-            may_finish=may_finish,
-        )
-        _, status, usage = os.wait4(pid, 0)
+    try:
+        with signals.passed_on_to(pid, may_finish=may_finish), _exit_fd(pid) as exit_fd:
+            stop = _await_exit(
+                pid,
+                exit_fd,
+                signals=signals,
+                deadline=None if timeout_s is None else started + timeout_s,
+                grace_s=grace_s,
+                may_finish=may_finish,
+            )
+            _, status, usage = os.wait4(pid, 0)
+    except BaseException:  # whatever failed here, the command must not go on unwatched
+        _signal_group(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        raise
     elapsed_s = time.monotonic() - started
     _end_leftovers(pid, grace_s=min(grace_s, LEFTOVERS_GRACE_S))
     code = os.waitstatus_to_exitcode(status)
+    if stop is None and signals.stop_signal is not None:
+        # The signal and the exit came together. A command that was told to stop, or that died of the very
+        # signal (a batch system may send it to every process of a job), has not finished.
+        is_told = not may_finish or signals.stop_signal == signal.SIGINT
+        stop = _Stop.SIGNAL if is_told or code == -signals.stop_signal else None
     return CommandResult(
         exit_status=code if code >= 0 else 128 - code,
         signal=-code if code < 0 else None,
@@ -205,6 +224,8 @@ def _await_exit(
             finish_by = now + grace_s * FINISHING_SHARE
         elif ready:
             stop, kill_at = _Stop.SIGNAL, now + grace_s
+        elif all(alarm is None or now < alarm for alarm in alarms):
+            continue  # poll came back early
         elif stop:
             _signal_group(pid, signal.SIGKILL)
             kill_at = None
@@ -217,12 +238,18 @@ def _await_exit(
             _signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
 
 
+_LONGEST_POLL_MS = 2**31 - 1
+"""poll(2) takes a C int."""
+
+
 def _poll(descriptors: Sequence[int], until: float | None) -> list[int]:
     """Give the descriptors that are readable before the moment *until*; None: wait for ever."""
     poller = select.poll()
     for descriptor in descriptors:
         poller.register(descriptor, select.POLLIN)
     milliseconds = None if until is None else max(until - time.monotonic(), 0.0) * 1000
+    if milliseconds is not None:
+        milliseconds = min(milliseconds, _LONGEST_POLL_MS)  # whoever waits longer just comes again
     return [descriptor for descriptor, _ in poller.poll(milliseconds)]
 
 
@@ -235,8 +262,10 @@ def _exit_fd(pid: int) -> Iterator[int]:
         descriptor, write = os.pipe()
 
         def wait() -> None:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            os.close(write)
+            try:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            finally:
+                os.close(write)
 
         threading.Thread(target=wait, daemon=True).start()
     try:
@@ -292,16 +321,22 @@ def check_program(program: str, path: str | None) -> CommandResult | None:
 
 def _not_started(program: str, error: OSError) -> CommandResult:
     """Tell apart, as a shell does: 127 not found, 126 found and not executable; and say what helps."""
+    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        raise ShortageError(f"command cannot be started now: {error.strerror}") from error
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = ""
         if os.path.dirname(program) and os.path.exists(program):
             hint = " (its first line names an interpreter that is not there)"
         elif not os.path.dirname(program) and os.path.isfile(program):
             hint = f" on PATH; write ./{program}"
-        return CommandResult(127, start_error=f"command not found: {program}{hint}")
+        return CommandResult(127, start_error=f"command not found: {program}{hint}", is_unusable=True)
     hint = ""
     if error.errno == errno.EACCES and os.path.isfile(program):
         hint = "; chmod +x it?"
     elif error.errno == errno.ENOEXEC:
         hint = "; a script needs a first line such as #!/bin/sh"
-    return CommandResult(126, start_error=f"command not executable: {program}: {error.strerror}{hint}")
+    return CommandResult(
+        126,
+        start_error=f"command not executable: {program}: {error.strerror}{hint}",
+        is_unusable=error.errno in (errno.EACCES, errno.ENOEXEC),
+    )

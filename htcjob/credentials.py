@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 LEEWAY_S = 60
 """Seconds by which our clock and the platform's may differ."""
+
+LATEST_TIME = 1e12
+"""Seconds since the epoch; what lies beyond, or is no number at all, is no time."""
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Signatures accepted when a JWKS is configured; the platform uses RS256 (`htc-api.md` §4.1). `none` and
@@ -105,7 +109,7 @@ def _check_times(claims: Mapping[str, Any], *, now: float) -> None:
         value = claims.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not isinstance(value, (int, float)) or not abs(value) < LATEST_TIME:
             raise TokenError(f"bearer token is malformed (its {name!r} claim is not a number)")
         if name == "exp" and now > value + LEEWAY_S:
             raise TokenError(
@@ -125,7 +129,9 @@ def _key_for(token: str, jwks: str) -> jwt.PyJWK:
     try:
         if "://" in jwks:
             return jwt.PyJWKClient(jwks, timeout=10).get_signing_key_from_jwt(token)
-        with open(jwks, encoding="utf-8") as file:
+        with open(
+            jwks, encoding="utf-8", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
+        ) as file:
             keys = jwt.PyJWKSet.from_json(file.read())
         key_id = jwt.get_unverified_header(token).get("kid")
         if key_id is None and len(keys.keys) == 1:
@@ -133,7 +139,7 @@ def _key_for(token: str, jwks: str) -> jwt.PyJWK:
         for key in keys.keys:
             if key.key_id == key_id:
                 return key
-    except (jwt.PyJWKClientError, jwt.PyJWKSetError, jwt.PyJWKError, OSError, ValueError) as error:
+    except (jwt.PyJWTError, OSError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, jwt.PyJWKClientError) and "signing key" in str(error):
             raise TokenError("bearer token names a key that HTCJOB_JWKS does not have") from None
         raise TokenError(f"key set {jwks} (HTCJOB_JWKS) cannot be read: {error}") from None

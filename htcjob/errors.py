@@ -7,6 +7,7 @@ HtcjobError
 │   └── RunMismatchError           the task already holds the run of another manifest or command
 ├── TokenError                     the bearer token is malformed, expired, or not signed by the platform
 ├── CommandNotStartedError         the command is not found (127) or not executable (126)
+├── ShortageError                  this machine has no process or memory left for now; try again
 ├── FailureReportError             the command's list of failed entries cannot be understood
 ├── BadKeyError (ValueError)       an object key that must not be used: `..`, absolute, NUL, too long
 └── StorageError                   a storage operation failed; which one, on what, and why
@@ -51,6 +52,10 @@ class CommandNotStartedError(HtcjobError):
         super().__init__(reason)
         self.exit_status = exit_status
         """127 or 126, as a shell says it."""
+
+
+class ShortageError(HtcjobError):
+    """This machine has no process, memory or file descriptor left for now; trying again may help."""
 
 
 class FailureReportError(HtcjobError):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from htcjob.errors import AbsentError, ConfigurationError, PermanentError, RunMismatchError
 from htcjob.outcome import EntryResult
+from htcjob.redact import redact
 
 if TYPE_CHECKING:
     from htcjob.manifest import EntryList, Manifest
@@ -79,8 +80,7 @@ class Record:
     def to_json(self) -> str:
         """Give the record as one JSON line, without the fields that say nothing."""
         members = {**asdict(self), "message": self.message[:LONGEST_MESSAGE]}
-        said = {name: value for name, value in members.items() if value not in ("", None, ())}
-        return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+        return _json({name: value for name, value in members.items() if value not in ("", None, ())})
 
 
 @dataclass(slots=True)
@@ -114,9 +114,9 @@ class Ledger:
                 "etag": manifest.etag,
                 "size_bytes": manifest.size_bytes,
                 "sha256": manifest.sha256(),
-                "command": list(command),
+                "command": _as_written(command),
             }
-            data = json.dumps(identity, ensure_ascii=False, indent=1).encode()
+            data = _json(identity).encode()
             if self.retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
                 return
             before = self._read_run() or {}  # another job of the array was first
@@ -217,7 +217,7 @@ def exit_record_json(record: Mapping[str, object]) -> bytes:
     message = str(record.get("message", ""))[:LONGEST_EXIT_RECORD_BYTES]
     while True:
         members = {**record, "message": message}
-        data = json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
+        data = _json(members).encode()
         excess = len(data) - LONGEST_EXIT_RECORD_BYTES
         if excess <= 0 or not message:
             return data
@@ -236,8 +236,23 @@ def _differences(
         before.get("etag") != manifest.etag and before.get("sha256") != manifest.sha256()
     ):
         yield f"manifest {manifest.url} has changed since"
-    if before.get("command") != list(command):
-        yield f"command {before.get('command')}, now {list(command)}"
+    if before.get("command") != _as_written(command):
+        yield f"command {before.get('command')}, now {_as_written(command)}"
+
+
+def _json(value: object) -> str:
+    """
+    Give *value* as JSON that can always be written: one line, no secret in it.
+
+    Bytes of the environment or of a name that are not UTF-8 (lone surrogates in Python) stay as escapes.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return redact(text.encode(errors="backslashreplace").decode())
+
+
+def _as_written(command: Sequence[str]) -> object:
+    """Give *command* as a reader of `run.json` sees it; two jobs' tokens in it are no difference."""
+    return json.loads(_json(list(command)))
 
 
 def _done_in(part: bytes) -> Iterator[tuple[int, list[str]]]:

@@ -45,6 +45,7 @@ def set_up(*, log_format: str, level: str, stream: TextIO | None = None) -> None
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+    logging.raiseExceptions = False  # a full disk under standard error is no reason for more talk
 
 
 class TextFormatter(logging.Formatter):

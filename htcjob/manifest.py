@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from htcjob.errors import BadKeyError
+from htcjob.errors import BadKeyError, RunMismatchError
 from htcjob.storage.keys import check_key
 from htcjob.storage.urls import is_url, split_object_url
 
@@ -72,6 +72,9 @@ def parse_entry(line: bytes, *, position: int, line_number: int, where: str = "m
     if text.startswith("{"):
         try:
             parameters = json.loads(text)
+            json.dumps(parameters, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return bad("holds a lone surrogate, which is no character")
         except (ValueError, RecursionError):
             return bad("begins with '{' and is not a JSON object")
         key = parameters.pop("key", None)
@@ -174,6 +177,11 @@ class Manifest:
             if self._block is None or self._block[0] != start:
                 stop = min(start + BLOCK_BYTES, size)
                 self._block = (start, self._store.read_range(self._info.key, start, stop))
+                if self._store.head(self._info.key).etag != self.etag:
+                    raise RunMismatchError(
+                        f"manifest {self.url} was changed while this job read it; "
+                        "give another list another name"
+                    )
             yield self._block
 
 

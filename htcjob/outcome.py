@@ -16,6 +16,7 @@ from htcjob.errors import (
     FailureReportError,
     HtcjobError,
     PermanentError,
+    ShortageError,
     StorageError,
     TokenError,
     TransientError,
@@ -131,6 +132,8 @@ class CommandResult(NamedTuple):
     """The signal that asked the attempt to stop while it ran."""
     start_error: str | None = None
     """Why it could not be started."""
+    is_unusable: bool = False
+    """The program itself is why: it would not start for another entry either."""
     elapsed_s: float = 0.0
     """Wall time."""
     cpu_s: float = 0.0
@@ -294,6 +297,7 @@ def signal_name(number: int) -> str:
 _REASON_OF_ERROR: tuple[tuple[type[BaseException], TerminationReason], ...] = (
     (UsageError, TerminationReason.BAD_USAGE),
     (ConfigurationError, TerminationReason.BAD_CONFIGURATION),
+    (ShortageError, TerminationReason.WORK_LEFT),
     (TokenError, TerminationReason.DENIED),
     (FailureReportError, TerminationReason.ENTRIES_FAILED),
     (DeniedError, TerminationReason.DENIED),

@@ -169,7 +169,7 @@ class Pipeline:
             result = self._run(argv, place, names, may_finish=True)
             if result.stopped_by is not None:
                 return None
-            if result.start_error is not None and argv[0] == self.plan.command[0]:
+            if result.is_unusable and argv[0] == self.plan.command[0]:
                 self.facts.command = result  # no entry can be worked on: that ends the attempt
                 return None
             verdict, message = judge_command(result)
@@ -301,12 +301,13 @@ def remove_tree(path: str) -> None:
     """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
     from shutil import rmtree
 
-    rmtree(path, ignore_errors=True)
-    if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
-        for folder, _, _ in os.walk(path):
-            with suppress(OSError):
-                os.chmod(folder, 0o700)
+    with suppress(RecursionError):  # of a thousand folders in each other, in older Pythons
         rmtree(path, ignore_errors=True)
+        if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
+            for folder, _, _ in os.walk(path):
+                with suppress(OSError):
+                    os.chmod(folder, 0o700)
+            rmtree(path, ignore_errors=True)
     if os.path.lexists(path):
         event(log, logging.WARNING, "work_directory_kept", path=path)
 
@@ -397,7 +398,7 @@ def _failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> d
                 failures[said["input"]] = str(said.get("message") or "reported as failed by the command")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FailureReportError(
             f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
             f"({type(error).__name__}); nothing is committed"

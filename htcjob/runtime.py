@@ -29,6 +29,7 @@ from htcjob.errors import (
     CommandNotStartedError,
     ConfigurationError,
     HtcjobError,
+    TokenError,
     UnwritableError,
     UsageError,
 )
@@ -175,6 +176,9 @@ def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
     program, *_ = plan.command
     if "{" not in program and (missing := check_program(program, environ.get("PATH"))):
         raise CommandNotStartedError(missing.exit_status, missing.start_error or "")
+    for pattern in plan.outputs:
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            raise UsageError(f"--output {pattern}: it must lie below the output directory")
     if not plan.is_each:
         for word in plan.command:
             if word in ("{entry}", "{key}", "{input}", "{stem}", "{output_dir}"):
@@ -226,10 +230,12 @@ def _claims(context: JobContext) -> dict[str, str]:
     from htcjob.credentials import decode_token
 
     token = decode_token(context.token, jwks=context.jwks)
-    return {
-        f"HTCJOB_CLAIM_{re.sub(r'[^A-Za-z0-9_]', '_', name)}": value
-        for name, value in token.user_claims().items()
-    }
+    variables = {}
+    for name, value in token.user_claims().items():
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise TokenError(f"claim {name!r} of the bearer token cannot be an environment variable")
+        variables[f"HTCJOB_CLAIM_{re.sub(r'[^A-Za-z0-9_]', '_', name)}"] = value
+    return variables
 
 
 def _open_stores(context: JobContext) -> tuple[Store, Store]:
@@ -318,10 +324,15 @@ def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
         from htcjob.ledger import exit_record_json
 
         try:
-            with open(path, "wb") as file:
+            with open(path, "wb", opener=_open_at_once) as file:
                 file.write(exit_record_json(record))
         except OSError as error:
             event(log, logging.WARNING, "termination_log_not_written", path=path, cause=str(error))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting: a named pipe that nobody reads is an error, not the end of all progress."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _exit_record(attempt: _Attempt, ending: Ending) -> dict[str, object]:
@@ -331,7 +342,7 @@ def _exit_record(attempt: _Attempt, ending: Ending) -> dict[str, object]:
     return {
         "htcjob": __version__,
         "platform": context.platform if context else None,
-        "job_id": context.job_id if context else None,
+        "job_id": context.job_id[:200] if context and context.job_id else None,
         "array_index": context.array_index if context else None,
         "array_size": context.array_size if context else None,
         "attempt": context.attempt if context else None,

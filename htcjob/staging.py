@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from htcjob.errors import BadKeyError, HtcjobError
+from htcjob.errors import BadKeyError, HtcjobError, StorageError, TransientError
 from htcjob.ledger import Output
 from htcjob.storage.keys import check_key, local_path
 from htcjob.storage.urls import open_store, split_object_url
@@ -21,7 +22,7 @@ from htcjob.storage.urls import open_store, split_object_url
 if TYPE_CHECKING:
     from htcjob.manifest import Entry
     from htcjob.retry import RetryPolicy
-    from htcjob.storage.contract import Store
+    from htcjob.storage.contract import ObjectInfo, Store
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,15 +85,25 @@ class Staging:
         return outputs
 
     def _put(self, directory: str, key: str) -> Output:
-        path = os.path.join(directory, key)
-        try:
-            digest = _sha256(path)
-        except OSError as error:
-            raise BadKeyError(key, f"this output cannot be read: {error.strerror}") from error
-        info = self.retry.call(lambda: self.task.put(path, key))
+        digest, info = self.retry.call(lambda: self._put_unchanged(os.path.join(directory, key), key))
         with self._lock:
             self.staged_out += 1
         return Output(key, info.size_bytes, digest)
+
+    def _put_unchanged(self, path: str, key: str) -> tuple[str, ObjectInfo]:
+        """Put a file, and give its digest; of a file that changed meanwhile it would not be true."""
+        try:
+            before = os.stat(path)
+            digest = _sha256(path)
+            info = self.task.put(path, key)
+            after = os.stat(path)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise BadKeyError(key, f"this output cannot be read: {error.strerror}") from error
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise TransientError("put", self.task.url_of(key), "the output was written to while it was put")
+        return digest, info
 
     def _locate(self, entry: Entry) -> tuple[Store, str, str]:
         """Give the store and key of an entry's object, and its place in a directory."""
@@ -119,7 +130,10 @@ def find_outputs(directory: str, patterns: Sequence[str]) -> list[str]:
         BadKeyError: a file's name is no key, a symbolic link leads out of the directory, or a folder cannot
             be read: what is in it would be lost in silence.
     """
-    keys = sorted(set(_files(directory, patterns)))
+    try:
+        keys = sorted(_files(directory, patterns))
+    except RecursionError:
+        raise BadKeyError("…", "outputs lie too deep in folders") from None
     for key in keys:
         _check_output(directory, key)
     return keys
@@ -140,7 +154,11 @@ def each_in_parallel(act: Callable[[T], R], things: Sequence[T]) -> Iterator[R |
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(min(TRANSFERS, len(things))) as pool:
-        yield from pool.map(outcome, things)
+        try:
+            results: Iterable[R | HtcjobError] = pool.map(outcome, things)
+        except RuntimeError:  # this machine gives no more threads: one by one, then
+            results = map(outcome, things)
+        yield from results
 
 
 def _files(directory: str, patterns: Sequence[str]) -> Iterator[str]:
@@ -152,15 +170,27 @@ def _files(directory: str, patterns: Sequence[str]) -> Iterator[str]:
             path = os.path.join(folder, name)
             if os.path.islink(path):
                 _check_inside(directory, os.path.relpath(path, directory))
-    if not patterns:
-        yield from found
-        return
-    from glob import glob
+    compared = [pattern.split("/") for pattern in patterns]
+    for path in found:
+        if not patterns or any(_matches(path.split("/"), pattern) for pattern in compared):
+            yield path
 
-    for pattern in patterns:
-        for match in glob(pattern, root_dir=directory, recursive=True):
-            if not os.path.isdir(os.path.join(directory, match)):
-                yield os.path.normpath(match)
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """
+    Tell whether a path matches a glob, both in parts.
+
+    `*` and `?` stay within a part, `**` is any number of folders, and a name with a leading dot matches
+    only where the pattern has that dot, as in a shell. (`glob` itself follows links, without end.)
+    """
+    if not pattern:
+        return not path
+    first, *rest = pattern
+    if first == "**":
+        return any(_matches(path[start:], rest) for start in range(len(path) + 1))
+    if not path or (path[0].startswith(".") and not first.startswith(".")):
+        return False
+    return fnmatchcase(path[0], first) and _matches(path[1:], rest)
 
 
 def _unreadable(error: OSError) -> NoReturn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import traceback
 
 import click
@@ -11,19 +13,39 @@ from htcjob.outcome import Ending
 from htcjob.redact import redact
 
 
+def say(text: str) -> None:
+    """
+    Write a line to standard error, if there is anybody to read it.
+
+    Trouble with standard error (a full disk, a reader that has gone) must not become the exit status.
+    """
+    try:
+        click.echo(redact(text), err=True)
+    except (OSError, ValueError):
+        forget(2)
+
+
+def forget(descriptor: int) -> None:
+    """Send what is still to be written to *descriptor* nowhere, or Python complains at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 def report_bug(error: BaseException) -> None:
     """Show the traceback of a fault of ours, and ask for a report."""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    click.echo(redact(text), err=True, nl=False)
-    click.echo(
-        f"htcjob: error: this is a bug in htcjob {htcjob.__version__}; please report it with the lines above",
-        err=True,
+    say(
+        f"{text}htcjob: error: this is a bug in htcjob {htcjob.__version__}; "
+        "please report it with the lines above"
     )
 
 
 def say_ending(ending: Ending) -> int:
     """Say on one line of standard error why the attempt did not succeed; give its exit status."""
     if ending.exit_status != 0:
-        message = " ".join(redact(ending.message).split())
-        click.echo(f"htcjob: error: {message}", err=True)
+        say(f"htcjob: error: {' '.join(ending.message.split())}")
     return ending.exit_status
+
+
+def printable(text: str) -> str:
+    """Give *text* so that it cannot break a line or colour a terminal: as JSON, where it is not plain."""
+    return text if text.isprintable() else json.dumps(text)

@@ -11,7 +11,7 @@ import click
 
 from htcjob import env
 from htcjob.chunk import chunk_bounds
-from htcjob.cli.endings import say_ending
+from htcjob.cli.endings import printable, say_ending
 from htcjob.cli.options import exit_table, job_options
 from htcjob.errors import ConfigurationError, HtcjobError
 from htcjob.outcome import Ending, ending_of_error
@@ -52,7 +52,9 @@ def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
                     "array_size": context.array_size,
                     "manifest_entries": n_entries,
                     "chunk": [bounds.start, bounds.stop],
-                    "entries": None if manifest is None else [e.text for e in manifest.entries(bounds)],
+                    "entries": None
+                    if manifest is None
+                    else [redact(e.text) for e in manifest.entries(bounds)],
                 }
             )
         )
@@ -62,7 +64,7 @@ def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
         return
     for entry in manifest.entries(bounds):
         note = f"\t# {entry.problem}" if entry.problem else ""
-        click.echo(f"{entry.position}\t{entry.text}{note}")
+        click.echo(f"{entry.position}\t{printable(redact(entry.text))}{note}")
 
 
 @click.command(name="env")
@@ -79,7 +81,7 @@ def environment(as_json: bool) -> int:
     variables = env.injected(environ)
     if not as_json:  # shown first, because they are what one looks for when they make no sense
         for name, value in variables:
-            click.echo(f"{name}={value}")
+            click.echo(f"{name}={printable(value)}")
     try:
         context = env.read_context(environ)
     except ConfigurationError as error:
@@ -214,4 +216,4 @@ def _open_manifest(context: JobContext) -> Manifest:
 
 
 def _shown(value: object) -> object:
-    return value if isinstance(value, (int, type(None))) else redact(str(value))
+    return value if isinstance(value, (int, type(None))) else printable(redact(str(value)))

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 import htcjob
-from htcjob.cli.endings import report_bug, say_ending
+from htcjob.cli.endings import forget, report_bug, say, say_ending
 from htcjob.errors import HtcjobError
 from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_error
 
@@ -31,6 +31,10 @@ DASHES_HINT = {
     "simulate": " The options of htcjob run go after --.",
 }
 """What to say of an unknown option: it is most often one of the command's."""
+
+
+_READER_GONE = 128 + signal.SIGPIPE
+"""Standard output's reader has left (`| head`): we end quietly, as if by SIGPIPE."""
 
 
 class LazyGroup(click.Group):
@@ -78,11 +82,17 @@ def main(args: list[str] | None = None) -> NoReturn:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        status = _reader_gone()
+        forget(1)
+        status = status or _READER_GONE
     except OSError as error:
-        _forget_output()
+        forget(1)
         # Said already, unless all that was written fitted into the buffer.
-        status = status or _say(_ending_of_output(error))
+        status = status or say_ending(_ending_of_output(error))
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        forget(2)
     sys.exit(status)
 
 
@@ -100,7 +110,8 @@ def _status_of(args: list[str] | None) -> int:
     except click.ClickException as error:
         return _say(Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, error.format_message()))
     except SystemExit:  # how click ends when the reader of standard output has gone
-        return _reader_gone()
+        forget(1)
+        return _READER_GONE
     except HtcjobError as error:
         return _say(ending_of_error(error))
     except OSError as error:
@@ -115,7 +126,7 @@ def _status_of(args: list[str] | None) -> int:
 
 def _say(ending: Ending, *, usage: str | None = None) -> int:
     if usage and ending.reason is TerminationReason.BAD_USAGE:
-        click.echo(f"{usage}\nTry '--help' for help.", err=True)
+        say(f"{usage}\nTry '--help' for help.")
     return say_ending(ending)
 
 
@@ -137,17 +148,6 @@ def _ending_of_usage(error: click.UsageError) -> Ending:
 
 def _ending_of_output(error: OSError) -> Ending:
     return Ending(TerminationReason.STAGING_FAILED, os.EX_IOERR, f"standard output: {error.strerror}")
-
-
-def _reader_gone() -> int:
-    """Standard output's reader has left (`| head`): end quietly, as if by SIGPIPE."""
-    _forget_output()
-    return 128 + signal.SIGPIPE
-
-
-def _forget_output() -> None:
-    """Send what is still to be written to standard output nowhere, or Python complains at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fill_standard_descriptors() -> None:

@@ -6,10 +6,12 @@ import os
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from htcjob import env, logs
 from htcjob.cli.endings import report_bug, say_ending
 from htcjob.cli.options import BUDGET, DURATION, LINE, exit_table, job_options, log_options, ours
+from htcjob.errors import UsageError
 from htcjob.outcome import FailureBudget, TerminationReason
 from htcjob.plan import Plan
 from htcjob.runtime import run_attempt
@@ -87,6 +89,13 @@ def run(
     """
     if os.path.basename(command[0]) == "htcjob" and command[1:2] == ("run",):
         # An image's entrypoint is `htcjob run --`; a command that is htcjob itself takes its place.
+        outer = click.get_current_context()
+        if any(
+            outer.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            for name in outer.params
+            if name != "command"
+        ):
+            raise UsageError("COMMAND is htcjob run itself: give the options to that one")
         with run.make_context("htcjob run", list(command[2:])) as context:
             status: int = run.invoke(context)
             return status

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -17,12 +16,12 @@ import click
 from tabulate import tabulate
 
 from htcjob import env
+from htcjob.cli.endings import say
 from htcjob.cli.options import DURATION, exit_table
 from htcjob.cli.run import run
 from htcjob.errors import HtcjobError, UsageError
 from htcjob.ledger import read_records
 from htcjob.logs import utc
-from htcjob.redact import redact
 from htcjob.simulate.array import Array, AttemptEnd, Simulation
 from htcjob.simulate.platform import without_injected
 from htcjob.simulate.summary import rows, summarise
@@ -121,17 +120,16 @@ def simulate(
     else:
         click.echo(tabulate(rows(summary), tablefmt="plain", preserve_whitespace=True))
     for collision in summary["collisions"]:
-        click.echo(
+        say(
             f"htcjob: error: output {collision['key']} was written by the entries at positions "
             f"{', '.join(map(str, collision['positions']))}: only one of them is in storage; "
-            "name outputs after their entry, as with $HTCJOB_KEY or {stem}",
-            err=True,
+            "name outputs after their entry, as with $HTCJOB_KEY or {stem}"
         )
     status = _status(ends, array) or (os.EX_DATAERR if summary["collisions"] else 0)
     if logs is None and (status == 0 or only is not None):
         shutil.rmtree(simulation.directory, ignore_errors=True)
     elif only is None:
-        click.echo(f"logs: {simulation.directory}", err=True)
+        say(f"logs: {simulation.directory}")
     return status
 
 
@@ -175,22 +173,20 @@ class _Progress:
             self._bar.update(1)
         elif time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
             self._said_at = time.monotonic()
-            click.echo(f"{self._ended} of {self._jobs} jobs ended", err=True)
+            say(f"{self._ended} of {self._jobs} jobs ended")
 
     def _say_failure(self, end: AttemptEnd) -> None:
-        if self._bar is not None:
-            click.echo("\r\033[K", err=True, nl=False)
-        message = redact(str(end.record.get("message") or f"exit status {end.exit_status}"))
+        message = str(end.record.get("message") or f"exit status {end.exit_status}")
         again = "; tried again" if end.will_retry else ""
         log = f"; log: {end.log_path}" if end.log_path and not end.will_retry else ""
-        click.echo(
-            f"index {end.array_index} attempt {end.attempt}: {end.reason}: {message}{again}{log}", err=True
-        )
+        line = f"index {end.array_index} attempt {end.attempt}: {end.reason}: {message}{again}{log}"
+        # On a terminal the bar's own line is cleared first; it is drawn anew at once.
+        say(f"\r\033[K{line}" if self._bar is not None else line)
 
 
 def _status(ends: list[AttemptEnd], array: Array) -> int:
-    if array.is_interrupted:
-        return 128 + signal.SIGINT
+    if array.stop_signal is not None:
+        return 128 + array.stop_signal
     last = {end.array_index: end.exit_status for end in ends}
     return next((status for _, status in sorted(last.items()) if status != 0), 0)
 
@@ -201,7 +197,7 @@ def _records(task_store: str, ends: list[AttemptEnd]) -> Iterator[dict[str, Any]
         try:
             yield from read_records(open_store(task_store), name)
         except HtcjobError as error:
-            click.echo(f"htcjob: warning: records of run {name}: {error}", err=True)
+            say(f"htcjob: warning: records of run {name}: {error}")
 
 
 def _log_directory(logs: str | None) -> str:

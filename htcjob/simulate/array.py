@@ -85,41 +85,49 @@ class Array:
         self._identity = JobIdentity.make()
         self._issuer = TokenIssuer()
         self._key_set = os.path.join(simulation.directory, "jwks.json")
-        self._running: set[asyncio.subprocess.Process] = set()
+        self._running: dict[asyncio.subprocess.Process, str] = {}
+        """Attempts, and the variable that is in the environment of all their processes and of no other."""
         self._interrupts = 0
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether a person or the system asked the simulation itself to stop."""
-        return self._interrupts > 0
+        self.stop_signal: int | None = None
+        """The signal that asked the simulation itself to stop."""
 
     async def run(self) -> None:
         """Run every index to its end; a first interrupt stops the attempts, a second one kills them."""
         with open(self._key_set, "w", encoding="utf-8") as file:
             file.write(self._issuer.key_set())
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(signum, self._interrupt)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            loop.add_signal_handler(signum, self._interrupt, signum)
         waiting = iter(self._simulation.indices)
-        await asyncio.gather(*(self._take(waiting) for _ in range(self._simulation.parallel)))
+        try:
+            await asyncio.gather(*(self._take(waiting) for _ in range(self._simulation.parallel)))
+        finally:  # where one of them failed, the attempts of the others must not go on unwatched
+            for process, variable in self._running.items():
+                with suppress(ProcessLookupError):
+                    process.kill()
+                orphans.end(variable)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, signum: int) -> None:
         self._interrupts += 1
+        self.stop_signal = self.stop_signal or signum
         for process in self._running:
-            with suppress(ProcessLookupError):
-                # SIGINT reaches the commands at once: a person waits.
-                process.send_signal(signal.SIGINT if self._interrupts == 1 else signal.SIGKILL)
+            self._pass_on_interrupt(process)
+
+    def _pass_on_interrupt(self, process: asyncio.subprocess.Process) -> None:
+        with suppress(ProcessLookupError):
+            # SIGINT reaches the commands at once: a person waits.
+            process.send_signal(signal.SIGINT if self._interrupts == 1 else signal.SIGKILL)
 
     async def _take(self, waiting: Any) -> None:
         for array_index in waiting:
             attempt = 1
-            while not self.is_interrupted:
+            while self.stop_signal is None:
                 end = await self._attempt(array_index, attempt)
                 self._on_end(end)
                 if not end.will_retry:
                     break
                 attempt += 1
-            if self.is_interrupted:
+            if self.stop_signal is not None:
                 return
 
     async def _attempt(self, array_index: int, attempt: int) -> AttemptEnd:
@@ -141,15 +149,17 @@ class Array:
         }
         log_path = None if simulation.inherits_output else f"{name}.log"
         started = time.monotonic()
+        with suppress(FileNotFoundError):  # a record of an earlier simulation is not this attempt's
+            os.unlink(f"{name}.json")
         process = await self._start(environ, log_path)
-        self._running.add(process)
-        try:
-            cause = await self._supervise(process, array_index, attempt)
-        finally:
-            self._running.discard(process)
+        variable = self._running[process] = f"RESCALE_JOB_ID={environ['RESCALE_JOB_ID']}"
+        if self._interrupts:  # while it was started
+            self._pass_on_interrupt(process)
+        cause = await self._supervise(process, array_index, attempt)
+        del self._running[process]
         if process.returncode is not None and process.returncode < 0:
             # It was killed; in a container its command would have died with it.
-            orphans.end(f"RESCALE_JOB_ID={environ['RESCALE_JOB_ID']}")
+            orphans.end(variable)
         status = _as_the_platform_sees_it(process.returncode)
         return AttemptEnd(
             array_index=array_index,
@@ -160,7 +170,7 @@ class Array:
                 status in TRIED_AGAIN
                 and cause != "timeout"
                 and attempt <= simulation.retries
-                and not self.is_interrupted
+                and self.stop_signal is None
             ),
             log_path=log_path,
             record=_exit_record(f"{name}.json"),

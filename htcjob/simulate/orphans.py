@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+
+ROUNDS = 100
+"""What is still there after so many rounds, 10 ms apart, cannot be killed."""
 
 
 def end(variable: str) -> None:
     """Kill every process that was started with *variable* (`NAME=value`) in its environment."""
-    while pids := list(_processes_with(variable.encode())):
+    for _ in range(ROUNDS):  # a process may fork between our looking and our killing
+        pids = list(_processes_with(variable.encode()))
         for pid in pids:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        if not pids:
+            return
+        time.sleep(0.01)
 
 
 def _processes_with(variable: bytes) -> Iterator[int]:

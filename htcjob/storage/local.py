@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, PermanentError
+from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, PermanentError, TransientError
 from htcjob.storage.blame import Blame
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range
@@ -76,6 +76,8 @@ class LocalStore(Store):
         self._root_bytes = os.fsencode(self._root)
         self.url = file_url(os.path.join(self._root, ""))
         self._has_warned = False
+        self._identity = self._look_at_root()
+        """Device and inode of the root; None until it exists."""
 
     def url_of(self, key: str) -> str:
         """Give the `file://` URL of *key*; characters that a URL cannot hold are `%` and two digits."""
@@ -83,7 +85,7 @@ class LocalStore(Store):
 
     def get(self, key: str, path: str) -> ObjectInfo:
         """Copy the object to the file *path*, whole or not at all."""
-        source, reading = self._path(key), self._blame("get", key)
+        source, reading = self._path("get", key), self._blame("get", key)
         with open_regular(source, reading) as (descriptor, status):
             with NewFile(path, Blame("get", self.url_of(key), file=path)) as new:
                 new.copy_from(descriptor, status, reading)
@@ -93,7 +95,7 @@ class LocalStore(Store):
     def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
         """Give the bytes from *start* up to, not including, *stop*."""
         reading = self._blame("read_range", key)
-        with open_regular(self._path(key), reading) as (descriptor, status):
+        with open_regular(self._path("read_range", key), reading) as (descriptor, status):
             end = status.st_size if stop is None else stop
             if not 0 <= start <= end <= status.st_size:
                 reason = f"no bytes {start} to {end}, it has {status.st_size}"
@@ -102,7 +104,7 @@ class LocalStore(Store):
 
     def put(self, path: str, key: str) -> ObjectInfo:
         """Copy the file *path* to *key*, atomically."""
-        target, writing = self._path(key), self._blame("put", key)
+        target, writing = self._path("put", key), self._blame("put", key)
         reading = Blame("put", self.url_of(key), file=path)
         with open_regular(path, reading, follow_link=True) as (descriptor, status):
             _is_taken(target, writing)
@@ -112,7 +114,7 @@ class LocalStore(Store):
 
     def put_bytes(self, data: bytes, key: str, *, if_absent: bool = False) -> bool:
         """Write *data* as the object *key*, atomically; True when it was written."""
-        target, writing = self._path(key), self._blame("put_bytes", key)
+        target, writing = self._path("put_bytes", key), self._blame("put_bytes", key)
         if _is_taken(target, writing) and if_absent:
             return False
         with NewFile(target, writing) as new:
@@ -133,7 +135,7 @@ class LocalStore(Store):
         folder = prefix[: prefix.rfind("/") + 1]
         try:
             if folder:
-                self._path(folder[:-1])
+                self._path("list", folder[:-1])
         except BadKeyError:
             return  # a folder that no key can be in
         open_folders = [(folder.encode(), self._names(folder.encode(), wanted))]
@@ -152,7 +154,7 @@ class LocalStore(Store):
 
     def head(self, key: str) -> ObjectInfo:
         """Give the object's size, ETag and time of change."""
-        path, reading = self._path(key), self._blame("head", key)
+        path, reading = self._path("head", key), self._blame("head", key)
         with reading:
             status = os.lstat(path)
         reading.check_regular(status)
@@ -160,16 +162,38 @@ class LocalStore(Store):
 
     def delete(self, key: str) -> None:
         """Remove the object; folders stay."""
-        path = self._path(key)
+        path = self._path("delete", key)
         with suppress(AbsentError), self._blame("delete", key):
             if stat.S_ISREG(os.lstat(path).st_mode):
                 os.unlink(path)
 
-    def _path(self, key: str) -> str:
+    def _path(self, operation: str, key: str) -> str:
         check_key(key)
         if any(segment.startswith(_RESERVED) for segment in key.split("/")):
             raise BadKeyError(key, f"names beginning with {' or '.join(_RESERVED)} are reserved")
+        self._check_root(operation, key)
         return local_path(self._root, key)
+
+    def _check_root(self, operation: str, key: str) -> None:
+        """
+        Refuse to go on where the directory is no longer the one that it was.
+
+        After an unmount, inputs would look absent, and results would lie in the bare mount point.
+        """
+        known = self._identity  # read first: another thread may be making the directory just now
+        found = self._look_at_root()
+        if known is None:
+            self._identity = found or self._identity
+        elif found != known:
+            reason = f"{self._root} is gone, or another directory than before: was it unmounted?"
+            raise TransientError(operation, self.url_of(key), reason)
+
+    def _look_at_root(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._root)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _blame(self, operation: str, key: str) -> Blame:
         return Blame(operation, self.url_of(key), root=self._root)
