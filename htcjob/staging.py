@@ -187,7 +187,8 @@ def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
         return not path
     first, *rest = pattern
     if first == "**":
-        return any(_matches(path[start:], rest) for start in range(len(path) + 1))
+        passed = next((n for n, part in enumerate(path) if part.startswith(".")), len(path))
+        return any(_matches(path[start:], rest) for start in range(passed + 1))
     if not path or (path[0].startswith(".") and not first.startswith(".")):
         return False
     return fnmatchcase(path[0], first) and _matches(path[1:], rest)

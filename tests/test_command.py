@@ -1,5 +1,6 @@
 """Supervision: real processes, their groups, signals, timeouts and exit statuses."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from htcjob.command import Signals, check_program, run_command
+from htcjob.errors import ShortageError
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -286,3 +288,58 @@ def test_without_pidfd_the_exit_is_seen_too(monkeypatch):
     monkeypatch.delattr(os, "pidfd_open")
     assert run("sh", "-c", "exit 7").exit_status == 7
     assert run("sleep", "100", timeout_s=0.2, grace_s=5).timed_out
+
+
+def test_a_timeout_of_a_month_is_no_overflow(tmp_path, wait_until):
+    """poll(2) counts milliseconds in an int; longer waits are waits, too."""
+    assert run("true", timeout_s=30 * 86400, grace_s=30 * 86400).exit_status == 0
+    ready = tmp_path / "ready"
+    script = f"trap 'exit 9' TERM; echo > {ready}; while :; do sleep 0.01; done"
+    with in_child(SUPERVISE, "sh", "-c", script, env={**os.environ, "GRACE": str(30 * 86400)}) as process:
+        wait_until(ready.exists)
+        process.terminate()
+        assert process.communicate(timeout=30)[0] == "9 None 15\n"
+
+
+def test_a_signal_and_an_exit_at_once_are_a_stop(tmp_path, wait_until):
+    """A batch system may signal every process of a job: a tidy exit 0 then is not the end of the work."""
+    pid_file = tmp_path / "pid"
+    script = f"trap 'exit 0' TERM; echo $$ > {pid_file}; while :; do sleep 0.01; done"
+    with in_child(SUPERVISE, "sh", "-c", script) as process:
+        command = read_pid(pid_file, wait_until)
+        process.send_signal(signal.SIGSTOP)
+        process.terminate()
+        os.kill(command, signal.SIGTERM)
+        wait_until(lambda: not is_alive(command))
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate(timeout=30)[0] == "0 None 15\n"
+
+
+def test_an_error_of_ours_does_not_leave_the_command_running(monkeypatch):
+    """Whatever fails after the start, the command is ended."""
+    started = []
+    spawn = os.posix_spawnp
+    monkeypatch.setattr(os, "posix_spawnp", lambda *a, **k: started.append(spawn(*a, **k)) or started[-1])
+    monkeypatch.setattr("htcjob.command._await_exit", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("sleep", "1000")
+    assert not is_alive(started[0])
+
+
+def test_an_ignored_sigchld_does_not_lose_the_status():
+    """Some starters leave it ignored; the kernel would then throw exit statuses away."""
+    with in_child(
+        SUPERVISE, "sh", "-c", "exit 3", preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ) as process:
+        assert process.communicate(timeout=30)[0] == "3 None None\n"
+
+
+def test_a_machine_that_is_short_of_processes_asks_to_be_tried_again(monkeypatch):
+    """EAGAIN says nothing about the command."""
+
+    def refuse(*_args, **_options):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "posix_spawnp", refuse)
+    with pytest.raises(ShortageError):
+        run("true")

@@ -3,6 +3,7 @@
 import base64
 import http.server
 import json
+import os
 import threading
 import time
 
@@ -76,6 +77,8 @@ def unsigned() -> Secret:
         (lambda keys: signed(keys[0], {"exp": NOW - 3600}), "expired 3600 s ago"),
         (lambda keys: signed(keys[0], {"nbf": NOW + 3600}), "valid only in 3600 s"),
         (lambda keys: signed(keys[0], {"exp": "soon"}), "malformed"),
+        (lambda keys: signed(keys[0], {"exp": float("nan")}), "malformed"),
+        (lambda keys: signed(keys[0], {"exp": 10**400}), "malformed"),
     ],
 )
 def test_each_wrong_token_has_its_own_words_and_is_not_shown(keys, jwks, make, said):
@@ -99,7 +102,10 @@ def test_a_key_set_that_cannot_be_read_is_named(keys, tmp_path):
     """File missing, not JSON, no keys: the message names HTCJOB_JWKS."""
     (tmp_path / "bad").write_text("not json")
     (tmp_path / "empty").write_text('{"keys": []}')
-    for name in ("absent", "bad", "empty"):
+    for n, text in enumerate(("[]", "5", "null")):
+        (tmp_path / f"odd{n}").write_text(text)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("absent", "bad", "empty", "odd0", "odd1", "odd2", "pipe"):
         with pytest.raises(TokenError, match="HTCJOB_JWKS"):
             decode_token(signed(keys[0]), jwks=str(tmp_path / name), now=NOW)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htcjob import manifest as module
-from htcjob.errors import AbsentError
+from htcjob.errors import AbsentError, RunMismatchError
 from htcjob.manifest import EntryList, Manifest, parse_entry
 from htcjob.storage.memory import MemoryStore
 
@@ -96,6 +96,7 @@ def test_chunks_are_those_of_the_definition(lines, end, bom, last_newline, block
         (b"file:///a/../../etc/passwd", "'..'"),
         (b"[" * 60_000, "1024"),
         (b'{"key":' + b"[" * 60_000, "not a JSON object"),
+        (b'{"key": "b", "x": "\\ud800"}', "surrogate"),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -172,3 +173,17 @@ def test_entries_of_the_command_line_have_a_run_of_their_own():
     assert [entry.key for entry in one.entries(range(1))] == ["a.jpg"]
     assert one.default_run != other.default_run
     assert one.default_run == EntryList(["a.jpg"]).default_run
+
+
+def test_a_manifest_that_changes_while_it_is_read_is_noticed():
+    """An entry must not be lost because another list took the old one's name."""
+    before, module.BLOCK_BYTES = module.BLOCK_BYTES, 8
+    try:
+        manifest = manifest_of(b"a.jpg\nb.jpg\nc.jpg\n")
+        entries = manifest.entries(range(3))
+        assert next(entries).key == "a.jpg"
+        manifest._store.put_bytes(b"a.jpg\nX.jpg\nc.jpg\n", "list.txt")
+        with pytest.raises(RunMismatchError, match="changed"):
+            list(entries)
+    finally:
+        module.BLOCK_BYTES = before

@@ -140,3 +140,18 @@ def test_the_search_can_fail(injected, token):
     assert token in done.stdout
     assert PLANTED in done.stdout
     assert os.environ.get("RESCALE_HTC_BEARER_TOKEN") is None
+
+
+def test_a_token_on_the_command_line_does_not_reach_storage(injected, token, tmp_path):
+    """Kubernetes fills `$(VAR)` into arguments; neither record nor a mismatch with another job shows it."""
+    assert injected.run("--each", "--", "true", token).returncode == 0
+    assert injected.run("--each", "--", "true", "--other", token).returncode == 78
+    for path, data in written(tmp_path).items():
+        assert_clean(path, data, token)
+
+
+def test_another_token_in_the_same_command_is_the_same_run(injected, token):
+    """Each job of an array has its own token."""
+    assert injected.run("--each", "--", "true", token).returncode == 0
+    other = token.rsplit(".", 1)[0] + ".another-signature-0123456789"
+    assert injected.run("--each", "--", "true", other).returncode == 0

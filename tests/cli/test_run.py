@@ -730,3 +730,59 @@ def test_a_manifest_of_find_is_understood(htcjob):
     htcjob.manifest("./x/a")
     done = htcjob.run("--manifest", "./list.txt", "--each", "--", "cat", "{input}")
     assert (done.returncode, done.stdout) == (0, "x/a")
+
+
+# --- what an attack found ---
+
+
+@pytest.mark.parametrize("way", ["2>/dev/full", "2>&1 | true"])
+def test_trouble_with_standard_error_does_not_change_the_status(htcjob, way):
+    """75 stays 75 when nobody can read why."""
+    htcjob.entries("a")
+    for arguments in ("run --", "run --each --"):
+        script = f"({sys.executable} -m htcjob {arguments} sh -c 'sleep 0.2; exit 75'; echo $? > {htcjob.work}/rc) {way}"
+        subprocess.run(["bash", "-c", script], env=htcjob.variables, check=True)
+        assert (htcjob.work / "rc").read_text() == "75\n"
+
+
+def test_bytes_that_are_not_utf8_do_not_lose_the_records(htcjob):
+    """In the environment and in the command."""
+    htcjob.entries("a")
+    variables = {key.encode(): value.encode() for key, value in htcjob.variables.items()}
+    done = subprocess.run(
+        [sys.executable.encode(), b"-m", b"htcjob", b"run", b"--each", b"--", b"true", b"\xff"],
+        env={**variables, b"RESCALE_JOB_ID": b"\xff"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert htcjob.exit_record()["termination_reason"] == "succeeded"
+    assert htcjob.results() == {0: "done"}
+
+
+def test_a_pipe_as_termination_log_does_not_block(bare, tmp_path):
+    """Nobody reads it, so there is a warning and the status."""
+    os.mkfifo(tmp_path / "pipe")
+    done = bare.run("--", "sh", "-c", "exit 4", HTCJOB_TERMINATION_LOG=str(tmp_path / "pipe"))
+    assert done.returncode == 4
+    assert "termination_log_not_written" in done.stderr
+
+
+def test_options_that_a_nested_htcjob_would_lose_are_refused(bare):
+    """`htcjob run --timeout 1s -- htcjob run …` must not forget the timeout in silence."""
+    assert bare.run("--timeout", "1s", "--", "htcjob", "run", "--", "true").returncode == 64
+
+
+def test_an_output_glob_below_the_directory_only(htcjob):
+    """--output ../x is a mistake, said before any work."""
+    htcjob.entries("a")
+    assert htcjob.run("--output", "../x", *COPY).returncode == 64
+
+
+def test_a_deep_tree_of_outputs_is_no_bug(htcjob):
+    """Fifteen hundred folders in each other: the entry fails or is done, and nothing is left behind."""
+    htcjob.entries("a", "b")
+    code = "import os\nos.chdir(os.environ['HTCJOB_OUTPUT_DIR'])\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')"
+    done = htcjob.run("--each", "--", "sh", "-c", f'[ "$HTCJOB_KEY" = b ] || {sys.executable} -c "{code}"')
+    assert done.returncode in (0, 65), done.stderr
+    assert htcjob.results()[1] == "done"

@@ -269,3 +269,27 @@ def test_the_example_never_removes_a_persons_files(tmp_path):
         assert done.returncode == 64, arguments
         assert done.stderr.startswith("face-tagger-array: error: ")
         assert (tmp_path / "mine" / "a.jpg").read_bytes() == b"precious"
+
+
+def test_a_record_of_an_earlier_simulation_is_not_believed(htcjob, tmp_path):
+    """The same --logs directory twice: a killed attempt has no record of its own."""
+    htcjob.entries("a")
+    logs = ("--logs", str(tmp_path / "logs"), "--retries", "0")
+    assert simulate(htcjob, *each("true"), size=1, options=logs).returncode == 0
+    done = simulate(htcjob, "--run", "again", *each("kill -9 $PPID; sleep 1000"), size=1, options=logs)
+    assert done.returncode == 137
+    assert "succeeded" not in done.stderr
+
+
+def test_a_fault_of_the_simulator_leaves_no_attempt_running(htcjob, tmp_path):
+    """Its log directory vanishes under it: the attempts that run are ended with it."""
+    htcjob.entries("a", "b", "c")
+    htcjob.variables["MARK"] = str(tmp_path)
+    logs = tmp_path / "logs"
+    script = f"case $HTCJOB_KEY in a) rm -rf {logs}; exit 75;; *) sleep 1000;; esac"
+    done = htcjob(
+        *("simulate", "--array-size", "3", "--parallel", "3", "--logs", str(logs)),
+        *("--project-store", str(htcjob.project), "--task-store", str(htcjob.task), "--", *each(script)),
+    )
+    assert done.returncode not in (0, 65)
+    assert processes_with(f"MARK={tmp_path}") == []

@@ -773,3 +773,23 @@ class TestProcesses:
         store.put(str(work / "in0"), "old")
         store.get("old", str(work / "out"))
         assert (work / "out").read_bytes() == b"newer"
+
+
+def test_a_directory_that_was_unmounted_is_not_an_empty_store(small_disk: Path) -> None:
+    """Inputs do not look absent, and no result lands in the bare mount point."""
+    (small_disk / "mounted").mkdir()
+    mount = small_disk / "mounted"
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(mount)], check=True)
+    try:
+        store = LocalStore(str(mount))
+        store.put_bytes(b"1", "a")
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+    for act in (
+        lambda: store.put_bytes(b"2", "b"),
+        lambda: store.head("a"),
+        lambda: store.read_range("a", 0),
+    ):
+        with pytest.raises(TransientError, match="unmounted"):
+            act()
+    assert list(mount.iterdir()) == []
