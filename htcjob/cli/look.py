@@ -67,7 +67,7 @@ def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
         click.echo(f"{entry.position}\t{printable(redact(entry.text))}{note}")
 
 
-@click.command(name="env")
+@click.command(name="env", epilog=exit_table())
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
 def environment(as_json: bool) -> int:
     """

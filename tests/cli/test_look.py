@@ -101,7 +101,7 @@ def test_env_shows_the_variables_even_when_they_make_no_sense(htcjob):
 
 def test_help_shows_variables_examples_and_the_exit_table(htcjob):
     """Each command's help has what a person needs at 3 a.m."""
-    for command in ("run", "chunk", "check", "simulate"):
+    for command in ("run", "chunk", "check", "env", "simulate"):
         shown = htcjob(command, "--help").stdout
         assert "Example:" in shown, command
         assert "Exit status:" in shown, command
