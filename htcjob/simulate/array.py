@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,7 +118,7 @@ class Array:
             # SIGINT reaches the commands at once: a person waits.
             process.send_signal(signal.SIGINT if self._interrupts == 1 else signal.SIGKILL)
 
-    async def _take(self, waiting: Any) -> None:
+    async def _take(self, waiting: Iterator[int]) -> None:
         for array_index in waiting:
             attempt = 1
             while self.stop_signal is None:
