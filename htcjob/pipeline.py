@@ -301,13 +301,16 @@ def remove_tree(path: str) -> None:
     """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
     from shutil import rmtree
 
-    with suppress(RecursionError):  # of a thousand folders in each other, in older Pythons
+    try:
         rmtree(path, ignore_errors=True)
         if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
             for folder, _, _ in os.walk(path):
                 with suppress(OSError):
                     os.chmod(folder, 0o700)
             rmtree(path, ignore_errors=True)
+    except RecursionError:  # a thousand folders in each other are too many for older Pythons
+        with suppress(OSError):
+            os.waitpid(os.posix_spawnp("rm", ["rm", "-rf", "--", path], {}), 0)
     if os.path.lexists(path):
         event(log, logging.WARNING, "work_directory_kept", path=path)
 

@@ -786,3 +786,4 @@ def test_a_deep_tree_of_outputs_is_no_bug(htcjob):
     done = htcjob.run("--each", "--", "sh", "-c", f'[ "$HTCJOB_KEY" = b ] || {sys.executable} -c "{code}"')
     assert done.returncode in (0, 65), done.stderr
     assert htcjob.results()[1] == "done"
+    assert list(htcjob.work.iterdir()) == []
