@@ -7,23 +7,19 @@ order that the whole project rests on: outputs first, the commit record last.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import re
-import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from htcjob.command import Signals, run_command
 from htcjob.env import command_environment
-from htcjob.errors import BadKeyError, FailureReportError, HtcjobError, StorageError, UnwritableError
-from htcjob.ledger import LONGEST_MESSAGE, Ledger, Record
+from htcjob.errors import BadKeyError, HtcjobError, StorageError
+from htcjob.ledger import Ledger, Record
 from htcjob.logs import event, utc
 from htcjob.outcome import (
     CommandResult,
@@ -33,8 +29,15 @@ from htcjob.outcome import (
     judge_stage_in,
     stops_attempt,
 )
-from htcjob.redact import redact
 from htcjob.staging import Staging, each_in_parallel, find_outputs
+from htcjob.workplace import (
+    Place,
+    entries_file_line,
+    failures_said_by_command,
+    in_work_directory,
+    remove_tree,
+    said_by_command,
+)
 
 if TYPE_CHECKING:
     from htcjob.env import JobContext
@@ -82,7 +85,7 @@ class Pipeline:
 
     def work_on_chunk(self, entries: Sequence[Entry]) -> None:
         """Stage in all entries and run the command once; what it does not report as failed is committed."""
-        place = _Place.make(os.path.join(self.scratch, "chunk"))
+        place = Place.make(os.path.join(self.scratch, "chunk"))
         started = time.monotonic()
         inputs = self._stage_in_all(entries, place)
         stage_in_s = time.monotonic() - started
@@ -91,8 +94,8 @@ class Pipeline:
         if not staged or self.signals.stop_signal is not None or self._is_budget_spent():
             return
 
-        lines = [_entries_file_line(entry, inputs[entry.position]) for entry in staged]
-        with _in_work_directory(place.entries_file), open(place.entries_file, "w", encoding="utf-8") as file:
+        lines = [entries_file_line(entry, inputs[entry.position]) for entry in staged]
+        with in_work_directory(place.entries_file), open(place.entries_file, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
         files = {"HTCJOB_ENTRIES_FILE": place.entries_file, "HTCJOB_FAILURES_FILE": place.failures_file}
         result = self.facts.command = self._run(self.plan.command, place, files, may_finish=False)
@@ -105,10 +108,10 @@ class Pipeline:
         )
         verdict, _ = judge_command(result)
         if verdict is not EntryResult.DONE or result.stopped_by is not None:
-            self.facts.command_message = _said_by_command(place.message_file)
+            self.facts.command_message = said_by_command(place.message_file)
             return
 
-        failures = _failures_said_by_command(place.failures_file, set(inputs.values()))
+        failures = failures_said_by_command(place.failures_file, set(inputs.values()))
         started = time.monotonic()
         outputs = self.staging.stage_out(place.outputs, find_outputs(place.outputs, self.plan.outputs))
         stage_out_s = time.monotonic() - started
@@ -137,7 +140,7 @@ class Pipeline:
             )
         self._commit(records)
 
-    def _stage_in_all(self, entries: Sequence[Entry], place: _Place) -> dict[int, str]:
+    def _stage_in_all(self, entries: Sequence[Entry], place: Place) -> dict[int, str]:
         """Give the local path of every entry by position; those that cannot be fetched are recorded."""
         inputs: dict[int, str] = {}
         failures = []
@@ -153,7 +156,7 @@ class Pipeline:
 
     def _work_on(self, entry: Entry) -> Record | None:
         """Take one entry as far as its outputs in storage; None when it was stopped before its end."""
-        place = _Place.make(os.path.join(self.scratch, str(entry.position)))
+        place = Place.make(os.path.join(self.scratch, str(entry.position)))
         try:
             started = time.monotonic()
             try:
@@ -162,7 +165,7 @@ class Pipeline:
                 return self._stage_in_failed(entry, error)
             stage_in_s = time.monotonic() - started
             if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
-                with _in_work_directory(place.outputs):
+                with in_work_directory(place.outputs):
                     os.makedirs(os.path.join(place.outputs, os.path.dirname(entry.key)), exist_ok=True)
             argv = self._argv(_placeholders(entry, path, place))
             names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": path}
@@ -176,7 +179,7 @@ class Pipeline:
             record = self._record(
                 entry,
                 verdict,
-                message=_said_by_command(place.message_file) or message,
+                message=said_by_command(place.message_file) or message,
                 exit_status=result.exit_status,
                 stage_in_s=stage_in_s,
                 work_s=result.elapsed_s,
@@ -207,7 +210,7 @@ class Pipeline:
         message = entry.problem or f"stage-in: {error}"
         return self._record(entry, judge_stage_in(error), message=message)
 
-    def _stage_out(self, record: Record, place: _Place) -> Record:
+    def _stage_out(self, record: Record, place: Place) -> Record:
         """Put the outputs of a finished entry, and give its record with them."""
         started = time.monotonic()
         try:
@@ -230,7 +233,7 @@ class Pipeline:
     def _run(
         self,
         argv: Sequence[str],
-        place: _Place,
+        place: Place,
         variables: Mapping[str, str],
         *,
         may_finish: bool,
@@ -297,67 +300,7 @@ def fill_in(word: str, values: Mapping[str, str]) -> str:
     return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
 
 
-def remove_tree(path: str) -> None:
-    """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
-    from shutil import rmtree
-
-    try:
-        rmtree(path, ignore_errors=True)
-        if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
-            for folder, _, _ in os.walk(path):
-                with suppress(OSError):
-                    os.chmod(folder, 0o700)
-            rmtree(path, ignore_errors=True)
-    except RecursionError:  # a thousand folders in each other are too many for older Pythons
-        with suppress(OSError):
-            os.waitpid(os.posix_spawnp("rm", ["rm", "-rf", "--", path], {}), 0)
-    if os.path.lexists(path):
-        event(log, logging.WARNING, "work_directory_kept", path=path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The directories of one run of the command."""
-
-    root: str
-
-    @classmethod
-    def make(cls, root: str) -> _Place:
-        place = cls(root)
-        for directory in (root, place.inputs, place.outputs):
-            with _in_work_directory(directory):
-                os.mkdir(directory, 0o700)
-        return place
-
-    @property
-    def inputs(self) -> str:
-        return os.path.join(self.root, "work")
-
-    @property
-    def outputs(self) -> str:
-        return os.path.join(self.root, "output")
-
-    @property
-    def entries_file(self) -> str:
-        return os.path.join(self.root, "entries")
-
-    @property
-    def failures_file(self) -> str:
-        return os.path.join(self.root, "failures")
-
-    @property
-    def message_file(self) -> str:
-        return os.path.join(self.root, "message")
-
-    def variables(self) -> dict[str, str]:
-        return {
-            "HTCJOB_WORK_DIR": self.inputs,
-            "HTCJOB_OUTPUT_DIR": self.outputs,
-            "HTCJOB_MESSAGE_FILE": self.message_file,
-        }
-
-
-def _placeholders(entry: Entry, path: str, place: _Place) -> dict[str, str]:
+def _placeholders(entry: Entry, path: str, place: Place) -> dict[str, str]:
     members = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in entry.parameters.items()
@@ -370,67 +313,3 @@ def _placeholders(entry: Entry, path: str, place: _Place) -> dict[str, str]:
         "stem": os.path.splitext(os.path.basename(path))[0],
         "output_dir": place.outputs,
     }
-
-
-def _entries_file_line(entry: Entry, path: str) -> str:
-    """Give the manifest line with the local path: the path itself, or a JSON line with `input` added."""
-    if not entry.text.startswith("{"):
-        return path
-    return json.dumps({"key": entry.key, **entry.parameters, "input": path}, ensure_ascii=False)
-
-
-def _failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> dict[str, str]:
-    """
-    Give the reasons of the entries that the command of a chunk reports as failed, by their input.
-
-    One JSON object a line, with `input`, a path of the entries file, and `message`. No file: none failed.
-
-    Raises:
-        FailureReportError: a line is something else. To guess would be to commit an entry that failed.
-    """
-    failures: dict[str, str] = {}
-    try:
-        with _open_made_by_command(failures_file) as file:
-            for number, line in enumerate(file, start=1):
-                said = json.loads(line)
-                if said["input"] not in inputs:
-                    raise FailureReportError(
-                        f"line {number} of the command's HTCJOB_FAILURES_FILE names {said['input']!r}, "
-                        "which is no input of this chunk; nothing is committed"
-                    )
-                failures[said["input"]] = str(said.get("message") or "reported as failed by the command")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FailureReportError(
-            f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
-            f"({type(error).__name__}); nothing is committed"
-        ) from error
-    return failures
-
-
-def _said_by_command(message_file: str) -> str:
-    """Give the reason that the command left for a person, on one line; empty when it left none."""
-    try:
-        with _open_made_by_command(message_file) as file:
-            return redact(" ".join(file.read(4096).split())[:LONGEST_MESSAGE])
-    except OSError:
-        return ""
-
-
-def _open_made_by_command(path: str) -> TextIO:
-    """Open a file that the command was to write; not a link that it planted, nor a pipe that blocks."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return open(descriptor, encoding="utf-8", errors="backslashreplace")
-
-
-@contextmanager
-def _in_work_directory(path: str) -> Iterator[None]:
-    """Say of an error in our own directory what it means: there is no room to work in."""
-    try:
-        yield
-    except OSError as error:
-        raise UnwritableError("work directory", path, f"{error.strerror}; see --work-dir") from error

@@ -284,7 +284,7 @@ def open_manifest(url_or_key: str, project: Store, retry: RetryPolicy) -> Manife
 @contextmanager
 def _scratch_directory(parent: str) -> Iterator[str]:
     """Give a directory of our own below *parent*, with links resolved; it goes when the context ends."""
-    from htcjob.pipeline import remove_tree
+    from htcjob.workplace import remove_tree
 
     base = os.path.realpath(parent)
     path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")

@@ -1,0 +1,159 @@
+"""
+The directories of one run of the command, and the files that it and we leave there for each other.
+
+What the command wrote is read with care: it may be a link, a pipe, or nonsense.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from htcjob.errors import FailureReportError, UnwritableError
+from htcjob.ledger import LONGEST_MESSAGE
+from htcjob.logs import event
+from htcjob.redact import redact
+
+if TYPE_CHECKING:
+    from htcjob.manifest import Entry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The directories of one run of the command."""
+
+    root: str
+
+    @classmethod
+    def make(cls, root: str) -> Place:
+        """Make the directories below *root*, and *root* itself."""
+        place = cls(root)
+        for directory in (root, place.inputs, place.outputs):
+            with in_work_directory(directory):
+                os.mkdir(directory, 0o700)
+        return place
+
+    @property
+    def inputs(self) -> str:
+        """Where inputs lie."""
+        return os.path.join(self.root, "work")
+
+    @property
+    def outputs(self) -> str:
+        """Where the command leaves results."""
+        return os.path.join(self.root, "output")
+
+    @property
+    def entries_file(self) -> str:
+        """Lists the inputs of a chunk."""
+        return os.path.join(self.root, "entries")
+
+    @property
+    def failures_file(self) -> str:
+        """Where the command of a chunk reports entries that failed."""
+        return os.path.join(self.root, "failures")
+
+    @property
+    def message_file(self) -> str:
+        """Where the command says why it failed."""
+        return os.path.join(self.root, "message")
+
+    def variables(self) -> dict[str, str]:
+        """Give what tells the command of these places."""
+        return {
+            "HTCJOB_WORK_DIR": self.inputs,
+            "HTCJOB_OUTPUT_DIR": self.outputs,
+            "HTCJOB_MESSAGE_FILE": self.message_file,
+        }
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
+    from shutil import rmtree
+
+    try:
+        rmtree(path, ignore_errors=True)
+        if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
+            for folder, _, _ in os.walk(path):
+                with suppress(OSError):
+                    os.chmod(folder, 0o700)
+            rmtree(path, ignore_errors=True)
+    except RecursionError:  # a thousand folders in each other are too many for older Pythons
+        with suppress(OSError):
+            os.waitpid(os.posix_spawnp("rm", ["rm", "-rf", "--", path], {}), 0)
+    if os.path.lexists(path):
+        event(log, logging.WARNING, "work_directory_kept", path=path)
+
+
+def entries_file_line(entry: Entry, path: str) -> str:
+    """Give the manifest line with the local path: the path itself, or a JSON line with `input` added."""
+    if not entry.text.startswith("{"):
+        return path
+    return json.dumps({"key": entry.key, **entry.parameters, "input": path}, ensure_ascii=False)
+
+
+def failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> dict[str, str]:
+    """
+    Give the reasons of the entries that the command of a chunk reports as failed, by their input.
+
+    One JSON object a line, with `input`, a path of the entries file, and `message`. No file: none failed.
+
+    Raises:
+        FailureReportError: a line is something else. To guess would be to commit an entry that failed.
+    """
+    failures: dict[str, str] = {}
+    try:
+        with _open_made_by_command(failures_file) as file:
+            for number, line in enumerate(file, start=1):
+                said = json.loads(line)
+                if said["input"] not in inputs:
+                    raise FailureReportError(
+                        f"line {number} of the command's HTCJOB_FAILURES_FILE names {said['input']!r}, "
+                        "which is no input of this chunk; nothing is committed"
+                    )
+                failures[said["input"]] = str(said.get("message") or "reported as failed by the command")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FailureReportError(
+            f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
+            f"({type(error).__name__}); nothing is committed"
+        ) from error
+    return failures
+
+
+def said_by_command(message_file: str) -> str:
+    """Give the reason that the command left for a person, on one line; empty when it left none."""
+    try:
+        with _open_made_by_command(message_file) as file:
+            return redact(" ".join(file.read(4096).split())[:LONGEST_MESSAGE])
+    except OSError:
+        return ""
+
+
+def _open_made_by_command(path: str) -> TextIO:
+    """Open a file that the command was to write; not a link that it planted, nor a pipe that blocks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(descriptor, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def in_work_directory(path: str) -> Iterator[None]:
+    """Say of an error in our own directory what it means: there is no room to work in."""
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError("work directory", path, f"{error.strerror}; see --work-dir") from error
