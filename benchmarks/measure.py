@@ -22,18 +22,39 @@ class Cost(NamedTuple):
     wall_s: float
     cpu_s: float
     """User and system time, of its children too."""
+    peak_memory_bytes: int
+    """Of its largest process."""
 
 
 def cost_of(argv: Sequence[str], environment: Mapping[str, str]) -> Cost:
     """Run *argv* and give what it cost; raises when it fails."""
+    report, end = os.pipe()
+    os.set_inheritable(end, True)
+    launcher = [sys.executable, "-ISc", _LAUNCHER, str(end), *argv]
     quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1)]
-    started = time.perf_counter()
-    pid = os.posix_spawnp(argv[0], argv, environment, file_actions=quiet)
-    _, status, usage = os.wait4(pid, 0)
-    wall_s = time.perf_counter() - started
+    pid = os.posix_spawn(launcher[0], launcher, environment, file_actions=quiet)
+    os.close(end)
+    with open(report) as file:
+        facts = file.read().split()
+    os.waitpid(pid, 0)
+    status, wall_s, cpu_s, peak = int(facts[0]), float(facts[1]), float(facts[2]), int(facts[3])
     if status != 0:
         raise RuntimeError(f"{argv} ended with {os.waitstatus_to_exitcode(status)}")
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime)
+    return Cost(wall_s, cpu_s, peak)
+
+
+_LAUNCHER = """
+import os, sys, time
+os.set_inheritable(int(sys.argv[1]), False)
+started = time.perf_counter()
+pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(pid, 0)
+wall_s = time.perf_counter() - started
+facts = status, wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+os.write(int(sys.argv[1]), " ".join(map(str, facts)).encode())
+"""
+"""A small process between us and what is measured: the kernel counts the starter's memory as the child's
+peak (`ru_maxrss` outlives exec), and this one has a few megabytes."""
 
 
 def interleaved(

@@ -1,5 +1,5 @@
 """
-Runs a command: own session, signals passed on, timeout, grace, leftovers ended.
+Runs a command: own process group, signals passed on, timeout, grace, leftovers ended.
 
 The command owns its output: standard output and error are inherited, nothing is read or copied.
 """
@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
-import threading
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
-from types import FrameType, TracebackType
-from typing import Any
 
+from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
 from htcjob.errors import ShortageError
 from htcjob.outcome import CommandResult
+from htcjob.signals import STOPPING, Signals
+from htcjob.terminal import is_interactive
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that ask this attempt to stop; they are passed on, and the grace period begins."""
-
-PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGWINCH, signal.SIGALRM)
-"""Signals that mean something to the command and nothing to us."""
-
-LEFTOVERS_GRACE_S = 2.0
-"""Seconds that processes which outlive their command have after SIGTERM."""
+__all__ = ["STOPPING", "Signals", "check_program", "run_command"]
 
 FINISHING_SHARE = 0.8
 """Part of the grace period in which a command that may finish is left alone; the rest is for SIGTERM."""
@@ -42,78 +35,7 @@ _RESET = tuple(
 )
 """Python ignores the first two, whoever started us perhaps the last; a command must not inherit that."""
 
-
-class Signals:
-    """
-    The signals this process is sent, from `__enter__` to `__exit__`.
-
-    They go to every running command's process group at once. Must be entered in the main thread; a signal
-    that was ignored when we started (`nohup`) stays ignored.
-    """
-
-    def __init__(self) -> None:
-        self.stop_signal: int | None = None
-        """The first signal that asked us to stop."""
-        self._groups: dict[int, bool] = {}
-        """Process groups of running commands, and whether stop signals are passed on to them."""
-        self._previous: dict[int, Any] = {}
-        self._stop_read, self._stop_write = -1, -1
-
-    def __enter__(self) -> Signals:
-        self._stop_read, self._stop_write = os.pipe()
-        for signum in (*STOPPING, *PASSED_ON):
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                self._previous[signum] = signal.signal(signum, self._receive)
-        # Where it is ignored, the kernel reaps children itself and their exit status is lost.
-        self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        os.close(self._stop_read)
-        os.close(self._stop_write)
-
-    @property
-    def stop_fd(self) -> int:
-        """A file descriptor that is readable, for ever, once a stop signal came."""
-        return self._stop_read
-
-    def sleep(self, seconds: float) -> bool:
-        """Wait, from any thread; True when a stop signal came, at once."""
-        return bool(_poll([self._stop_read], time.monotonic() + seconds))
-
-    @contextmanager
-    def passed_on_to(self, group: int, *, may_finish: bool) -> Iterator[None]:
-        """
-        Send what arrives to the process group *group* too, while the context lasts.
-
-        A command that *may_finish* is not told of a request to stop, so that it uses its grace period to
-        finish; a person's Ctrl-C (SIGINT) reaches every command.
-        """
-        self._groups[group] = may_finish
-        try:
-            if self.stop_signal is not None:  # it came before the group was known
-                self._pass_on(self.stop_signal)
-            yield
-        finally:
-            del self._groups[group]
-
-    def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        if signum in STOPPING and self.stop_signal is None:
-            self.stop_signal = signum
-            os.write(self._stop_write, b"!")
-        self._pass_on(signum)
-
-    def _pass_on(self, signum: int) -> None:
-        for group, may_finish in tuple(self._groups.items()):
-            if not may_finish or signum == signal.SIGINT or signum not in STOPPING:
-                _signal_group(group, signum)
+_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 def run_command(
@@ -124,58 +46,82 @@ def run_command(
     timeout_s: float | None = None,
     grace_s: float = 30.0,
     may_finish: bool = False,
+    lends_terminal: bool = False,
 ) -> CommandResult:
     """
     Run *argv* to its end, and tell how it ended; raises nothing for what the command does.
 
     At the timeout the command's whole process group is sent SIGTERM, and SIGKILL when the grace period is
-    over; the same when a stop signal came, which is passed on. Processes that it leaves behind in its
-    group are ended too.
+    over; the same when a stop signal came, which is passed on. The clock goes on while we are suspended.
+    Whatever the command leaves behind, daemons in sessions of their own too, is ended (`Children`). When we
+    are killed ourselves, so is its process group (`_dies_with_us`). May be called from several threads.
+
+    The command has a session of its own; where we have a controlling terminal, a process group of our
+    session, so that it has that terminal too, as a shell's job would.
 
     Args:
         argv: Program and arguments; the program is looked up on PATH.
-        environment: All variables of the command.
+        environment: All variables of the command; HTCJOB_OUTPUT_DIR tells whose a daemon is, where
+            several commands run at a time.
         signals: Where stop signals arrive.
         timeout_s: Seconds; None: no timeout.
         grace_s: Seconds from SIGTERM to SIGKILL.
         may_finish: For commands that are one of many and short: a stop signal is not passed on, most of
-            the grace period is for finishing, and standard input is empty instead of inherited.
+            the grace period is for finishing, and standard input is empty instead of inherited; they have
+            no terminal.
+        lends_terminal: A person's Ctrl-C and Ctrl-Z are for the command, which need not end of them. Else
+            they reach us first, and Ctrl-C stops the attempt, until the command reads from the terminal.
 
     Raises:
         ShortageError: this machine has no process or file descriptor left to start it.
     """
     started = time.monotonic()
-    try:
-        pid = os.posix_spawnp(
+    output_dir = environment.get("HTCJOB_OUTPUT_DIR")
+    command = Command(
+        may_finish=may_finish,
+        is_job=signals.terminal is not None and not may_finish,
+        mark=None if output_dir is None else os.fsencode(f"HTCJOB_OUTPUT_DIR={output_dir}"),
+    )
+
+    def spawn() -> int:
+        return os.posix_spawnp(
             argv[0],
             list(argv),
             environment,
             file_actions=_EMPTY_STDIN if may_finish else (),
-            setsid=True,
-            setsigdef=_RESET,
+            setsigdef=(*_RESET, *signals.set_by_us),
+            **({"setpgroup": 0} if command.is_job else {"setsid": True}),
         )
+
+    try:
+        pid = signals.start(spawn, command, lends_terminal=lends_terminal and is_interactive())
     except OSError as error:
         return _not_started(argv[0], error)
     except ValueError as error:  # a NUL in an argument or variable
         return CommandResult(126, start_error=f"command cannot be started: {error}")
-    try:
-        with signals.passed_on_to(pid, may_finish=may_finish), _exit_fd(pid) as exit_fd:
-            stop = _await_exit(
-                pid,
-                exit_fd,
-                signals=signals,
-                deadline=None if timeout_s is None else started + timeout_s,
-                grace_s=grace_s,
-                may_finish=may_finish,
-            )
-            _, status, usage = os.wait4(pid, 0)
-    except BaseException:  # whatever failed here, the command must not go on unwatched
-        _signal_group(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        raise
-    elapsed_s = time.monotonic() - started
-    _end_leftovers(pid, grace_s=min(grace_s, LEFTOVERS_GRACE_S))
+    leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
+    with _dies_with_us(pid):
+        try:
+            with exit_fd(pid) as ended:
+                stop = _await_exit(
+                    pid,
+                    ended,
+                    signals=signals,
+                    deadline=None if timeout_s is None else started + timeout_s,
+                    grace_s=grace_s,
+                    may_finish=may_finish,
+                )
+            elapsed_s = time.monotonic() - started
+            signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
+        except BaseException as error:  # whatever failed here, the command must not go on unwatched
+            signal_group(pid, signal.SIGKILL)
+            if isinstance(error, OSError) and error.errno in _SHORTAGES:
+                raise ShortageError(f"command cannot be watched: {error.strerror}") from error
+            raise
+        finally:
+            status, usage = signals.wait(pid)
+        if not signals.children.adopts:
+            _end_group(pid, grace_s=leftovers_grace_s)
     code = os.waitstatus_to_exitcode(status)
     if stop is None and signals.stop_signal is not None:
         # The signal and the exit came together. A command that was told to stop, or that died of the very
@@ -189,7 +135,7 @@ def run_command(
         stopped_by=signals.stop_signal if stop is _Stop.SIGNAL else None,
         elapsed_s=elapsed_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_memory_bytes=usage.ru_maxrss * (1024 if os.uname().sysname == "Linux" else 1),
+        peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),
     )
 
 
@@ -216,7 +162,7 @@ def _await_exit(
     while True:
         alarms = [kill_at] if stop else [moment for moment in (deadline, finish_by) if moment is not None]
         watched = [exit_fd] if stop or finish_by else [exit_fd, signals.stop_fd]
-        ready = _poll(watched, min((alarm for alarm in alarms if alarm is not None), default=None))
+        ready = wait_readable(watched, min((alarm for alarm in alarms if alarm is not None), default=None))
         now = time.monotonic()
         if exit_fd in ready:
             return stop
@@ -227,77 +173,55 @@ def _await_exit(
         elif all(alarm is None or now < alarm for alarm in alarms):
             continue  # poll came back early
         elif stop:
-            _signal_group(pid, signal.SIGKILL)
+            signal_group(pid, signal.SIGKILL)
             kill_at = None
         else:
             if deadline is not None and now >= deadline:
                 stop, kill_at = _Stop.TIMEOUT, now + grace_s
             else:
                 stop, kill_at = _Stop.SIGNAL, now + grace_s * (1 - FINISHING_SHARE)
-            _signal_group(pid, signal.SIGTERM)
-            _signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
-
-
-_LONGEST_POLL_MS = 2**31 - 1
-"""poll(2) takes a C int."""
-
-
-def _poll(descriptors: Sequence[int], until: float | None) -> list[int]:
-    """Give the descriptors that are readable before the moment *until*; None: wait for ever."""
-    poller = select.poll()
-    for descriptor in descriptors:
-        poller.register(descriptor, select.POLLIN)
-    milliseconds = None if until is None else max(until - time.monotonic(), 0.0) * 1000
-    if milliseconds is not None:
-        milliseconds = min(milliseconds, _LONGEST_POLL_MS)  # whoever waits longer just comes again
-    return [descriptor for descriptor, _ in poller.poll(milliseconds)]
+            signal_group(pid, signal.SIGTERM)
+            signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
 
 
 @contextmanager
-def _exit_fd(pid: int) -> Iterator[int]:
-    """Give a descriptor that is readable once the process has ended; it is still to be waited for."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, before 5.3, or forbidden by a seccomp profile
-        descriptor, write = os.pipe()
+def _dies_with_us(group: int) -> Iterator[None]:
+    """
+    Have the kernel kill the process group *group* when this process is gone, however it went.
 
-        def wait() -> None:
-            try:
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            finally:
-                os.close(write)
+    A pipe of which we hold both ends and nobody else any: whichever end is closed first, the other one's
+    owner, which is the group, is sent the signal that it asked for (https://man7.org/linux/man-pages/man2/F_SETSIG.2const.html).
+    PR_SET_PDEATHSIG would reach the command only, not its children, and needs a program between us and it.
+    Processes that left the group live on. PID 1 needs none of this, with it everything is gone. The end of
+    the context kills whatever is in the group still.
+    """
+    ends: tuple[int, ...] = ()
+    if sys.platform == "linux" and os.getpid() != 1:
+        import fcntl
 
-        threading.Thread(target=wait, daemon=True).start()
+        with suppress(OSError):
+            ends = os.pipe()
+            for end in ends:
+                fcntl.fcntl(end, fcntl.F_SETOWN, -group)
+                fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+                fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC)
     try:
-        yield descriptor
+        yield
     finally:
-        os.close(descriptor)
+        for end in ends:
+            os.close(end)
 
 
-def _signal_group(group: int, signum: int) -> bool:
-    """Send *signum* to every process of *group*; False when there is none left to take it."""
-    try:
-        os.killpg(group, signum)
-    except (ProcessLookupError, PermissionError):  # macOS says "not permitted" of a group of zombies
-        return False
-    return True
-
-
-def _end_leftovers(group: int, *, grace_s: float) -> None:
-    """End what the command left running in its group: politely, then surely, within a bound."""
+def _end_group(group: int, *, grace_s: float) -> None:
+    """End what an ended command left in its group, where orphans are not ours: politely, then surely."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
-        if not _signal_group(group, signum):
+        if not signal_group(group, signum):
             return
         until = time.monotonic() + grace_s
-        pause_s = 0.001
         while time.monotonic() < until:
-            with suppress(ChildProcessError):  # orphans are ours to reap when we are PID 1
-                while os.waitpid(-group, os.WNOHANG)[0]:
-                    pass
-            if not _signal_group(group, 0):
+            if not signal_group(group, 0):
                 return
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.05)
+            time.sleep(0.01)
 
 
 def check_program(program: str, path: str | None) -> CommandResult | None:
@@ -321,7 +245,7 @@ def check_program(program: str, path: str | None) -> CommandResult | None:
 
 def _not_started(program: str, error: OSError) -> CommandResult:
     """Tell apart, as a shell does: 127 not found, 126 found and not executable; and say what helps."""
-    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+    if error.errno in _SHORTAGES:
         raise ShortageError(f"command cannot be started now: {error.strerror}") from error
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = ""

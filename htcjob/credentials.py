@@ -104,6 +104,23 @@ def decode_token(secret: Secret, *, jwks: str | None = None, now: float | None =
     return BearerToken(secret, claims, is_verified=jwks is not None)
 
 
+def expiry_hint(secret: Secret) -> float | None:
+    """
+    Give the `exp` of a token in seconds since the epoch, not verified; None when it cannot be read.
+
+    Good for choosing when to renew, and for nothing else: `decode_token` judges a token, at the price of
+    importing PyJWT.
+    """
+    from base64 import urlsafe_b64decode
+
+    payload = secret.reveal().split(".")[1:2]
+    try:
+        expiry = json.loads(urlsafe_b64decode(payload[0] + "==")).get("exp")
+        return float(expiry) if abs(expiry) < LATEST_TIME else None
+    except (ValueError, TypeError, AttributeError, IndexError, RecursionError):
+        return None
+
+
 def _check_times(claims: Mapping[str, Any], *, now: float) -> None:
     for name in ("exp", "nbf"):
         value = claims.get(name)

@@ -36,8 +36,10 @@ _NAMES = {
     "job_id": ("HTCJOB_JOB_ID",),
     "region": ("HTCJOB_REGION", "RESCALE_HTC_REGION"),
     "token": ("HTCJOB_TOKEN_FILE", "RESCALE_HTC_BEARER_TOKEN"),
+    "token_file": ("HTCJOB_TOKEN_FILE",),
     "refresh_token": ("RESCALE_HTC_REFRESH_TOKEN",),
     "api_url": ("HTCJOB_API_URL",),
+    "storage_engine": ("HTCJOB_STORAGE_ENGINE",),
     "jwks": ("HTCJOB_JWKS",),
     "project_store": ("HTCJOB_PROJECT_STORE", "PROJECT_SHARED_FOLDER"),
     "task_store": ("HTCJOB_TASK_STORE", "TASK_SHARED_FOLDER"),
@@ -74,6 +76,8 @@ class JobContext:
     """The bearer token, not decoded."""
     refresh_token: Secret | None = None
     """What the bearer token is renewed with."""
+    token_file: str | None = None
+    """The file that the bearer token is from; the platform may put newer ones there."""
     api_url: str = DEFAULT_API_URL
     """Base URL of the HTC API, without a last slash."""
     jwks: str | None = None
@@ -164,6 +168,7 @@ def read_context(
         region=_text(environ, flags, "region"),
         token=token,
         refresh_token=refresh_token,
+        token_file=_text(environ, flags, "token_file"),
         api_url=_api_url(environ),
         jwks=_text(environ, flags, "jwks"),
         project_store=_text(environ, flags, "project_store"),
@@ -332,6 +337,16 @@ def _token(environ: Mapping[str, str]) -> Secret | None:
     if not path:
         return _secret(environ, "RESCALE_HTC_BEARER_TOKEN")
     Secret(environ.get("RESCALE_HTC_BEARER_TOKEN", "").strip())  # Unused, and still to be hidden.
+    return read_token_file(path)
+
+
+def read_token_file(path: str) -> Secret:
+    """
+    Give the bearer token in the file that HTCJOB_TOKEN_FILE names.
+
+    Raises:
+        ConfigurationError: it cannot be read, or holds something else.
+    """
     try:
         # Should it be a named pipe, a writer is not waited for.
         with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:

@@ -110,10 +110,20 @@ class UnauthenticatedError(StorageError):
 class TransientError(StorageError):
     """Worth repeating unchanged: throttled, 5xx, timeout, connection reset, truncated body."""
 
-    def __init__(self, operation: str, url: str, reason: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        operation: str,
+        url: str,
+        reason: str,
+        *,
+        retry_after_s: float | None = None,
+        is_throttled: bool = False,
+    ) -> None:
         super().__init__(operation, url, reason)
         self.retry_after_s = retry_after_s
         """Seconds that the other side asked us to wait, when it did."""
+        self.is_throttled = is_throttled
+        """The other side has too much to do (503 SlowDown, 429): all transfers are to slow down."""
 
 
 class PermanentError(StorageError):

@@ -6,20 +6,32 @@ What is committed and what failed, in task storage; and the exit record of an at
     .htcjob/<run>/attempts/<index>-<attempt>.json    the exit record, written last
 
 An entry is done when a record says so, and a record is written only after its outputs are in storage.
-Attempts never write to the same part, so none can undo what another has committed.
+Attempts never write to the same part, so none can undo what another has committed. Records of one attempt are
+gathered in memory and written a block at a time, at the latest every 30 s and at its end: a kill between two
+writes means that the entries finished since are done again, never that one is lost.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING
 
-from htcjob.errors import AbsentError, ConfigurationError, PermanentError, RunMismatchError
+from htcjob.errors import (
+    AbsentError,
+    ConfigurationError,
+    HtcjobError,
+    PermanentError,
+    RunMismatchError,
+    StorageError,
+)
+from htcjob.logs import event
 from htcjob.outcome import EntryResult
 from htcjob.redact import redact
 
@@ -28,8 +40,20 @@ if TYPE_CHECKING:
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
 
+log = logging.getLogger(__name__)
+
 BLOCK_ENTRIES = 1000
 """Consecutive positions whose records lie together, so that a job lists only what it overlaps."""
+
+FIRST_FLUSH_S, LONGEST_FLUSH_S = 0.5, 30.0
+"""Seconds between two writes of records: at first, and what the doubling ends at. A job of two seconds shows
+what it has done, and one of two hours writes no thousand parts."""
+
+FULL_BUFFER = 1000
+"""Records that are written at once, however early it is."""
+
+SCATTERED_PARTS = 16
+"""Parts of a block that are too many: a later attempt puts them together."""
 
 LONGEST_EXIT_RECORD_BYTES = 4096
 """What Kubernetes keeps of a container's termination message."""
@@ -83,22 +107,45 @@ class Record:
         return _json({name: value for name, value in members.items() if value not in ("", None, ())})
 
 
-@dataclass(slots=True)
 class Ledger:
-    """The records of one run, as one attempt reads and writes them."""
+    """
+    The records of one run, as one attempt reads and writes them. May be used from any thread.
 
-    store: Store
-    """Task storage."""
-    run: str
-    """Name of the run."""
-    retry: RetryPolicy
-    _writer: str = field(default_factory=lambda: os.urandom(8).hex())
-    """Begins the name of every part this attempt writes; no other attempt has the same."""
-    _parts: int = 0
-    """Parts written so far."""
+    Args:
+        store: Task storage.
+        run: Name of the run.
+        retry: What a transient failure is met with.
+        on_committed: Called with records when they are in storage, maybe from another thread.
+    """
 
-    def __post_init__(self) -> None:
-        check_run_name(self.run)
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        retry: RetryPolicy,
+        *,
+        on_committed: Callable[[Sequence[Record]], None] = lambda _records: None,
+    ) -> None:
+        check_run_name(run)
+        self.store = store
+        self.run = run
+        self.on_committed = on_committed
+        self._retry = retry
+        self._writer = os.urandom(8).hex()
+        """Begins the name of every part this attempt writes; no other attempt has the same."""
+        self._parts = 0
+        """Parts written so far."""
+        self._buffer: list[Record] = []
+        """Records that are not in storage yet."""
+        self._changed = threading.Condition()
+        """Of the buffer and of what follows."""
+        self._writing = threading.Lock()
+        """Held while the buffer is written, so that `flush` returns when all of it is in storage."""
+        self._flush_s = FIRST_FLUSH_S
+        self._flusher: threading.Thread | None = None
+        self._is_closed = False
+        self._error: HtcjobError | None = None
+        """Why a write in the background failed; the next call raises it."""
 
     def open_run(self, manifest: Manifest | EntryList, command: Sequence[str]) -> None:
         """
@@ -113,11 +160,12 @@ class Ledger:
                 "manifest": manifest.url,
                 "etag": manifest.etag,
                 "size_bytes": manifest.size_bytes,
+                "entries": manifest.n_entries,
                 "sha256": manifest.sha256(),
                 "command": _as_written(command),
             }
             data = _json(identity).encode()
-            if self.retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
+            if self._retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
                 return
             before = self._read_run() or {}  # another job of the array was first
         differences = "; ".join(_differences(before, manifest, command))
@@ -129,7 +177,7 @@ class Ledger:
 
     def _read_run(self) -> dict[str, object] | None:
         try:
-            data = self.retry.call(partial(self.store.read_range, self._run_key, 0))
+            data = self._retry.call(partial(self.store.read_range, self._run_key, 0))
             found = json.loads(data)
         except AbsentError:
             return None
@@ -143,38 +191,129 @@ class Ledger:
         """
         Give those of *positions* that are committed, with the keys of the outputs that each record lists.
 
-        Lists only the blocks that they overlap.
+        Lists only the blocks that they overlap. Where one has many small parts, they are put together.
         """
         found: dict[int, list[str]] = {}
         if not positions:
             return found
-        for block in range(positions.start // BLOCK_ENTRIES, (positions.stop - 1) // BLOCK_ENTRIES + 1):
-            prefix = f"{self._prefix}done/{block:08d}/"
-            for key in self.retry.call(partial(self._parts_below, prefix)):
-                with suppress(AbsentError):  # gone since it was listed: another attempt compacted it
-                    part = self.retry.call(partial(self.store.read_range, key, 0))
-                    found.update((pos, keys) for pos, keys in _done_in(part) if pos in positions)
+        blocks = range(positions.start // BLOCK_ENTRIES, (positions.stop - 1) // BLOCK_ENTRIES + 1)
+        for block, parts in groupby(self._retry.call(partial(self._parts_of, blocks)), key=_block_of):
+            contents = self._read_block(block, list(parts))
+            for content in contents.values():
+                found.update((pos, keys) for pos, keys in _done_in(content) if pos in positions)
+            # Of all jobs that overlap a block, only the one that has its first entry tidies it up.
+            if len(contents) >= SCATTERED_PARTS and block * BLOCK_ENTRIES in positions:
+                self._put_together(block, contents)
         return found
 
-    def _parts_below(self, prefix: str) -> list[str]:
-        return [info.key for info in self.store.list(prefix)]
+    def _parts_of(self, blocks: range) -> list[str]:
+        """Give the keys of all parts of *blocks*, in one listing."""
+        prefix = f"{self._prefix}done/"
+        keys = []
+        for info in self.store.list(prefix, start_after=f"{prefix}{blocks.start:08d}"):
+            if _block_of(info.key) >= blocks.stop:
+                break
+            keys.append(info.key)
+        return keys
+
+    def _read_block(self, block: int, keys: Sequence[str]) -> dict[str, bytes]:
+        """Give the contents of a block's parts by key; another attempt may put them together meanwhile."""
+        while True:
+            contents = {}
+            try:
+                for key in keys:
+                    contents[key] = self._retry.call(partial(self.store.read_range, key, 0))
+            except AbsentError:
+                keys = self._retry.call(partial(self._parts_of, range(block, block + 1)))
+            else:
+                return contents
+
+    def _put_together(self, block: int, contents: Mapping[str, bytes]) -> None:
+        """
+        Replace parts by one that has all their lines: it is written first, then they are removed.
+
+        A failure changes nothing of what is committed, so it is not this attempt's.
+        """
+        lines = dict.fromkeys(line for content in contents.values() for line in content.splitlines())
+        try:
+            self._write_part(block, lines)
+            for key in contents:
+                self._retry.call(partial(self.store.delete, key))
+        except StorageError as error:
+            event(log, logging.WARNING, "records_not_put_together", block=block, cause=str(error))
 
     def commit(self, records: Iterable[Record]) -> None:
-        """Write *records*; their outputs must be in storage already."""
-        blocks: dict[int, list[str]] = {}
-        for record in records:
-            blocks.setdefault(record.position // BLOCK_ENTRIES, []).append(record.to_json())
-        for block, lines in blocks.items():
-            key = f"{self._prefix}done/{block:08d}/{self._writer}-{self._parts:06d}.jsonl"
-            self._parts += 1
-            data = "".join(f"{line}\n" for line in lines).encode()
-            self.retry.call(partial(self.store.put_bytes, data, key))
+        """
+        Take *records*, to be written soon; their outputs must be in storage already.
+
+        Raises:
+            HtcjobError: records taken earlier could not be written; they are kept for `flush`.
+        """
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._buffer += records
+            is_full = len(self._buffer) >= FULL_BUFFER
+            if self._flusher is None and not is_full:
+                self._flusher = threading.Thread(target=self._flush_now_and_then, daemon=True)
+                self._flusher.start()
+        if is_full:
+            self.flush()
+
+    def flush(self) -> None:
+        """
+        Write all records taken so far; when this returns they are committed.
+
+        Raises:
+            HtcjobError: some could not be written; they are kept.
+        """
+        with self._writing:
+            with self._changed:
+                records, self._buffer = self._buffer, []
+            blocks: dict[int, list[Record]] = {}
+            for record in records:
+                blocks.setdefault(record.position // BLOCK_ENTRIES, []).append(record)
+            while blocks:
+                block, of_block = next(iter(blocks.items()))
+                try:
+                    self._write_part(block, [record.to_json().encode() for record in of_block])
+                except BaseException:
+                    with self._changed:
+                        self._buffer[:0] = [record for kept in blocks.values() for record in kept]
+                    raise
+                del blocks[block]
+                self.on_committed(of_block)
+
+    def close(self) -> None:
+        """Write all records taken so far, and end the thread that wrote them now and then."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self.flush()
+
+    def _flush_now_and_then(self) -> None:
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._is_closed, timeout=self._flush_s):
+                    return
+            self._flush_s = min(self._flush_s * 2, LONGEST_FLUSH_S)
+            try:
+                self.flush()
+            except HtcjobError as error:
+                self._error = error
+                return
+
+    def _write_part(self, block: int, lines: Iterable[bytes]) -> None:
+        key = f"{self._prefix}done/{block:08d}/{self._writer}-{self._parts:06d}.jsonl"
+        self._parts += 1
+        data = b"".join(line + b"\n" for line in lines)
+        self._retry.call(partial(self.store.put_bytes, data, key))
 
     def write_exit_record(self, record: Mapping[str, object]) -> None:
         """Write the exit record of this attempt: the last thing it does."""
         key = f"{self._prefix}attempts/{record['array_index']}-{record['attempt']}.json"
         data = exit_record_json(record)
-        self.retry.call(lambda: self.store.put_bytes(data, key))
+        self._retry.call(lambda: self.store.put_bytes(data, key))
 
     @property
     def _run_key(self) -> str:
@@ -185,17 +324,10 @@ class Ledger:
         return f".htcjob/{self.run}/"
 
 
-def read_records(store: Store, run: str) -> Iterator[dict[str, Any]]:
-    """
-    Give every record of a run in task storage, streaming, block by block.
-
-    An entry may have several: failures before it was done, or two attempts that overlapped.
-    """
-    for info in store.list(f".htcjob/{run}/done/"):
-        with suppress(AbsentError):
-            for line in store.read_range(info.key, 0).splitlines():
-                with suppress(ValueError):
-                    yield json.loads(line)
+def _block_of(key: str) -> int:
+    """Give the block that the key of a part is of."""
+    name = key.split("/")[-2]
+    return int(name) if name.isdecimal() else -1
 
 
 def check_run_name(name: str) -> None:

@@ -13,7 +13,9 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from htcjob.command import Signals, run_command
@@ -29,7 +31,7 @@ from htcjob.outcome import (
     judge_stage_in,
     stops_attempt,
 )
-from htcjob.staging import Staging, each_in_parallel, find_outputs
+from htcjob.staging import Staging, find_outputs
 from htcjob.workplace import (
     Place,
     entries_file_line,
@@ -87,7 +89,8 @@ class Pipeline:
         """Stage in all entries and run the command once; what it does not report as failed is committed."""
         place = Place.make(os.path.join(self.scratch, "chunk"))
         started = time.monotonic()
-        inputs = self._stage_in_all(entries, place)
+        with self.staging.shown("stage_in", len(entries)):
+            inputs = self._stage_in_all(entries, place)
         stage_in_s = time.monotonic() - started
         event(log, logging.INFO, "stage_in_done", objects=len(inputs), elapsed_s=round(stage_in_s, 2))
         staged = [entry for entry in entries if entry.position in inputs]
@@ -113,7 +116,9 @@ class Pipeline:
 
         failures = failures_said_by_command(place.failures_file, set(inputs.values()))
         started = time.monotonic()
-        outputs = self.staging.stage_out(place.outputs, find_outputs(place.outputs, self.plan.outputs))
+        keys = find_outputs(place.outputs, self.plan.outputs)
+        with self.staging.shown("stage_out", len(keys)):
+            outputs = self.staging.stage_out(place.outputs, keys)
         stage_out_s = time.monotonic() - started
         event(log, logging.INFO, "stage_out_done", objects=len(outputs), elapsed_s=round(stage_out_s, 2))
         # What the command made and used as a whole is said once, with the first entry of the set.
@@ -141,15 +146,21 @@ class Pipeline:
         self._commit(records)
 
     def _stage_in_all(self, entries: Sequence[Entry], place: Place) -> dict[int, str]:
-        """Give the local path of every entry by position; those that cannot be fetched are recorded."""
+        """
+        Give the local path of every entry by position; those that cannot be fetched are recorded.
+
+        After a stop signal no further one is fetched.
+        """
         inputs: dict[int, str] = {}
         failures = []
-        found = each_in_parallel(lambda entry: self._stage_in(entry, place.inputs), entries)
-        for entry, path in zip(entries, found, strict=True):
-            if isinstance(path, HtcjobError):
-                failures.append(self._stage_in_failed(entry, path))
-            else:
-                inputs[entry.position] = path
+        wanted = takewhile(lambda _: self.signals.stop_signal is None, entries)
+        transfers = self.staging.transfers
+        with closing(transfers.each(lambda entry: self._stage_in(entry, place.inputs), wanted)) as found:
+            for entry, path in zip(entries, found, strict=False):
+                if isinstance(path, HtcjobError):
+                    failures.append(self._stage_in_failed(entry, path))
+                else:
+                    inputs[entry.position] = path
         if failures:
             self._commit(failures)
         return inputs
@@ -266,22 +277,31 @@ class Pipeline:
         )
 
     def _commit(self, records: Sequence[Record]) -> None:
-        self.ledger.commit(records)
+        """Hand over *records*; what failed counts at once, what is done when the ledger has written it."""
         for record in records:
+            if record.result is EntryResult.DONE:
+                continue
             self.facts.results[record.result] += 1
-            if not self.facts.first_failure and record.result is not EntryResult.DONE:
+            if not self.facts.first_failure:
                 shown = record.entry if len(record.entry) <= 100 else f"{record.entry[:100]}…"
                 self.facts.first_failure = f"{shown}: {record.message}"
-            is_done = record.result is EntryResult.DONE
             event(
                 log,
-                logging.DEBUG if is_done else logging.WARNING,
-                "entry_done" if is_done else "entry_failed",
+                logging.WARNING,
+                "entry_failed",
                 position=record.position,
                 entry=record.entry,
-                result=None if is_done else record.result.value,
+                result=record.result.value,
                 message=record.message or None,
             )
+        self.ledger.commit(records)
+
+    def committed(self, records: Sequence[Record]) -> None:
+        """Count the entries that are done now: the ledger has written their records."""
+        for record in records:
+            if record.result is EntryResult.DONE:
+                self.facts.results[record.result] += 1
+                event(log, logging.DEBUG, "entry_done", position=record.position, entry=record.entry)
 
     def _is_budget_spent(self) -> bool:
         budget = self.plan.max_failures

@@ -26,7 +26,13 @@ def _sleep(seconds: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and for how long in all, a transient failure is met with another try."""
+    """
+    How often, and for how long in all, a transient failure is met with another try.
+
+    The life of credentials needs no bound here: every try asks for them anew (`storage/cloud.py`) and they
+    are renewed in time. When they cannot be, that is an `UnauthenticatedError` or a `TokenError`, and no
+    further try is made.
+    """
 
     retries: int = 8
     """Tries after the first failure."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,11 @@ def run_attempt(
                 _work(attempt, context, signals)
         except Exception as error:  # whatever it is, it has an ending
             attempt.facts.error = error
+        try:
+            if attempt.ledger is not None:
+                attempt.ledger.close()
+        except Exception as error:
+            attempt.facts.error = attempt.facts.error or error
         attempt.facts.stop_signal = signals.stop_signal
         ending = decide(attempt.facts)
         _write_exit_record(attempt, ending)
@@ -95,11 +100,13 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
     """Steps 1 to 5."""
     # Not imported at the top: a plain entrypoint, started a million times, needs none of these.
     from htcjob.chunk import chunk_bounds
+    from htcjob.job_stores import open_job_stores
     from htcjob.ledger import Ledger
     from htcjob.manifest import EntryList
     from htcjob.pipeline import Pipeline
     from htcjob.retry import RetryPolicy
     from htcjob.staging import Staging
+    from htcjob.transfer import Transfers
 
     plan, facts = attempt.plan, attempt.facts
     event(
@@ -118,11 +125,11 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
     # 2. stores and manifest
     retry = RetryPolicy(sleep=signals.sleep)
     _check_command(plan, attempt.environ)
-    project, task = _open_stores(context)
+    stores = open_job_stores(context, retry)
     manifest: Manifest | EntryList = (
         EntryList(plan.entries)
         if context.manifest is None or plan.entries
-        else open_manifest(context.manifest, project, retry)
+        else open_manifest(context.manifest, stores.project, retry, stores.open)
     )
 
     # 3. the chunk
@@ -134,7 +141,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
     facts.chunk_size = len(attempt.chunk)
 
     # 4. what is committed already
-    ledger = attempt.ledger = Ledger(task, plan.run or manifest.default_run, retry)
+    ledger = attempt.ledger = Ledger(stores.task, plan.run or manifest.default_run, retry)
     ledger.open_run(manifest, plan.command)
     done = ledger.done(attempt.chunk)
     facts.already_done = len(done)
@@ -151,11 +158,12 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
         return
 
     # 5. the rest
-    with _scratch_directory(plan.work_dir or attempt.environ.get("TMPDIR") or SYSTEM_TEMPORARY) as scratch:
+    parent = plan.work_dir or attempt.environ.get("TMPDIR") or SYSTEM_TEMPORARY
+    with _scratch_directory(parent) as scratch, Transfers(retry) as transfers:
         pipeline = attempt.pipeline = Pipeline(
             context=context,
             plan=plan,
-            staging=Staging(project, task, retry),
+            staging=Staging(stores.project, stores.task, transfers, open_store=stores.open),
             ledger=ledger,
             signals=signals,
             facts=facts,
@@ -164,6 +172,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
             scratch=scratch,
             writers={key: position for position, keys in done.items() for key in keys},
         )
+        ledger.on_committed = pipeline.committed
         left = (entry for entry in manifest.entries(attempt.chunk) if entry.position not in done)
         if plan.is_each:
             pipeline.work_on_each(left)
@@ -207,6 +216,7 @@ def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None
         signals=signals,
         timeout_s=plan.timeout_s,
         grace_s=plan.grace_s,
+        lends_terminal=True,
     )
 
 
@@ -238,39 +248,28 @@ def _claims(context: JobContext) -> dict[str, str]:
     return variables
 
 
-def _open_stores(context: JobContext) -> tuple[Store, Store]:
-    from htcjob.storage.urls import open_store
-
-    if context.project_store is None:
-        raise ConfigurationError(
-            "no project storage is known: set --project-store or HTCJOB_PROJECT_STORE to its URL or directory"
-        )
-    if context.task_store is None:
-        raise ConfigurationError(
-            "no task storage is known: set --task-store or HTCJOB_TASK_STORE to its URL or directory"
-        )
-    project, task = open_store(context.project_store), open_store(context.task_store)
-    if project.url == task.url:
-        raise ConfigurationError(
-            f"project and task storage are the same, {task.url}: an output could replace an input"
-        )
-    return project, task
-
-
-def open_manifest(url_or_key: str, project: Store, retry: RetryPolicy) -> Manifest:
+def open_manifest(
+    url_or_key: str, project: Store, retry: RetryPolicy, open_url: Callable[[str, str], Store]
+) -> Manifest:
     """
     Open the manifest, a key of project storage or a full URL.
+
+    Args:
+        url_or_key: As given.
+        project: Project storage.
+        retry: What a transient failure is met with.
+        open_url: Opens the store of a full URL for a key in it (`JobStores.open`).
 
     Raises:
         AbsentError: it is not there.
     """
     from htcjob.manifest import Manifest
-    from htcjob.storage.urls import is_url, open_store, split_object_url
+    from htcjob.storage.urls import is_url, split_object_url
 
     store, key = project, url_or_key.removeprefix("./")
     if is_url(url_or_key):
         store_url, key = split_object_url(url_or_key)
-        store = open_store(store_url)
+        store = open_url(store_url, key)
     try:
         return retry.call(lambda: Manifest(store, key))
     except AbsentError as error:

@@ -1,34 +1,28 @@
 """
-Moves files: inputs from their stores to a directory, outputs from a directory to task storage.
+Stages files: inputs from their stores to a directory, outputs from a directory to task storage.
 
-Every transfer goes through the retry policy; several run side by side; all errors are gathered.
+Which object lies where, and what may be an output, is decided here; `transfer.py` moves them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
-from htcjob.errors import BadKeyError, HtcjobError, StorageError, TransientError
+from htcjob.errors import BadKeyError, HtcjobError
 from htcjob.ledger import Output
+from htcjob.progress import Progress
 from htcjob.storage.keys import check_key, local_path
-from htcjob.storage.urls import open_store, split_object_url
+from htcjob.storage.urls import split_object_url
 
 if TYPE_CHECKING:
     from htcjob.manifest import Entry
-    from htcjob.retry import RetryPolicy
-    from htcjob.storage.contract import ObjectInfo, Store
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-TRANSFERS = 8
-"""Files moved side by side; enough to hide the latency of a store near by."""
+    from htcjob.storage.contract import Store
+    from htcjob.transfer import Transfers
 
 RESERVED_PREFIX = ".htcjob/"
 """Keys of the ledger; no output may take one."""
@@ -36,20 +30,26 @@ RESERVED_PREFIX = ".htcjob/"
 
 @dataclass(slots=True)
 class Staging:
-    """The transfers of one attempt."""
+    """The inputs and outputs of one attempt."""
 
     project: Store
     """Where keys of the manifest are."""
     task: Store
     """Where outputs go."""
-    retry: RetryPolicy
-    staged_in: int = 0
-    """Objects fetched so far."""
-    staged_out: int = 0
-    """Objects put so far."""
-    _stores: dict[str, Store] = field(default_factory=dict)
-    """Stores of entries that are full URLs, by URL."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    transfers: Transfers
+    """What moves them."""
+    open_store: Callable[[str, str], Store]
+    """Opens the store of an entry that is a full URL, for the key in it; any thread may call it."""
+
+    @property
+    def staged_in(self) -> int:
+        """Objects fetched so far."""
+        return self.transfers.objects_got
+
+    @property
+    def staged_out(self) -> int:
+        """Objects put so far."""
+        return self.transfers.objects_put
 
     def stage_in(self, entry: Entry, directory: str) -> str:
         """
@@ -65,9 +65,7 @@ class Staging:
         store, key, place = self._locate(entry)
         path = local_path(directory, place)
         if not os.path.lexists(path):
-            self.retry.call(lambda: store.get(key, path))
-            with self._lock:
-                self.staged_in += 1
+            self.transfers.get(store, key, path)
         return path
 
     def stage_out(self, directory: str, keys: Sequence[str]) -> list[Output]:
@@ -78,32 +76,25 @@ class Staging:
             StorageError: a file could not be put, for good or after the retries.
         """
         outputs = []
-        for result in each_in_parallel(lambda key: self._put(directory, key), keys):
-            if isinstance(result, HtcjobError):
-                raise result
-            outputs.append(result)
+        with closing(self.transfers.each(lambda key: self._put(directory, key), keys)) as results:
+            for result in results:
+                if isinstance(result, HtcjobError):
+                    raise result
+                outputs.append(result)
         return outputs
 
-    def _put(self, directory: str, key: str) -> Output:
-        digest, info = self.retry.call(lambda: self._put_unchanged(os.path.join(directory, key), key))
-        with self._lock:
-            self.staged_out += 1
-        return Output(key, info.size_bytes, digest)
+    @contextmanager
+    def shown(self, what: str, objects: int | None = None) -> Iterator[None]:
+        """Show how far the transfers have come, until the context ends."""
+        with Progress(what, objects=objects) as self.transfers.progress:
+            try:
+                yield
+            finally:
+                self.transfers.progress = None
 
-    def _put_unchanged(self, path: str, key: str) -> tuple[str, ObjectInfo]:
-        """Put a file, and give its digest; of a file that changed meanwhile it would not be true."""
-        try:
-            before = os.stat(path)
-            digest = _sha256(path)
-            info = self.task.put(path, key)
-            after = os.stat(path)
-        except StorageError:
-            raise
-        except OSError as error:
-            raise BadKeyError(key, f"this output cannot be read: {error.strerror}") from error
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise TransientError("put", self.task.url_of(key), "the output was written to while it was put")
-        return digest, info
+    def _put(self, directory: str, key: str) -> Output:
+        info = self.transfers.put(self.task, os.path.join(directory, key), key)
+        return Output(key, info.size_bytes, (info.checksum or "").removeprefix("sha256:"))
 
     def _locate(self, entry: Entry) -> tuple[Store, str, str]:
         """Give the store and key of an entry's object, and its place in a directory."""
@@ -111,10 +102,7 @@ class Staging:
             return self.project, entry.key, entry.key
         url, key = split_object_url(entry.key)
         scheme, _, rest = url.partition(":")
-        with self._lock:
-            store = self._stores.get(url)
-            if store is None:
-                store = self._stores[url] = open_store(url)
+        store = self.open_store(url, key)
         return store, key, f"{scheme}:/{rest.strip('/')}/{key}"
 
 
@@ -137,28 +125,6 @@ def find_outputs(directory: str, patterns: Sequence[str]) -> list[str]:
     for key in keys:
         _check_output(directory, key)
     return keys
-
-
-def each_in_parallel(act: Callable[[T], R], things: Sequence[T]) -> Iterator[R | HtcjobError]:
-    """Give what *act* returns for each of *things*, in their order, or the `HtcjobError` it raised."""
-
-    def outcome(thing: T) -> R | HtcjobError:
-        try:
-            return act(thing)
-        except HtcjobError as error:
-            return error
-
-    if len(things) < 2:  # no thread for the common case of one file
-        yield from map(outcome, things)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(min(TRANSFERS, len(things))) as pool:
-        try:
-            results: Iterable[R | HtcjobError] = pool.map(outcome, things)
-        except RuntimeError:  # this machine gives no more threads: one by one, then
-            results = map(outcome, things)
-        yield from results
 
 
 def _files(directory: str, patterns: Sequence[str]) -> Iterator[str]:
@@ -211,11 +177,3 @@ def _check_inside(directory: str, key: str) -> None:
     target = os.path.realpath(os.path.join(directory, key))
     if os.path.commonpath((directory, target)) != directory:
         raise BadKeyError(key, "this output is a symbolic link that leads out of the output directory")
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1024 * 1024):
-            digest.update(block)
-    return digest.hexdigest()

@@ -72,6 +72,6 @@ def test_the_record_is_written_after_the_outputs(htcjob):
     htcjob.entries("a", "b")
     htcjob.run("--each", "--", "sh", "-c", 'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/$HTCJOB_ENTRY"')
     for part in (htcjob.task / ".htcjob/default/done").rglob("*.jsonl"):
-        record = json.loads(part.read_text())
-        for output in record["outputs"]:
-            assert (htcjob.task / output["key"]).stat().st_mtime_ns <= part.stat().st_mtime_ns
+        for line in part.read_text().splitlines():
+            for output in json.loads(line)["outputs"]:
+                assert (htcjob.task / output["key"]).stat().st_mtime_ns <= part.stat().st_mtime_ns

@@ -3,7 +3,7 @@
 import pytest
 
 from htcjob import logs
-from htcjob.errors import DeniedError, TransientError
+from htcjob.errors import DeniedError, TokenError, TransientError, UnauthenticatedError
 from htcjob.retry import RetryPolicy
 
 
@@ -50,6 +50,22 @@ def test_other_failures_are_not_tried_again():
         retry.call(operation)
     assert operation.calls == 1
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    "over", [UnauthenticatedError("get", "u", "expired"), TokenError("the bearer token has expired")]
+)
+def test_no_try_is_made_past_the_life_of_the_credentials(over):
+    """Credentials that end between two tries and cannot be renewed end the trying."""
+    retry, waits = policy()
+    failures = iter([TransientError("get", "u", "reset"), over])
+
+    def operation() -> None:
+        raise next(failures)
+
+    with pytest.raises(type(over)):
+        retry.call(operation)
+    assert len(waits) == 1
 
 
 def test_tries_are_bounded_and_the_last_failure_is_what_is_raised():

@@ -1,14 +1,21 @@
 """Staging: whole files or none, nothing outside its directory, every error with its name."""
 
+import io
 import os
+from types import SimpleNamespace
 
 import pytest
 
+from htcjob import logs
 from htcjob.errors import AbsentError, BadKeyError, DeniedError, PermanentError, TransientError
 from htcjob.manifest import parse_entry
+from htcjob.pipeline import Pipeline
 from htcjob.retry import RetryPolicy
-from htcjob.staging import Staging, each_in_parallel, find_outputs
+from htcjob.staging import Staging, find_outputs
 from htcjob.storage.memory import MemoryStore
+from htcjob.storage.urls import open_store
+from htcjob.transfer import Transfers
+from htcjob.workplace import Place
 
 
 def entry(text: str):
@@ -17,7 +24,10 @@ def entry(text: str):
 
 @pytest.fixture
 def staging():
-    return Staging(MemoryStore("stage-in"), MemoryStore("stage-out"), RetryPolicy(sleep=lambda _: False))
+    with Transfers(RetryPolicy(sleep=lambda _: False)) as transfers:
+        yield Staging(
+            MemoryStore("stage-in"), MemoryStore("stage-out"), transfers, lambda url, _key: open_store(url)
+        )
 
 
 @pytest.fixture
@@ -53,6 +63,59 @@ def test_an_entry_that_is_a_url_comes_from_its_own_store(staging, directory, tmp
     assert path.endswith("elsewhere/x.jpg")
     with open(path, "rb") as file:
         assert file.read() == b"far"
+
+
+def test_stores_of_urls_are_opened_as_told_and_once(directory):
+    """The caller knows the credentials and the engine; a thousand entries of a bucket open it once."""
+    far, opened = MemoryStore("far"), []
+    far.put_bytes(b"1", "a")
+    far.put_bytes(b"2", "b")
+
+    def open_store(url):
+        opened.append(url)
+        return far
+
+    with Transfers(RetryPolicy()) as transfers:
+        staging = Staging(MemoryStore("in"), MemoryStore("out"), transfers, open_store)
+        list(transfers.each(lambda key: staging.stage_in(entry(f"s3://bucket/{key}"), directory), "abab"))
+    assert opened == ["s3://bucket/"]
+
+
+def test_a_stop_signal_ends_the_stage_in_of_a_chunk(staging, tmp_path):
+    """No further input is fetched; those that are on their way arrive."""
+    keys = [f"k{n:04d}" for n in range(2000)]
+    for key in keys:
+        staging.project.put_bytes(b"x", key)
+    signals = SimpleNamespace(stop_signal=None)
+    plain_get = staging.project.get
+
+    def get(key, path):
+        if key == "k0100":
+            signals.stop_signal = 15
+        return plain_get(key, path)
+
+    staging.project.get = get
+    members = dict.fromkeys(("context", "plan", "ledger", "facts", "environ", "variables", "writers"))
+    pipeline = Pipeline(**members, staging=staging, signals=signals, scratch=str(tmp_path))
+    entries = [parse_entry(key.encode(), position=n, line_number=n) for n, key in enumerate(keys)]
+    place = Place.make(str(tmp_path / "chunk"))
+    inputs = pipeline._stage_in_all(entries, place)
+    assert sorted(map(os.path.basename, inputs.values())) == sorted(os.listdir(place.inputs))
+    assert 100 < len(inputs) < 500
+
+
+def test_progress_is_shown_while_a_stage_lasts(staging, directory, monkeypatch):
+    """And not before or after it."""
+    lines = io.StringIO()
+    logs.set_up(log_format="text", level="info", stream=lines)
+    monkeypatch.setattr("htcjob.progress.LOG_EVERY_S", 0.0)
+    write(directory, "a", "b")
+    with staging.shown("stage_out", 2):
+        staging.stage_out(directory, ["a", "b"])
+    assert "transfer_progress what=stage_out objects=2 objects_in_all=2 size_bytes=2" in lines.getvalue()
+    shown = lines.getvalue()
+    staging.stage_out(directory, ["a", "b"])
+    assert lines.getvalue() == shown
 
 
 def test_a_transient_failure_is_retried_and_an_absence_is_not(staging, directory):
@@ -132,8 +195,8 @@ def test_an_output_that_is_still_written_to_is_not_recorded_with_a_wrong_checksu
     path = os.path.join(directory, "big")
     plain_put = staging.task.put
 
-    def disturbed(source, key):
-        info = plain_put(source, key)
+    def disturbed(source, key, **options):
+        info = plain_put(source, key, **options)
         with open(path, "a") as file:
             file.write("more")
         return info
@@ -196,8 +259,3 @@ def test_one_output_that_cannot_be_put_is_an_error(staging, directory):
     staging.task.faults.add(verb="put", nth=2, error=DeniedError)
     with pytest.raises(DeniedError):
         staging.stage_out(directory, ["a", "b", "c"])
-
-
-def test_parallel_results_keep_their_order():
-    """The answer belongs to its question."""
-    assert list(each_in_parallel(lambda n: n * n, range(100))) == [n * n for n in range(100)]

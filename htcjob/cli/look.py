@@ -16,6 +16,7 @@ from htcjob.cli.options import exit_table, job_options
 from htcjob.errors import ConfigurationError, HtcjobError
 from htcjob.outcome import Ending, ending_of_error
 from htcjob.redact import redact
+from htcjob.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from htcjob.env import JobContext
@@ -187,11 +188,11 @@ def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
         return f"{said}, {bad} of them bad" if bad else said
 
     def task_storage_step() -> str:
-        from htcjob.storage.urls import open_store
+        from htcjob.job_stores import open_task_store
 
-        if contexts[0].task_store is None:
+        store = open_task_store(contexts[0], RetryPolicy(), may_vend=True)
+        if store is None:
             raise ConfigurationError("no task storage is known: set --task-store or HTCJOB_TASK_STORE")
-        store = open_store(contexts[0].task_store)
         key = f".htcjob/check-{os.urandom(6).hex()}"
         store.put_bytes(b"", key)
         store.delete(key)
@@ -204,15 +205,14 @@ def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _open_manifest(context: JobContext) -> Manifest:
-    from htcjob.retry import RetryPolicy
+    from htcjob.job_stores import open_project_store
     from htcjob.runtime import open_manifest
     from htcjob.storage.urls import open_store
 
     if context.manifest is None:
         raise ConfigurationError("no manifest is known: set --manifest or HTCJOB_MANIFEST")
-    if context.project_store is None:
-        raise ConfigurationError("no project storage is known: set --project-store or HTCJOB_PROJECT_STORE")
-    return open_manifest(context.manifest, open_store(context.project_store), RetryPolicy())
+    project = open_project_store(context, RetryPolicy())
+    return open_manifest(context.manifest, project, RetryPolicy(), lambda url, _key: open_store(url))
 
 
 def _shown(value: object) -> object:

@@ -18,6 +18,10 @@ from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_err
 COMMANDS = {
     "run": ("htcjob.cli.run:run", "Run COMMAND on this job's chunk of the manifest."),
     "simulate": ("htcjob.cli.simulate:simulate", "Run a whole array on this machine, as the platform would."),
+    "status": ("htcjob.cli.results:status", "Show how far a run is: entries done, failed, pending."),
+    "failed": ("htcjob.cli.results:failed", "List the entries of a run that are not done, and why."),
+    "collect": ("htcjob.cli.results:collect", "Write the records of a run, as JSON lines or CSV."),
+    "storage": ("htcjob.cli.storage:storage", "List storage, and copy to, from and between stores."),
     "chunk": ("htcjob.cli.look:chunk", "Show the entries that an array index gets."),
     "check": ("htcjob.cli.look:check", "Check environment, token and storage; no work is done."),
     "env": ("htcjob.cli.look:environment", "Show what the platform injected, secrets redacted."),

@@ -20,12 +20,14 @@ from htcjob.cli.endings import say
 from htcjob.cli.options import DURATION, exit_table
 from htcjob.cli.run import run
 from htcjob.errors import HtcjobError, UsageError
-from htcjob.ledger import read_records
 from htcjob.logs import utc
+from htcjob.results import final_records
+from htcjob.retry import RetryPolicy
 from htcjob.simulate.array import Array, AttemptEnd, Simulation
 from htcjob.simulate.platform import without_injected
 from htcjob.simulate.summary import rows, summarise
 from htcjob.storage.urls import is_url, open_store
+from htcjob.transfer import Transfers
 
 PROGRESS_EVERY_S = 30.0
 """Seconds between progress lines where standard error is no terminal."""
@@ -195,7 +197,8 @@ def _records(task_store: str, ends: list[AttemptEnd]) -> Iterator[dict[str, Any]
     """Give all records of this simulation's runs; a ledger that cannot be read only shortens the table."""
     for name in sorted({end.record["run"] for end in ends if end.record.get("run")}):
         try:
-            yield from read_records(open_store(task_store), name)
+            with Transfers(RetryPolicy()) as transfers:
+                yield from final_records(open_store(task_store), name, transfers)
         except HtcjobError as error:
             say(f"htcjob: warning: records of run {name}: {error}")
 

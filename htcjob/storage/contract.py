@@ -23,6 +23,9 @@ class ObjectInfo:
     """Changes whenever the object does; opaque."""
     last_modified: datetime
     """UTC."""
+    checksum: str | None = None
+    """Of the content, as `algorithm:hexadecimal`, where storage knows one (`checksum.py`); not every verb
+    of every backend is told it."""
 
 
 class Store(ABC):
@@ -65,12 +68,15 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def put(self, path: str, key: str) -> ObjectInfo:
+    def put(self, path: str, key: str, *, sha256: str | None = None) -> ObjectInfo:
         """
         Copy the file *path* to *key*: a reader sees the old object or the whole new one.
 
         Only a regular file, or a symbolic link to one, is opened. One that changes while it is copied is a
         `TransientError`.
+
+        *sha256* is the file's digest, in hexadecimal, where the caller knows it already. A store that keeps
+        metadata keeps it with the object, and every later `get` compares it.
         """
 
     @abstractmethod

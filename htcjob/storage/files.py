@@ -83,7 +83,7 @@ class NewFile:
         self._blame = blame
         folder = os.path.dirname(path)
         self._temp = os.path.join(folder, TEMP_PREFIX + os.urandom(6).hex())
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         with blame:
             try:
                 self._descriptor = os.open(self._temp, flags, 0o666)
@@ -109,6 +109,24 @@ class NewFile:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
+
+    def feed(self, consume: Callable[[bytes], None], start: int, stop: int) -> None:
+        """Give the bytes from *start* to *stop*, written before, to *consume*."""
+        while start < stop:
+            with self._blame:
+                data = os.pread(self._descriptor, min(stop - start, _BUFFER_BYTES), start)
+            if not data:
+                raise self._blame.changed()
+            consume(data)
+            start += len(data)
+
+    def write_at(self, data: bytes | memoryview, offset: int) -> None:
+        """Write *data* so many bytes from the beginning, from any thread; other places are left alone."""
+        with self._blame:
+            rest = memoryview(data)
+            while rest:
+                n = os.pwrite(self._descriptor, rest, offset)
+                rest, offset = rest[n:], offset + n
 
     def copy_from(self, source: int, before: os.stat_result, reading: Blame) -> None:
         """

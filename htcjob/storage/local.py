@@ -102,7 +102,7 @@ class LocalStore(Store):
                 raise PermanentError("read_range", self.url_of(key), reason)
             return read_range(descriptor, start, end, reading)
 
-    def put(self, path: str, key: str) -> ObjectInfo:
+    def put(self, path: str, key: str, *, sha256: str | None = None) -> ObjectInfo:
         """Copy the file *path* to *key*, atomically."""
         target, writing = self._path("put", key), self._blame("put", key)
         reading = Blame("put", self.url_of(key), file=path)

@@ -182,7 +182,7 @@ class MemoryStore(Store):
         self._end("read_range", key, fault)
         return found.data[start:end]
 
-    def put(self, path: str, key: str) -> ObjectInfo:
+    def put(self, path: str, key: str, *, sha256: str | None = None) -> ObjectInfo:
         """Copy the file *path* to *key*, atomically."""
         fault = self._begin("put", key)
         reading = Blame("put", self.url_of(key), file=path)

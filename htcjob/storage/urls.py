@@ -11,17 +11,23 @@ from htcjob.storage.keys import check_key
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from htcjob.storage.access import Access
     from htcjob.storage.contract import Store
 
 
-def open_store(url_or_directory: str) -> Store:
+def open_store(url_or_directory: str, access: Access | None = None) -> Store:
     """
-    Open the store that a URL or a directory means.
+    Open the store that a URL or a directory means; no request is made.
 
     A directory is taken as it is. In a `file:///` URL, `%` and two hexadecimal digits are one byte.
 
+    Args:
+        url_or_directory: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix`,
+            `file:///directory`, `memory:name` or a directory.
+        access: How the clouds are reached. None: as the environment says.
+
     Raises:
-        ConfigurationError: it means no store, or none that this version can open. A query, fragment or
+        ConfigurationError: it means no store, or what serves it is not installed. A query, fragment or
             user information is refused, and not repeated in the message: it may be a secret.
     """
     scheme, rest = _split_scheme(url_or_directory)
@@ -33,10 +39,9 @@ def open_store(url_or_directory: str) -> Store:
         location = _location(scheme, rest)
     except _MalformedError as error:
         raise ConfigurationError(f"store {scheme}:…: {error}") from None
-    opener = _OPENERS[scheme]
-    if opener is None:
-        raise ConfigurationError(f"{scheme}:// is not supported by this version")
-    return opener(location)
+    if scheme in _CLOUDS:
+        return _open_cloud(scheme, location, access)
+    return _OPENERS[scheme](location)
 
 
 def is_url(entry: str) -> bool:
@@ -89,14 +94,14 @@ def _split_scheme(text: str) -> tuple[str, str]:
     is_scheme = scheme[:1].isalpha() and scheme.isascii()
     is_scheme = is_scheme and all(c.isalnum() or c in "+-." for c in scheme)
     # `s3:/bucket` must not become a directory named `s3:`, although it could.
-    if colon and is_scheme and (rest.startswith("//") or scheme.lower() in _OPENERS):
+    if colon and is_scheme and (rest.startswith("//") or scheme.lower() in _SCHEMES):
         return scheme.lower(), rest
     return "", text
 
 
 def _location(scheme: str, rest: str) -> str:
     """Give the path of a `file` URL, the name of a `memory` URL, else container and what follows it."""
-    if scheme not in _OPENERS:
+    if scheme not in _SCHEMES:
         raise _MalformedError(f"no such kind of storage; known are {_KNOWN_FORMS}")
     if scheme == "file":
         if not rest.startswith("///"):
@@ -142,14 +147,24 @@ def _open_memory(name: str) -> Store:
     return MemoryStore.named(name.rstrip("/"))
 
 
-_OPENERS: dict[str, Callable[[str], Store] | None] = {
-    "file": _open_directory,
-    "memory": _open_memory,
-    # Known, and not in this version: None. A backend's opener gets `bucket/prefix`, as the user wrote it.
-    "s3": None,
-    "gs": None,
-    "az": None,
-}
+def _open_cloud(scheme: str, location: str, access: Access | None) -> Store:
+    """Open `bucket/prefix`, as the user wrote it."""
+    from htcjob.storage.access import Access
+    from htcjob.storage.cloud import CloudStore
+    from htcjob.storage.engines import open_bucket
+
+    parts = location.split("/", _CONTAINER_PARTS[scheme])
+    prefix = parts.pop() if len(parts) > _CONTAINER_PARTS[scheme] else ""
+    if prefix and not prefix.endswith("/"):
+        prefix += "/"
+    access = access or Access.of_environment()
+    container = "/".join(parts)
+    return CloudStore(f"{scheme}://{container}", open_bucket(scheme, container, access), prefix, access)
+
+
+_OPENERS: dict[str, Callable[[str], Store]] = {"file": _open_directory, "memory": _open_memory}
+_CLOUDS = ("s3", "gs", "az")
+_SCHEMES = (*_OPENERS, *_CLOUDS)
 _CONTAINER_PARTS = {"s3": 1, "gs": 1, "az": 2, "memory": 1}
 """Parts of a URL's path that name the container, the rest being a key."""
 _KNOWN_FORMS = (

@@ -1,0 +1,1 @@
+"""Programs that the storage benchmark is measured against, written straight down."""

@@ -1,0 +1,228 @@
+"""
+`htcctl`: the platform's own storage command, for scripts that were written for it.
+
+One process per file is how such scripts work, so the start is all that counts: no click, and nothing that
+this call does not need.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from getopt import GetoptError, gnu_getopt
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from htcjob import env, logs
+from htcjob.cli.interrupt import end_promptly
+from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, HtcjobError, UsageError
+from htcjob.outcome import EXIT_STATUS, TerminationReason, ending_of_error
+from htcjob.redact import Secret, redact
+from htcjob.retry import RetryPolicy
+from htcjob.transfer import Transfers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from htcjob.env import JobContext
+    from htcjob.storage.contract import Store
+
+HELP = """\
+Usage: htcctl [-s] [--project-id ID] [--task-id ID] upload FILE...
+       htcctl [-s] [--project-id ID] [--task-id ID] download KEY... [-d DIR]
+       htcctl [-s] [--project-id ID] [--task-id ID] list
+
+Copy files to and from the storage of an HTC task, or (-s) of its project.
+
+upload: the key is the path as typed, without a leading ./ or /; a path with .. is refused.
+download: the file is DIR/KEY, with the key's folders; a file that is there is replaced.
+list: one key per line; htcjob's own records (.htcjob/) are left out.
+
+Several files are copied side by side, each whole or not at all, and tried again when storage fails.
+
+Options:
+  -s, --project-shared  The project's shared storage instead of the task's.
+  --project-id ID       [env var: RESCALE_HTC_PROJECT_ID]
+  --task-id ID          [env var: RESCALE_HTC_TASK_ID]
+  -d, --directory DIR   Where to download to.  [default: .]
+  -h, --help            Show this message.
+
+Token: RESCALE_HTC_BEARER_TOKEN or HTCJOB_TOKEN_FILE, renewed with RESCALE_HTC_REFRESH_TOKEN; without these
+RESCALE_API_TOKEN, an API key. RESCALE_HTC_REGION chooses among several stores. Where HTCJOB_PROJECT_STORE and
+HTCJOB_TASK_STORE are set, these are used, and no token is needed.
+
+Example:
+  htcctl -s download photos/0001.jpg
+
+Exit status: 0, or as htcjob's: 64 usage, 66 absent, 74 impossible, 75 try again, 77 denied, 78 environment.
+"""
+
+FAILURES_SHOWN = 5
+"""Of one call; the others are counted."""
+
+_OPTIONS = ("project-shared", "project-id=", "task-id=", "directory=", "help")
+_LEDGER = ".htcjob/"
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line *args* (default: this process's) and exit with its status."""
+    try:
+        status = _run(sys.argv[1:] if args is None else args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except HtcjobError as error:
+        status = _say(error)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except Exception as error:
+        status = _status_of_output(error) or _report_bug(error)
+    sys.exit(status)
+
+
+def _status_of_output(error: Exception) -> int | None:
+    """Give the exit status when standard output takes no more; None: that is not what *error* says."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end
+    if isinstance(error, BrokenPipeError):  # the reader of a list has gone
+        return 128 + signal.SIGPIPE
+    _write(sys.stderr, f"htcctl: error: standard output: {error.strerror}")
+    return os.EX_IOERR
+
+
+def _report_bug(error: Exception) -> int:
+    from htcjob.cli.endings import report_bug
+
+    report_bug(error)
+    return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]
+
+
+def _run(args: list[str]) -> int:
+    try:
+        options, words = gnu_getopt(args, "sd:h", list(_OPTIONS))
+    except GetoptError as error:
+        raise UsageError(f"{error}; see htcctl --help") from None
+    given = {name.lstrip("-"): value for name, value in options}
+    if "h" in given or "help" in given:
+        _write(sys.stdout, HELP.rstrip())
+        return 0
+    verb, *names = words or [""]
+    directory = given.get("d", given.get("directory"))
+    if verb not in ("upload", "download", "list") or bool(names) == (verb == "list"):
+        raise UsageError("expected upload FILE..., download KEY... [-d DIR] or list; see htcctl --help")
+    if directory is not None and verb != "download":
+        raise UsageError(f"-d says where to download to; {verb} has no use for it")
+    logs.set_up(log_format="text", level="warning")
+    end_promptly()
+    retry = RetryPolicy()
+    store = _open(given, retry)
+    with Transfers(retry) as transfers:
+        if verb == "list":
+            from htcjob.locations import listed
+
+            for info in listed(store, "", transfers):
+                if not info.key.startswith(_LEDGER):
+                    key = info.key
+                    _write(sys.stdout, key if key.isprintable() else json.dumps(key))
+            return 0
+        if verb == "upload":
+            return _report(transfers.each(lambda path: transfers.put(store, path, _key(path)), names))
+        from htcjob.storage.keys import local_path
+
+        root = os.path.realpath(directory or ".")
+
+        def download(name: str) -> object:
+            key = name.removeprefix("./").lstrip("/")
+            try:
+                path = local_path(root, key)
+            except BadKeyError as error:
+                raise UsageError(str(error)) from None
+            return transfers.get(store, key, path)
+
+        return _report(transfers.each(download, names))
+
+
+def _open(given: Mapping[str, str], retry: RetryPolicy) -> Store:
+    """Open the store that the options mean."""
+    from htcjob.job_stores import open_project_store, open_task_store
+
+    environ = env.current()
+    context = env.read_context(environ)
+    context = replace(
+        context,
+        project_id=given.get("project-id") or context.project_id,
+        task_id=given.get("task-id") or context.task_id,
+    )
+    is_shared = "s" in given or "project-shared" in given
+    if (context.project_store if is_shared else context.task_store) is None:
+        context = _with_token(context, environ, retry)
+    store = (
+        open_project_store(context, retry) if is_shared else open_task_store(context, retry, may_vend=True)
+    )
+    if store is None:
+        raise ConfigurationError(
+            "no task storage is known: give --project-id and --task-id (RESCALE_HTC_PROJECT_ID, "
+            "RESCALE_HTC_TASK_ID) and a token (RESCALE_HTC_BEARER_TOKEN), or set HTCJOB_TASK_STORE"
+        )
+    return store
+
+
+def _with_token(context: JobContext, environ: Mapping[str, str], retry: RetryPolicy) -> JobContext:
+    """Buy a bearer token with an API key, where there is only that: on a person's own machine."""
+    key = environ.get("RESCALE_API_TOKEN", "").strip()
+    if not key or context.token is not None or context.refresh_token is not None:
+        return context
+    from htcjob.api import HtcApi
+
+    api, secret = HtcApi(context.api_url), Secret(key)
+    answer = retry.call(lambda: api.get("auth", "token", scheme="Token", secret=secret))
+    token = answer.body.get("tokenValue")
+    if not isinstance(token, str):
+        raise ConfigurationError(f"{answer.url}: the answer has no tokenValue; is HTCJOB_API_URL right?")
+    return replace(context, token=Secret(token))
+
+
+def _key(path: str) -> str:
+    """Give the key for a file: the path as typed, in the one way to write it."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UsageError(f"{path}: a key cannot contain '..': change to its folder first")
+    if not os.path.lexists(path):
+        raise AbsentError("put", path, "no such file")
+    return "/".join(parts)
+
+
+def _report(results: Iterable[object]) -> int:
+    """Show the first failures; give the exit status of the first one."""
+    done, failed, status = 0, 0, 0
+    for result in results:
+        if not isinstance(result, HtcjobError):
+            done += 1
+            continue
+        failed += 1
+        ending = ending_of_error(result)
+        status = status or ending.exit_status
+        if failed <= FAILURES_SHOWN:
+            _say(result)
+    if failed > 1:
+        _write(sys.stderr, f"htcctl: error: {failed} of {done + failed} failed")
+    return status
+
+
+def _say(error: HtcjobError) -> int:
+    """Say on one line what went wrong; give the exit status."""
+    ending = ending_of_error(error)
+    text = redact(" ".join(ending.message.split()))
+    _write(sys.stderr, f"htcctl: error: {text if text.isprintable() else ascii(text)}")
+    return ending.exit_status
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+    if stream is not None:  # Python has none when it was started with that closed
+        stream.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    main()

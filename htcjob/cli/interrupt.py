@@ -1,0 +1,32 @@
+"""Ctrl-C ends a command soon, whatever hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import NoReturn
+
+LAST_MOMENT_S = 2.0
+"""Seconds that transfers on their way have to end tidily."""
+
+
+def end_promptly() -> None:
+    """
+    Let an interrupt end this process within a moment: with 130, and without waiting for transfers after that.
+
+    Python shows a signal to the main thread only, and only between two of its own steps: one that waits for
+    a dead connection inside a library would not see it. A file of ours with a temporary name may stay.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+
+
+def _watch(reader: int) -> NoReturn:
+    while os.read(reader, 1) != bytes([signal.SIGINT]):
+        pass
+    time.sleep(LAST_MOMENT_S)
+    os._exit(128 + signal.SIGINT)

@@ -1,0 +1,210 @@
+"""`htcjob status`, `failed` and `collect`: what became of a run, told from its task storage."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+from tabulate import tabulate
+
+from htcjob import env
+from htcjob.cli.endings import printable
+from htcjob.cli.options import exit_table, injected
+from htcjob.errors import ConfigurationError
+from htcjob.job_stores import open_task_store
+from htcjob.outcome import FAILED_FOR_GOOD, EntryResult
+from htcjob.redact import redact
+from htcjob.results import Summary, choose_run, final_records, read_run, summarize
+from htcjob.retry import RetryPolicy
+from htcjob.storage.urls import open_store, split_object_url
+from htcjob.transfer import Transfers
+
+if TYPE_CHECKING:
+    from htcjob.storage.contract import Store
+
+WATCH_EVERY_S = 10.0
+COLUMNS = (
+    *("position", "entry", "result", "message", "exit_status", "array_index", "attempt", "outputs"),
+    *("stage_in_s", "work_s", "stage_out_s", "cpu_s", "peak_memory_bytes", "ended_at"),
+)
+"""Of the table that `collect --format csv` writes."""
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which run is meant."""
+    for option in (
+        click.option("--run", "name", metavar="NAME", help="The run, where task storage holds several."),
+        injected("--task-store", metavar="URL|DIR", help="Task storage: outputs and records."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(epilog=exit_table())
+@run_options
+@click.option("--watch", is_flag=True, help="Show it again every 10 s until nothing is left to do.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+def status(name: str | None, task_store: str | None, watch: bool, as_json: bool) -> None:
+    """
+    Show how far a run is: entries done, failed, pending.
+
+    \b
+    Example:
+      htcjob status --task-store out
+    """
+    with Transfers(RetryPolicy()) as transfers:
+        store = _task_store(task_store)
+        run = choose_run(store, name)
+        while True:
+            summary = summarize(store, run, transfers)
+            if watch and not as_json and sys.stdout.isatty():
+                click.clear()
+            click.echo(json.dumps(_members(summary)) if as_json else _table(summary))
+            if not watch or not (summary.pending or summary.results[EntryResult.RETRY]):
+                return
+            time.sleep(WATCH_EVERY_S)
+
+
+@click.command(epilog=exit_table())
+@run_options
+@click.option(
+    "--manifest",
+    "of",
+    type=click.Choice(["failed", "left"]),
+    help="Write manifest lines instead: of the entries that failed for good, or of those still to be done.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per entry, for programs.")
+def failed(name: str | None, task_store: str | None, of: str | None, as_json: bool) -> None:
+    """
+    List the entries of a run that are not done, and why.
+
+    One line per entry: position, result, entry, reason. Entries that no attempt has ended yet have no reason
+    and are not among them; `--manifest left` has those too.
+
+    \b
+    Example:
+      htcjob failed --task-store out
+    """
+    with Transfers(RetryPolicy()) as transfers:
+        store = _task_store(task_store)
+        run = choose_run(store, name)
+        if of == "left":
+            for line in _left(store, run, transfers):
+                click.echo(line)
+            return
+        for record in final_records(store, run, transfers):
+            if record["result"] == EntryResult.DONE:
+                continue
+            if of == "failed":
+                if record["result"] in FAILED_FOR_GOOD:
+                    click.echo(record["entry"])
+            elif as_json:
+                click.echo(json.dumps(record))
+            else:
+                reason = printable(redact(str(record.get("message", ""))))
+                entry = printable(redact(str(record.get("entry", ""))))
+                click.echo(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
+
+
+@click.command(epilog=exit_table())
+@run_options
+@click.option(
+    "--format",
+    "as_what",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON lines with all that is recorded, or a table for spreadsheets.",
+)
+def collect(name: str | None, task_store: str | None, as_what: str) -> None:
+    """
+    Write the records of a run, one per entry, by position.
+
+    \b
+    Example:
+      htcjob collect --task-store out --format csv
+    """
+    with Transfers(RetryPolicy()) as transfers:
+        store = _task_store(task_store)
+        records = final_records(store, choose_run(store, name), transfers)
+        if as_what == "jsonl":
+            for record in records:
+                click.echo(json.dumps(record))
+            return
+        click.echo(_csv_line(COLUMNS), nl=False)
+        for record in records:
+            record["outputs"] = " ".join(output["key"] for output in record.get("outputs", ()))
+            click.echo(_csv_line([record.get(column, "") for column in COLUMNS]), nl=False)
+
+
+def _task_store(task_store: str | None) -> Store:
+    context = env.read_context(env.current(), flags={"task_store": task_store})
+    store = open_task_store(context, RetryPolicy(), may_vend=True)
+    if store is None:
+        raise ConfigurationError("no task storage is known: set --task-store or HTCJOB_TASK_STORE")
+    return store
+
+
+def _left(store: Store, run: str, transfers: Transfers) -> Iterator[str]:
+    """Give the manifest lines of the entries that are neither done nor failed for good."""
+    from htcjob.manifest import Manifest
+
+    identity = read_run(store, run, transfers)
+    store_url, key = split_object_url(str(identity.get("manifest")))
+    manifest = transfers.call(lambda: Manifest(open_store(store_url), key))
+    if manifest.size_bytes != identity.get("size_bytes"):
+        raise ConfigurationError(f"manifest {manifest.url} has changed since run {run!r} began")
+    ended = (
+        record["position"]
+        for record in final_records(store, run, transfers)
+        if record["result"] != EntryResult.RETRY
+    )
+    next_ended = next(ended, None)
+    for entry in manifest.entries(range(manifest.n_entries)):
+        if entry.position == next_ended:
+            next_ended = next(ended, None)
+        else:
+            yield entry.text
+
+
+def _members(summary: Summary) -> dict[str, object]:
+    return {
+        "run": summary.run,
+        "entries": summary.entries,
+        "pending": summary.pending,
+        "results": {result.value: summary.results[result] for result in EntryResult},
+        "outputs": summary.outputs,
+        "output_bytes": summary.output_bytes,
+        "work_s": round(summary.work_s, 3),
+        "first_ended_at": summary.first_ended_at or None,
+        "last_ended_at": summary.last_ended_at or None,
+    }
+
+
+def _table(summary: Summary) -> str:
+    rows = [
+        ("run", summary.run),
+        ("entries", "?" if summary.entries is None else summary.entries),
+        *(
+            (result.value.replace("_", " "), n)
+            for result, n in summary.results.items()
+            if n or result == "done"
+        ),
+        ("pending", "?" if summary.pending is None else summary.pending),
+        ("outputs", f"{summary.outputs}, {summary.output_bytes} bytes"),
+        ("work", f"{summary.work_s:.1f} s in all"),
+        ("ended", f"{summary.first_ended_at} … {summary.last_ended_at}" if summary.last_ended_at else "-"),
+    ]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _csv_line(values: Any) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()

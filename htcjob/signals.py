@@ -1,0 +1,198 @@
+"""
+The signals this process is sent, and what becomes of them.
+
+All go to every running command; some ask this attempt to stop, some to pause. As PID 1 or not, on a terminal
+or not: what a person's or a platform's signal does to a command is what it would do without us.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from htcjob.children import Children, Command, signal_group, wait_readable
+from htcjob.terminal import Terminal, is_orphaned
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that ask this attempt to stop; they are passed on, and the grace period begins."""
+
+_PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+"""Signals that suspend a job until SIGCONT."""
+
+_NOT_PASSED_ON = {
+    *(signal.SIGKILL, signal.SIGSTOP),  # never seen
+    signal.SIGCHLD,  # about children of ours
+    *(signal.SIGPIPE, signal.SIGXFSZ),  # about what we write ourselves; Python ignores them
+    # A fault of ours; a handler that returns to it would never end.
+    *(
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGABRT,
+        signal.SIGSYS,
+    ),
+}
+
+
+class Signals:
+    """
+    The signals this process is sent, from `__enter__` to `__exit__`.
+
+    They go to every running command's process group at once. Must be entered in the main thread, which is
+    where signals arrive; commands may run in any. A signal that was ignored when we started (`nohup`) stays
+    ignored.
+    """
+
+    def __init__(self) -> None:
+        self.stop_signal: int | None = None
+        """The first signal that asked us to stop."""
+        self.children = Children()
+        self.terminal: Terminal | None = None
+        """Our controlling terminal, where we have one."""
+        self.set_by_us: tuple[int, ...] = ()
+        """Signals that we ignore and that a command must not inherit as ignored."""
+        self._missed: list[int] = []
+        """What came while a command was being started."""
+        self._is_suspending = False
+        """Whether the commands were stopped by us, with us."""
+        self._previous: dict[int, Any] = {}
+        self._stop_read, self._stop_write = -1, -1
+
+    def __enter__(self) -> Signals:
+        self._stop_read, self._stop_write = os.pipe()
+        self.terminal = Terminal.find()
+        for signum in signal.valid_signals() - _NOT_PASSED_ON:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._receive)
+        if self.terminal is not None:
+            # With a handler, our own output on a terminal that a command holds could never be written.
+            self.set_by_us = tuple({signal.SIGTTIN, signal.SIGTTOU} & self._previous.keys())
+            for ignored in self.set_by_us:
+                signal.signal(ignored, signal.SIG_IGN)
+        # Where it is ignored, the kernel reaps children itself and their exit status is lost.
+        self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._see_children)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.children.close()
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        if self.terminal is not None:
+            self.terminal.close()
+        os.close(self._stop_read)
+        os.close(self._stop_write)
+
+    @property
+    def stop_fd(self) -> int:
+        """A file descriptor that is readable, for ever, once a stop signal came."""
+        return self._stop_read
+
+    def sleep(self, seconds: float) -> bool:
+        """Wait, from any thread; True when a stop signal came, at once."""
+        return bool(wait_readable([self._stop_read], time.monotonic() + seconds))
+
+    def start(self, spawn: Callable[[], int], command: Command, *, lends_terminal: bool) -> int:
+        """
+        Start a command, and give its process id; what arrives goes to its process group too, until `wait`.
+
+        A command that may finish is not told of a request to stop, so that it uses its grace period to
+        finish; a person's Ctrl-C (SIGINT) reaches every command. A job of our session gets the terminal
+        when it asks for it, or at once where *lends_terminal*.
+        """
+        with self.children.lock:
+            self._missed.clear()
+            pid = self.children.start(spawn, command)
+            for signum in dict.fromkeys([*filter(None, [self.stop_signal]), *self._missed]):
+                self._pass_on(signum, {pid: command})
+        if lends_terminal and self.terminal is not None and self.terminal.is_ours:
+            self.terminal.lend(pid)
+        self._see_stopped()  # it may have asked for the terminal before it was known
+        return pid
+
+    def wait(self, pid: int) -> tuple[int, struct_rusage]:
+        """
+        Wait for a command, and give its wait status and what it used.
+
+        Where the command had the terminal to itself, and a person ended it by Ctrl-C or Ctrl-\\, we have
+        been asked to stop, and so has the script around us.
+        """
+        status, usage = self.children.wait(pid)
+        if self.terminal is not None and self.terminal.borrower == pid:
+            self.terminal.take_back()
+            if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGINT, signal.SIGQUIT):
+                os.killpg(os.getpgrp(), os.WTERMSIG(status))
+        return status, usage
+
+    def _receive(self, signum: int, _frame: FrameType | None) -> None:
+        if signum in STOPPING and self.stop_signal is None:
+            self.stop_signal = signum
+            os.write(self._stop_write, b"!")
+        if signum in _PAUSING and self.terminal is not None and is_orphaned():
+            return  # as the kernel would: nobody could make us go on
+        if signum == signal.SIGCONT:
+            self._is_suspending = False
+            if self.terminal is not None:
+                self.terminal.lend_again()
+        with self.children.lock:  # a process group that is signalled is not reaped meanwhile
+            if self.children.is_starting:  # in this very thread, or the lock were not ours
+                self._missed.append(signum)
+            self._pass_on(signum, self.children.running)
+        if signum in _PAUSING:
+            self._is_suspending = True
+            os.kill(
+                os.getpid(), signal.SIGSTOP
+            )  # as PID 1 the kernel refuses; the commands stop all the same
+
+    def _pass_on(self, signum: int, commands: dict[int, Command]) -> None:
+        for pid, command in commands.items():
+            if command.may_finish and signum in STOPPING and signum != signal.SIGINT:
+                continue
+            # The kernel does not stop a process group without a parent in its session, except by SIGSTOP.
+            is_discarded = signum in _PAUSING and not command.is_job
+            signal_group(pid, signal.SIGSTOP if is_discarded else signum)
+
+    def _see_children(self, _signum: int, _frame: FrameType | None) -> None:
+        self.children.reap()
+        self._see_stopped()
+
+    def _see_stopped(self) -> None:
+        """Act on jobs that the terminal has stopped."""
+        if self.terminal is None:
+            return
+        with self.children.lock:
+            for pid, command in self.children.running.items():
+                if command.is_job and not self._is_suspending:
+                    with suppress(ChildProcessError):
+                        if stopped := os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG):
+                            self._job_stopped(pid, stopped.si_status, self.terminal)
+
+    def _job_stopped(self, pid: int, signum: int, terminal: Terminal) -> None:
+        """Lend the terminal to a job that needs it, or stop with the job, as a shell expects of its own."""
+        wants_terminal = signum in (signal.SIGTTIN, signal.SIGTTOU)
+        if wants_terminal and terminal.is_ours:
+            terminal.lend(pid)
+        if wants_terminal and terminal.foreground == pid:
+            signal_group(pid, signal.SIGCONT)
+        elif is_orphaned():
+            if wants_terminal:  # which will never come; what the kernel sends to a group nobody can continue
+                signal_group(pid, signal.SIGHUP)
+            signal_group(pid, signal.SIGCONT)
+        elif signum in _PAUSING or terminal.borrower == pid:
+            terminal.pause_loan()
+            self._is_suspending = True
+            os.killpg(os.getpgrp(), signal.SIGSTOP)

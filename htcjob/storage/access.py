@@ -1,0 +1,83 @@
+"""How the stores of the clouds are reached: engine, region, endpoint, credentials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from htcjob import env
+from htcjob.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from htcjob.redact import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class CloudCredentials:
+    """Temporary credentials for storage, as the HTC API vends them."""
+
+    provider: Literal["AWS", "GCP", "AZURE"]
+    """Whose they are."""
+    values: Mapping[str, Secret]
+    """By the API's names. AWS: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN. GCP: one of
+    GCP_ACCESS_TOKEN and GCP_APPLICATION_CREDENTIALS (a service account's JSON text). AZURE:
+    AZURE_STORAGE_SAS_TOKEN, without a leading `?`."""
+    expires_at: float | None
+    """Seconds since the epoch; None: they do not say."""
+
+
+class CredentialSource(Protocol):
+    """Where storage credentials come from; may be asked from any thread."""
+
+    def current(self) -> CloudCredentials:
+        """
+        Give credentials that are valid for a while, fetched or renewed when that is needed.
+
+        However many threads ask at once, one of them fetches.
+
+        Raises:
+            StorageError: they cannot be had: transient, denied, …; operation and URL are the API's.
+            TokenError: the bearer token they are bought with has expired and cannot be renewed.
+        """
+
+    def refused(self, credentials: CloudCredentials) -> bool:
+        """
+        Note that a store did not accept *credentials*, although they looked valid.
+
+        Gives True when others are to be had: the next `current()` gives those.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the stores of the clouds are reached. Stores opened with one `Access` share their connections."""
+
+    engine: str = "auto"
+    """`fast` (obstore), `sdk` (boto3, google-cloud-storage, azure-storage-blob), or `auto`: fast where that
+    is installed and can."""
+    credentials: CredentialSource | None = None
+    """None: the chain of the SDK (variables, files, instance role)."""
+    region: str | None = None
+    """The cloud's own name of the region, `eu-west-1`; None: the SDK finds out."""
+    endpoint: str | None = None
+    """URL of a compatible server; None: variables may name one, else the cloud's own."""
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    """For the parts of large objects: with each part a try of its own, a file of any size arrives."""
+    environ: Mapping[str, str] = field(default_factory=env.current, repr=False)
+    """Where the SDKs' variables are, for what we must know of them."""
+    buckets: dict[tuple[str, str], object] = field(default_factory=dict, repr=False, compare=False)
+    """Those open already, by scheme and container (`engines.py`)."""
+
+    @staticmethod
+    def of_environment() -> Access:
+        """Give the one access of this process without vended credentials, as its environment says."""
+        return _of_environment()
+
+
+@cache
+def _of_environment() -> Access:
+    environ = env.current()
+    return Access(engine=environ.get("HTCJOB_STORAGE_ENGINE") or "auto", environ=environ)

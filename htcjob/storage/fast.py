@@ -1,0 +1,373 @@
+"""
+The fast lane: the buckets and containers of all three clouds over `obstore` (Rust object_store).
+
+What it cannot do, and who does it instead: names with an empty or `.` part, with a `/` at the end or with a
+control character are rewritten or refused by object_store, so these take the cloud's own SDK, as does the
+rest of a listing in which one turns up. A listing shows no difference between `a` and `a/`: where an object
+is empty, as the folder marks of web consoles are, it is asked for by its name. The `/` at the end of an
+object that is not empty is seen only beside its neighbours; `HTCJOB_STORAGE_ENGINE=sdk` always shows it.
+
+Content is verified on its way up by S3 (signed digest of the body), on its way down by the digest in our
+metadata, else over plain `http://` by the ETag of S3 where that is an MD5. Where there is neither, the
+connection's own integrity protects it: TLS.
+
+A call returns to Python when the answer is there, so the main thread sees a signal after `READ_TIMEOUT` at
+the latest. Transfers run in other threads.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError
+
+from htcjob.errors import PermanentError
+from htcjob.storage.azure_names import check_name, could_begin_a_name, in_key_order
+from htcjob.storage.cloud import (
+    PART_BYTES,
+    PARTS_AT_ONCE,
+    SHA256_METADATA,
+    SHA256_METADATA_AZURE,
+    Body,
+    Bucket,
+)
+from htcjob.storage.contract import ObjectInfo
+from htcjob.storage.engines import extra_of, open_sdk_bucket, sdk_is_installed
+from htcjob.storage.fast_clients import READ_TIMEOUT, SEND_TIMEOUT, AskingProvider, Clients, can_serve
+from htcjob.storage.fast_errors import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+
+    from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore.store import ObjectStore
+
+    from htcjob.errors import StorageError
+    from htcjob.storage.access import Access, CloudCredentials
+
+__all__ = ["can_serve", "open_bucket"]
+
+_SHORT_BODY_BYTES = 1 << 20
+"""Longer bodies are sent with `SEND_TIMEOUT`."""
+_PIECE_BYTES = 1 << 20
+_PAGE_KEYS = 1000
+_MOST_PARTS = 10_000
+"""S3: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html. The others allow as many, or more."""
+_PROBES = 16
+"""Empty objects of one listing that are asked for by name; for more of them the SDK's listing is cheaper."""
+_HIGH_BMP = re.compile("[\ue000-\U0010ffff]")
+"""Azure's order is that of UTF-16 (`azure_names.py`), which is another one from here on."""
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def open_bucket(scheme: str, container: str, access: Access) -> Bucket:
+    """Give the bucket or container (`account/container`) over obstore; no request is made."""
+    return FastBucket(scheme, container, access)
+
+
+class FastBucket(Bucket):
+    """One bucket or container as object_store sees it, with the SDK beside it for what that cannot say."""
+
+    def __init__(self, scheme: str, container: str, access: Access) -> None:
+        self._scheme = scheme
+        self._container = container
+        self._access = access
+        self._clients = Clients(scheme, container, access)
+        self._is_azure = scheme == "az"
+        self._sha256 = SHA256_METADATA_AZURE if self._is_azure else SHA256_METADATA
+        self._etag_is_md5 = self._clients.is_plain
+        self._lock = threading.Lock()
+        self._credentials: CloudCredentials | None = None
+        self._stores: dict[timedelta, ObjectStore] = {}
+        self._uploader: tuple[ObjectStore, AskingProvider | None] | None = None
+        self._sdk: Bucket | None = None
+
+    def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
+        """Begin to read an object or a range of it."""
+        if self._needs_sdk(name):
+            return self._by_sdk().get(name, start=start, stop=stop, etag=etag)
+        options: GetOptions = {}
+        if stop is not None:
+            options["range"] = (start, stop)
+        elif start:
+            options["range"] = {"offset": start}
+        if etag is not None:
+            options["if_match"] = f'"{etag}"'
+        result = obstore.get(self._store(), name, options=options or None)
+        start, stop = result.range
+        pieces = _pieces(result, stop - start)
+        return Body(self._info(name, result), start, stop, pieces, pieces.close)
+
+    def put(self, name: str, data: bytes, *, if_absent: bool, metadata: Mapping[str, str]) -> str | None:
+        """Write a whole object in one request."""
+        if self._needs_sdk(name):
+            return self._by_sdk().put(name, data, if_absent=if_absent, metadata=metadata)
+        try:
+            result = obstore.put(
+                self._store(is_sending=len(data) > _SHORT_BODY_BYTES),
+                name,
+                data,
+                attributes=self._attributes(metadata),
+                mode="create" if if_absent else "overwrite",
+                use_multipart=False,
+            )
+        except AlreadyExistsError as error:
+            # 409 of S3: two writers at once, and who of them wins is not known yet.
+            # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+            failure = Failure(error)
+            if if_absent and (failure.status == 412 or failure.code == "BlobAlreadyExists"):
+                return None
+            raise
+        return _bare(result["e_tag"])
+
+    def upload(self, name: str, path: str, size_bytes: int, *, metadata: Mapping[str, str]) -> str:
+        """Write a large file in parts; object_store tries each of them again, without a word in the log."""
+        if self._needs_sdk(name):
+            return self._by_sdk().upload(name, path, size_bytes, metadata=metadata)
+        store, provider = self._upload_store()
+        part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
+        parts_at_once = min(-(-size_bytes // part_bytes), max(1, PARTS_AT_ONCE * PART_BYTES // part_bytes))
+        try:
+            with _slots.taken(parts_at_once if part_bytes == PART_BYTES else PARTS_AT_ONCE):
+                result = obstore.put(
+                    store,
+                    name,
+                    Path(path),
+                    attributes=self._attributes(metadata),
+                    use_multipart=True,
+                    chunk_size=part_bytes,
+                    max_concurrency=parts_at_once,
+                )
+        except BaseError:
+            if provider is not None and provider.failure is not None:
+                raise provider.failure from None
+            raise
+        return _bare(result["e_tag"]) or self.head(name).etag  # Ceph RGW 16 gives none here
+
+    def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
+        """Give the objects whose name begins with *prefix*, after *start_after*."""
+        start_after = last = start_after or ""
+        infos = self._listed(prefix, start_after)
+        if self._is_azure:
+            if not could_begin_a_name(prefix):
+                return
+            infos = in_key_order(infos, lambda beginning, _: self._listed(beginning, ""), len(prefix))
+        try:
+            for info in infos:
+                if info.key > last:
+                    yield info
+                    last = info.key
+                elif info.key > start_after:
+                    raise _InexpressibleError
+        except (InvalidPathError, _InexpressibleError):
+            yield from self._by_sdk().list(prefix, last or None)
+
+    def head(self, name: str) -> ObjectInfo:
+        """Give size, ETag, time of change and checksum."""
+        if self._needs_sdk(name):
+            return self._by_sdk().head(name)
+        return self._info(name, obstore.get(self._store(), name, options={"head": True}))
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        if self._needs_sdk(name):
+            self._by_sdk().delete(name)
+        else:
+            obstore.delete(self._store(), name)
+
+    def credentials_renewed(self) -> None:
+        """Forget the stores that have the old ones."""
+        with self._lock:
+            self._stores.clear()
+            self._uploader = None
+        if self._sdk is not None:
+            self._sdk.credentials_renewed()
+
+    def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
+        """Translate what obstore raises, and what the SDK does."""
+        if isinstance(error, _InexpressibleError):
+            return PermanentError(operation, url, str(error))
+        if Failure.is_of_obstore(error):
+            return Failure(error).meaning(self._scheme, operation, url)
+        return self._sdk.error(operation, url, error) if self._sdk is not None else None
+
+    # Listing
+
+    def _listed(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
+        """Give the objects in the order of the store, some before *start_after* among them."""
+        folder = prefix.rpartition("/")[0]  # object_store lists folders only
+        if folder and not _is_expressible(folder):
+            raise _InexpressibleError
+        begin = max(start_after, _just_below(prefix))
+        if self._is_azure:
+            begin = _HIGH_BMP.split(begin, maxsplit=1)[0]  # what follows is in another order there
+        previous = offset = _expressible_start(begin)
+        pages = obstore.list(self._store(), folder or None, offset=offset or None, chunk_size=_PAGE_KEYS)
+        probes = 0
+        for page in pages:
+            for meta in page:
+                name, size_bytes = meta["path"], meta["size"]
+                if not name.startswith(prefix):
+                    if f"{name}/" == prefix:
+                        name = prefix
+                    elif name < prefix or (self._is_azure and not name.isascii()):
+                        continue
+                    else:
+                        return
+                elif name <= previous and (not self._is_azure or f"{previous}{name}".isascii()):
+                    name += "/"  # nothing else can stand where it stands
+                elif not size_bytes and name > start_after:
+                    probes += 1
+                    if probes > _PROBES and sdk_is_installed(self._scheme):
+                        raise _InexpressibleError
+                    if not self._is_there(name):
+                        name += "/"
+                previous = name
+                yield ObjectInfo(name, size_bytes, _bare(meta["e_tag"]), meta["last_modified"])
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            obstore.head(self._store(), name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # Whom to ask
+
+    def _needs_sdk(self, name: str) -> bool:
+        if self._is_azure:
+            check_name(name)
+        return not _is_expressible(name)
+
+    def _store(self, *, is_sending: bool = False) -> ObjectStore:
+        """Give the store that does not retry and has the credentials of this moment."""
+        read_timeout = SEND_TIMEOUT if is_sending else READ_TIMEOUT
+        source = self._access.credentials
+        credentials = None if source is None else source.current()
+        if credentials is self._credentials:
+            store = self._stores.get(read_timeout)
+            if store is not None:
+                return store
+        with self._lock:
+            if credentials != self._credentials:
+                self._stores.clear()
+            self._credentials = credentials
+            store = self._stores.get(read_timeout)
+            if store is None:
+                store = self._stores[read_timeout] = self._clients.open(read_timeout, credentials)
+        return store
+
+    def _upload_store(self) -> tuple[ObjectStore, AskingProvider | None]:
+        """Give the store that retries, and asks for credentials again while an upload lasts."""
+        source = self._access.credentials
+        credentials = None if source is None else source.current()
+        with self._lock:
+            if self._uploader is None:
+                provider = None if source is None else AskingProvider(source)
+                retry = self._access.retry
+                store = self._clients.open(SEND_TIMEOUT, credentials, provider=provider, retry=retry)
+                self._uploader = store, provider
+            return self._uploader
+
+    def _by_sdk(self) -> Bucket:
+        with self._lock:
+            if self._sdk is None:
+                if not sdk_is_installed(self._scheme):
+                    raise _InexpressibleError(
+                        "names with '//', '/./', a '/' at the end or a control character need an extra: "
+                        f"pip install 'htcjob[{extra_of(self._scheme)}]'"
+                    )
+                self._sdk = open_sdk_bucket(self._scheme, self._container, self._access)
+            return self._sdk
+
+    # What is said about an object
+
+    def _attributes(self, metadata: Mapping[str, str]) -> dict[str, str] | None:
+        if not metadata:
+            return None
+        return {self._sha256 if name == SHA256_METADATA else name: metadata[name] for name in metadata}
+
+    def _info(self, name: str, result: GetResult) -> ObjectInfo:
+        meta: ObjectMeta = result.meta
+        etag = _bare(meta["e_tag"])
+        checksum = None
+        if sha256 := result.attributes.get(self._sha256):
+            checksum = f"sha256:{sha256}"
+        elif self._etag_is_md5 and _MD5.fullmatch(etag):
+            # Not so where KMS's or the customer's keys encrypt; AWS asks for TLS then.
+            checksum = f"md5:{etag}"
+        return ObjectInfo(name, meta["size"], etag, meta["last_modified"], checksum)
+
+
+class _Slots:
+    """Shares out the parts that may be in memory, in the order in which uploads ask for them."""
+
+    def __init__(self, n_slots: int) -> None:
+        self._free = n_slots
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, n_slots: int) -> Iterator[None]:
+        """Hold so many of them."""
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self._free >= n_slots)
+            self._free -= n_slots
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += n_slots
+                self._changed.notify_all()
+
+
+_slots = _Slots(PARTS_AT_ONCE)
+
+
+class _InexpressibleError(Exception):
+    """Only the SDK can say this name."""
+
+
+_BAD_PARTS = re.compile(r"(?:^|/)\.?(?:/|$)|[\x00-\x1f\x7f]")
+
+
+def _is_expressible(name: str) -> bool:
+    """
+    Tell whether object_store leaves *name* as it is.
+
+    https://docs.rs/object_store/latest/object_store/path/struct.Path.html
+    """
+    return _BAD_PARTS.search(name) is None
+
+
+def _expressible_start(name: str) -> str:
+    """Give the longest start of *name*, in whole parts, that is expressible; empty: there is none."""
+    return "/".join(takewhile(_is_expressible, name.split("/")))
+
+
+def _just_below(prefix: str) -> str:
+    """Give a text that sorts before all names that begin with *prefix*, with few names between."""
+    if not prefix or prefix.endswith("/"):
+        return ""  # object_store asks for the folder itself
+    code = ord(prefix[-1]) - 1
+    return prefix[:-1] + chr(0xD7FF if 0xD800 <= code <= 0xDFFF else code) + "\U0010fffd"
+
+
+def _pieces(result: GetResult, size_bytes: int) -> Generator[bytes | memoryview]:
+    """Give the content; the connection is given up when this is closed."""
+    if size_bytes <= _PIECE_BYTES:
+        yield memoryview(result.bytes())
+    else:
+        yield from result.stream(_PIECE_BYTES)
+
+
+def _bare(etag: str | None) -> str:
+    """Give an ETag without quotation marks, which not every answer of every cloud has."""
+    return (etag or "").strip('"')

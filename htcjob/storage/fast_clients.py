@@ -1,0 +1,276 @@
+"""How object_store reaches the three clouds: endpoints, time limits, credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from htcjob.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from obstore.store import ObjectStore
+
+    from htcjob.retry import RetryPolicy
+    from htcjob.storage.access import Access, CloudCredentials, CredentialSource
+
+    Config = dict[str, Any]
+
+CONNECT_TIMEOUT = timedelta(seconds=10)
+READ_TIMEOUT = timedelta(seconds=60)
+"""Without a byte for so long a connection is stalled."""
+SEND_TIMEOUT = timedelta(minutes=15)
+"""The same for long bodies: the time of reading also runs while a body is sent (measured, reqwest 0.13)."""
+_NEVER = timedelta(days=7)
+"""Of a request in all; the default of 30 s ends every long body (arrow-rs-object-store issue 386)."""
+
+
+def can_serve(scheme: str, access: Access) -> bool:
+    """
+    Tell whether object_store has a chance to find the credentials that the cloud's SDK would find.
+
+    It knows those that variables hold or point to, and those of containers and instances; it does not read
+    AWS's shared files, and of Google's files only those of service accounts and of users.
+    """
+    if access.credentials is not None:
+        return True
+    if scheme == "s3":
+        return _can_serve_s3(access.environ)
+    return scheme != "gs" or _can_serve_gs(access.environ)
+
+
+def _can_serve_s3(environ: Mapping[str, str]) -> bool:
+    """
+    Go through boto3's chain, in its order.
+
+    https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
+    """
+    if _has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") or _has(environ, "AWS_SKIP_SIGNATURE"):
+        return True
+    if _has(environ, "AWS_PROFILE") or _has(environ, "AWS_DEFAULT_PROFILE"):
+        return False
+    if _has(environ, "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"):
+        return True
+    home = os.path.join(environ.get("HOME", ""), ".aws")
+    for variable, name in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")):
+        if os.path.exists(environ.get(variable) or os.path.join(home, name)):
+            return False
+    if _has(environ, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
+        return True
+    if _has(environ, "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+        return _has(environ, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+    return environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true"
+
+
+def _can_serve_gs(environ: Mapping[str, str]) -> bool:
+    """https://docs.cloud.google.com/docs/authentication/application-default-credentials."""
+    if _has(environ, "STORAGE_EMULATOR_HOST"):
+        return True
+    path = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if not path:
+        home = environ.get("HOME", "")
+        path = os.path.join(home, ".config", "gcloud", "application_default_credentials.json")
+        if not os.path.exists(path):
+            return True  # of the instance
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)["type"] in ("service_account", "authorized_user")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # the SDK says what is wrong with it
+
+
+def _has(environ: Mapping[str, str], *names: str) -> bool:
+    return all(environ.get(name) for name in names)
+
+
+class AskingProvider:
+    """Asks a source for credentials whenever object_store thinks that those it has are about to expire."""
+
+    def __init__(self, source: CredentialSource) -> None:
+        self._source = source
+        self.failure: Exception | None = None
+        """What the source raised last; object_store makes a text of it."""
+
+    def __call__(self) -> Mapping[str, Any]:
+        """Give them as obstore wants them."""
+        try:
+            credentials = self._source.current()
+        except Exception as error:
+            self.failure = error
+            raise
+        self.failure = None
+        return _for_obstore(credentials, credentials.expires_at)
+
+
+class Clients:
+    """
+    Makes the object_store clients of one bucket or container.
+
+    Raises:
+        ConfigurationError: a variable that says how it is reached makes no sense.
+    """
+
+    def __init__(self, scheme: str, container: str, access: Access) -> None:
+        self._make, self._config = _CONFIGS[scheme](container, access)
+        self.is_plain = self._config.get("aws_endpoint_url_s3", "").startswith("http://")
+        """Whether S3 is reached without TLS."""
+        self._options: Config = {
+            "allow_http": True,
+            "connect_timeout": CONNECT_TIMEOUT,
+            "timeout": _NEVER,
+        }
+        if scheme == "gs":
+            # Else what is stored compressed comes without it, and without a length.
+            # https://docs.cloud.google.com/storage/docs/transcoding
+            self._options["default_headers"] = {"accept-encoding": "gzip"}
+        if bundle := _ca_bundle(access.environ):
+            self._options["root_certificate"] = bundle
+
+    def open(
+        self,
+        read_timeout: timedelta,
+        credentials: CloudCredentials | None,
+        *,
+        provider: AskingProvider | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> ObjectStore:
+        """
+        Make a client, which takes some 5 ms.
+
+        Args:
+            read_timeout: How long a connection may be silent.
+            credentials: Those to use; None: object_store finds its own.
+            provider: Asked for them again when they expire.
+            retry: Of its requests; None: none is made twice.
+        """
+        config = dict(self._config)
+        if credentials is not None:
+            if account := credentials.values.get("GCP_APPLICATION_CREDENTIALS"):
+                config.pop("credential_provider", None)
+                config["service_account_key"] = account.reveal()
+            else:
+                config["credential_provider"] = provider or (lambda: _for_obstore(credentials, None))
+        options = {**self._options, "read_timeout": read_timeout}
+        return self._make(client_options=options, retry_config=_retry_config(retry), **config)
+
+
+def _retry_config(retry: RetryPolicy | None) -> Config:
+    if retry is None:
+        return {"max_retries": 0}
+    return {
+        "max_retries": retry.retries,
+        "retry_timeout": timedelta(seconds=retry.total_s),
+        "backoff": {
+            "init_backoff": timedelta(seconds=retry.first_wait_s),
+            "max_backoff": timedelta(seconds=retry.longest_wait_s),
+        },
+    }
+
+
+def _for_obstore(credentials: CloudCredentials, expires_at: float | None) -> Mapping[str, Any]:
+    given = {name: secret.reveal() for name, secret in credentials.values.items()}
+    # obstore takes no other zone than this very object.
+    until = None if expires_at is None else datetime.fromtimestamp(expires_at, timezone.utc)
+    if credentials.provider == "AWS":
+        return {
+            "access_key_id": given["AWS_ACCESS_KEY_ID"],
+            "secret_access_key": given["AWS_SECRET_ACCESS_KEY"],
+            "token": given.get("AWS_SESSION_TOKEN"),
+            "expires_at": until,
+        }
+    if credentials.provider == "GCP":
+        return {"token": given["GCP_ACCESS_TOKEN"], "expires_at": until}
+    return {"sas_token": given["AZURE_STORAGE_SAS_TOKEN"], "expires_at": until}
+
+
+# Static credentials are handed over from `Access.environ`. What else object_store knows, of containers and
+# identities, it finds in the variables itself.
+
+
+def _s3(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config]:
+    from obstore.store import S3Store
+
+    environ = access.environ
+    # Its bulk delete says 200 to what it refuses, and is not known to every compatible server.
+    config: Config = {"bucket": bucket, "disable_bulk_delete": True}
+    if region := access.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"):
+        config["region"] = region
+    endpoint = access.endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        config["aws_endpoint_url_s3"] = endpoint  # its variable would come before `endpoint`
+    # No certificate covers a dot in the name of a bucket.
+    config["virtual_hosted_style_request"] = not endpoint and "." not in bucket
+    if access.credentials is None and _has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        config["access_key_id"] = environ["AWS_ACCESS_KEY_ID"]
+        config["secret_access_key"] = environ["AWS_SECRET_ACCESS_KEY"]
+        if token := environ.get("AWS_SESSION_TOKEN"):
+            config["session_token"] = token
+    return S3Store, config
+
+
+def _gs(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config]:
+    from obstore.store import GCSStore
+
+    config: Config = {"bucket": bucket}
+    if endpoint := access.endpoint:
+        config["base_url"] = endpoint
+    elif emulator := access.environ.get("STORAGE_EMULATOR_HOST"):
+        config["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
+        config["credential_provider"] = lambda: {"token": "", "expires_at": None}  # sends none
+    if "base_url" in config:
+        config["base_url"] = config["base_url"].rstrip("/")
+    if path := access.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        config["application_credentials"] = path
+    return GCSStore, config
+
+
+def _az(container: str, access: Access) -> tuple[Callable[..., ObjectStore], Config]:
+    from obstore.store import AzureStore
+
+    environ = access.environ
+    account, _, container = container.partition("/")
+    config: Config = {"account_name": account, "container_name": container}
+    said = _connection_string(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    if said.get("accountname", account) != account:
+        said = {}  # of another account
+    endpoint = access.endpoint or environ.get("AZURE_STORAGE_ENDPOINT") or said.get("blobendpoint")
+    if not endpoint and "endpointsuffix" in said:
+        protocol = said.get("defaultendpointsprotocol", "https")
+        endpoint = f"{protocol}://{account}.blob.{said['endpointsuffix']}"
+    if endpoint:
+        config["endpoint"] = endpoint.rstrip("/")
+    if access.credentials is None:
+        own = environ if environ.get("AZURE_STORAGE_ACCOUNT_NAME", account) == account else {}
+        key = own.get("AZURE_STORAGE_ACCOUNT_KEY") or own.get("AZURE_STORAGE_KEY") or said.get("accountkey")
+        sas = own.get("AZURE_STORAGE_SAS_TOKEN") or said.get("sharedaccesssignature")
+        if sas and (own.get("AZURE_STORAGE_SAS_TOKEN") or not key):
+            config["sas_key"] = sas.lstrip("?")
+        elif key:
+            config["account_key"] = key
+    return AzureStore, config
+
+
+def _connection_string(text: str) -> dict[str, str]:
+    """https://learn.microsoft.com/azure/storage/common/storage-configure-connection-string."""
+    pairs = [pair.partition("=") for pair in text.split(";") if pair.strip()]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise ConfigurationError("AZURE_STORAGE_CONNECTION_STRING: expected name=value;name=value;…")
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _ca_bundle(environ: Mapping[str, str]) -> bytes | None:
+    """Give the certificates that the SDKs are told to trust; SSL_CERT_FILE is seen by rustls itself."""
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if path := environ.get(name):
+            try:
+                with open(path, "rb") as file:
+                    return file.read()
+            except OSError as error:
+                raise ConfigurationError(f"{name} holds {path!r}: {error.strerror}") from None
+    return None
+
+
+_CONFIGS = {"s3": _s3, "gs": _gs, "az": _az}
