@@ -267,7 +267,7 @@ def _children() -> list[int]:
     """
     pid = os.getpid()
     try:
-        with open(f"/proc/self/task/{pid}/children", "rb") as file:
+        with open(f"/proc/self/task/{pid}/children", "rb", buffering=0) as file:
             return [int(child) for child in file.read().split()]
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
         return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(name) == pid]

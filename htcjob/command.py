@@ -54,7 +54,7 @@ def run_command(
     At the timeout the command's whole process group is sent SIGTERM, and SIGKILL when the grace period is
     over; the same when a stop signal came, which is passed on. The clock goes on while we are suspended.
     Whatever the command leaves behind, daemons in sessions of their own too, is ended (`Children`). When we
-    are killed ourselves, so is its process group (`_dies_with_us`). May be called from several threads.
+    are killed ourselves, so is its process group (`dies_with_us`). May be called from several threads.
 
     The command has a session of its own; where we have a controlling terminal, a process group of our
     session, so that it has that terminal too, as a shell's job would.
@@ -100,7 +100,7 @@ def run_command(
     except ValueError as error:  # a NUL in an argument or variable
         return CommandResult(126, start_error=f"command cannot be started: {error}")
     leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
-    with _dies_with_us(pid):
+    with dies_with_us(pid):
         try:
             with exit_fd(pid) as ended:
                 stop = _await_exit(
@@ -185,7 +185,7 @@ def _await_exit(
 
 
 @contextmanager
-def _dies_with_us(group: int) -> Iterator[None]:
+def dies_with_us(group: int) -> Iterator[None]:
     """
     Have the kernel kill the process group *group* when this process is gone, however it went.
 

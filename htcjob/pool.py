@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from itertools import chain, islice
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -29,17 +30,21 @@ class Pool:
 
     They are daemons: a person who presses Ctrl-C a second time does not wait for them. (No
     `concurrent.futures`: its threads are waited for at exit, and its import costs every job 13 ms.)
+
+    KeyboardInterrupt can strike the main thread anywhere, also just behind the taking of a lock, which then
+    is held for ever (bugs.python.org/issue29988). So the thread that calls `each` takes no lock that the
+    others need, and leaves it to them to start more threads.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._threads: list[threading.Thread] = []
-        self._tasks: deque[_Task] = deque()
-        """Not yet begun."""
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        """Not yet begun; None ends all threads."""
         self._idle = 0
         """Threads that wait for a task."""
-        self._is_closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        """Of the two above, between threads of the pool."""
         self._current = threading.local()
 
     def __enter__(self) -> Pool:
@@ -51,11 +56,9 @@ class Pool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._tasks.put(None)
+        while self._threads:
+            self._threads.pop().join()
 
     def each(
         self,
@@ -63,7 +66,7 @@ class Pool:
         things: Iterable[T],
         *,
         tick: Callable[[], None] = lambda: None,
-        tick_s: float | None = None,
+        tick_s: float = -1,
     ) -> Generator[R | HtcjobError, None, None]:
         """
         Give what *act* returns for each of *things*, in their order, or the `HtcjobError` it raised.
@@ -77,97 +80,118 @@ class Pool:
             act: Called in threads of the pool.
             things: What to do it with.
             tick: Called in the calling thread again and again while it waits.
-            tick_s: Seconds between two ticks; None: never.
+            tick_s: Seconds between two ticks; -1: never.
         """
+        gathering = _gathering(act)
         rest = iter(things)
         first = list(islice(rest, 2))
-        if len(first) < 2:
-            yield from map(_gathering(act), first)
+        if len(first) < 2 or not (self._threads or self._start_thread()):
+            yield from map(gathering, chain(first, rest))
             return
-        is_over = threading.Event()
+        batch = _Batch()
         begun: deque[_Task] = deque()
         try:
             for thing in chain(first, rest):
-                task = _Task(_gathering(act), thing, is_over)
-                if not self._submit(task):
-                    yield _gathering(act)(thing)
-                    continue
+                task = _Task(batch, gathering, thing)
                 begun.append(task)
+                self._tasks.put(task)
                 if len(begun) >= self._most * WINDOW_PER_THREAD:
-                    yield _result(begun, tick, tick_s)
+                    yield begun[0].wait(tick, tick_s)
+                    begun.popleft()
+            batch.is_complete = True
             while begun:
-                yield _result(begun, tick, tick_s)
+                yield begun[0].wait(tick, tick_s)
+                begun.popleft()
         finally:
-            is_over.set()
+            batch.is_complete = batch.is_over = True
             for task in begun:
-                task.is_done.wait()
+                self._tasks.put(task)  # again: an interrupt can have come before the first time
+            for task in begun:
+                task.wait_for_end()
 
     def is_abandoned(self) -> bool:
         """Tell, in a thread of the pool, whether nobody waits any more for what it does."""
-        is_over: threading.Event | None = getattr(self._current, "is_over", None)
-        return is_over is not None and is_over.is_set()
+        batch: _Batch | None = getattr(self._current, "batch", None)
+        return batch is not None and batch.is_over
 
-    def _submit(self, task: _Task) -> bool:
-        """Leave *task* to a thread; False: there is none, and this machine gives no more."""
-        with self._changed:
-            if len(self._tasks) >= self._idle and len(self._threads) < self._most:
-                thread = threading.Thread(target=self._work, name="htcjob-transfer", daemon=True)
-                with suppress(RuntimeError):
-                    thread.start()
-                    self._threads.append(thread)
-            if self._threads:
-                self._tasks.append(task)
-                self._changed.notify()
-            return bool(self._threads)
+    def _start_thread(self) -> bool:
+        """Start one more; False: this machine gives no more threads."""
+        thread = threading.Thread(target=self._work, name="htcjob-transfer", daemon=True)
+        with suppress(RuntimeError):
+            thread.start()
+            self._threads.append(thread)
+            return True
+        return False
 
     def _work(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._idle += 1
-                while not self._tasks:
-                    if self._is_closed:
-                        return
-                    self._changed.wait()
+            task = self._tasks.get()
+            with self._lock:
                 self._idle -= 1
-                task = self._tasks.popleft()
-            self._current.is_over = task.is_over
+                if task is None:
+                    self._tasks.put(None)  # for the next one
+                    return
+                # There is always one that waits, as long as something may come.
+                may_come = not task.batch.is_over and not (task.batch.is_complete and self._tasks.empty())
+                if may_come and not self._idle and len(self._threads) < self._most:
+                    self._start_thread()
+            self._current.batch = task.batch
             task.run()
             del task  # what it holds must not live until the next one
 
 
+class _Batch:
+    """What one call of `each` does."""
+
+    is_complete = False
+    """All its tasks are in the queue."""
+    is_over = False
+    """Nobody waits for it any more."""
+
+
 class _Task:
-    """One thing on its way."""
+    """One thing on its way; the same one may be given to several threads."""
 
-    __slots__ = ("_act", "_thing", "error", "is_done", "is_over", "result")
+    __slots__ = ("_act", "_error", "_has_begun", "_has_ended", "_is_done", "_result", "_thing", "batch")
 
-    def __init__(self, act: Callable[[Any], Any], thing: Any, is_over: threading.Event) -> None:
+    def __init__(self, batch: _Batch, act: Callable[[Any], Any], thing: Any) -> None:
+        self.batch = batch
         self._act = act
         self._thing = thing
-        self.is_over = is_over
-        self.is_done = threading.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
+        self._has_begun = threading.Lock()
+        self._has_ended = threading.Lock()
+        self._has_ended.acquire()
+        self._is_done = False
+        self._result: Any = None
+        self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Act, unless nobody waits for it any more."""
+        """Act, unless another thread does, or nobody waits for it any more."""
+        if not self._has_begun.acquire(blocking=False):
+            return
         try:
-            if not self.is_over.is_set():
-                self.result = self._act(self._thing)
+            if not self.batch.is_over:
+                self._result = self._act(self._thing)
         except BaseException as error:
-            self.error = error
+            self._error = error
         finally:
-            self.is_done.set()
+            self._is_done = True
+            self._has_ended.release()
 
+    def wait(self, tick: Callable[[], None], tick_s: float) -> Any:
+        """Give the result, or raise the exception, when it is there."""
+        while not self._is_done and not self._has_ended.acquire(timeout=tick_s):
+            tick()
+        if self._error is not None:
+            raise self._error
+        return self._result
 
-def _result(begun: deque[_Task], tick: Callable[[], None], tick_s: float | None) -> Any:
-    """Wait for the first of *begun*, take it away, and give its result."""
-    task = begun[0]
-    while not task.is_done.wait(tick_s):
-        tick()
-    begun.popleft()
-    if task.error is not None:
-        raise task.error
-    return task.result
+    def wait_for_end(self) -> None:
+        """Return when no thread acts any more."""
+        if not self._is_done:
+            self._has_ended.acquire()
 
 
 def _gathering(act: Callable[[T], R]) -> Callable[[T], R | HtcjobError]:

@@ -154,9 +154,8 @@ class Signals:
             self._pass_on(signum, self.children.running)
         if signum in _PAUSING:
             self._is_suspending = True
-            os.kill(
-                os.getpid(), signal.SIGSTOP
-            )  # as PID 1 the kernel refuses; the commands stop all the same
+            # The kernel refuses it to PID 1; the commands are stopped all the same.
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def _pass_on(self, signum: int, commands: dict[int, Command]) -> None:
         for pid, command in commands.items():

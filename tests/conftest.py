@@ -10,9 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+
+from tests.support.htc_api import htc_api_fixture  # noqa: F401
+from tests.support.rgw import rgw  # noqa: F401
+from tests.support.skipping import skip_or_fail
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -123,13 +126,6 @@ def _skip_or_fail():
 @pytest.fixture(name="wait_until")
 def _wait_until():
     return wait_until
-
-
-def skip_or_fail(variable: str, reason: str) -> NoReturn:
-    """Skip a test that cannot run here; where *variable* is 1, as in the gate, that is a failure."""
-    if os.environ.get(variable) == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture

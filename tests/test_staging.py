@@ -65,20 +65,19 @@ def test_an_entry_that_is_a_url_comes_from_its_own_store(staging, directory, tmp
         assert file.read() == b"far"
 
 
-def test_stores_of_urls_are_opened_as_told_and_once(directory):
-    """The caller knows the credentials and the engine; a thousand entries of a bucket open it once."""
+def test_stores_of_urls_are_opened_as_told(directory):
+    """The caller knows the credentials and the engine, and is told the key too."""
     far, opened = MemoryStore("far"), []
-    far.put_bytes(b"1", "a")
-    far.put_bytes(b"2", "b")
+    far.put_bytes(b"1", "a/b")
 
-    def open_store(url):
-        opened.append(url)
+    def open_store(url, key):
+        opened.append((url, key))
         return far
 
     with Transfers(RetryPolicy()) as transfers:
         staging = Staging(MemoryStore("in"), MemoryStore("out"), transfers, open_store)
-        list(transfers.each(lambda key: staging.stage_in(entry(f"s3://bucket/{key}"), directory), "abab"))
-    assert opened == ["s3://bucket/"]
+        staging.stage_in(entry("s3://bucket/a/b"), directory)
+    assert opened == [("s3://bucket/", "a/b")]
 
 
 def test_a_stop_signal_ends_the_stage_in_of_a_chunk(staging, tmp_path):

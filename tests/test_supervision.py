@@ -21,7 +21,8 @@ import pytest
 
 from htcjob.children import Children, Command
 from htcjob.command import Signals, run_command
-from tests.conftest import REPOSITORY, skip_or_fail, wait_until
+from tests.conftest import REPOSITORY, wait_until
+from tests.support.skipping import skip_or_fail
 
 SCRIPTS = Path(__file__).parent / "support" / "children"
 HTCJOB = (sys.executable, "-m", "htcjob", "run", "--")
@@ -716,6 +717,18 @@ def test_in_a_pipeline_the_others_keep_the_terminal_too():
         screen.sees(r"\$ $")
         screen.type("echo status ${PIPESTATUS[0]}\n")
         screen.sees("status 130\n")
+
+
+def test_a_pager_behind_us_has_the_terminal():
+    """What is lent to a command is taken from the rest of its pipeline."""
+    with shell() as screen:
+        pager = "sh -c 'read line; echo $line; read key < /dev/tty; echo key $key; exit'"
+        screen.type(f"{' '.join(HTCJOB)} sh -c 'echo ready; exec sleep 1000' | {pager}\n")
+        screen.sees("ready\n")
+        screen.type("q\n")
+        screen.sees("key q\n")
+        screen.type("\x03")
+        screen.sees(r"\$ $")
 
 
 def test_ctrl_z_where_no_shell_could_continue_us_is_nothing(as_pid_1):

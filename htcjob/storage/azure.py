@@ -26,7 +26,7 @@ from htcjob.storage.azure_account import AzureAccount, find_account
 from htcjob.storage.azure_errors import Failure, failure_of_answer, meaning, without_url
 from htcjob.storage.azure_names import check_name, could_begin_a_name, first_behind, in_key_order
 from htcjob.storage.blame import Blame
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA_AZURE, Body, Bucket, _part_pool
+from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA_AZURE, Body, Bucket, part_pool
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.files import open_regular, read_range
 
@@ -198,7 +198,7 @@ class AzureBucket(Bucket):
 
                 self._access.retry.call(once)
 
-            parts = [_part_pool().submit(send, number) for number in range(len(blocks))]
+            parts = [part_pool().submit(send, number) for number in range(len(blocks))]
             try:
                 for part in parts:
                     part.result()

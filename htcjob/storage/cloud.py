@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -34,6 +33,7 @@ from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import ThreadPoolExecutor
     from types import TracebackType
 
     from htcjob.storage.access import Access, CloudCredentials
@@ -293,7 +293,7 @@ class CloudStore(Store):
             return self._access.retry.call(once)
 
         starts = range(0, info.size_bytes, PART_BYTES)
-        parts = [_part_pool().submit(receive, start) for start in starts]
+        parts = [part_pool().submit(receive, start) for start in starts]
         try:
             for start, part in zip(starts, parts, strict=True):
                 part.result()
@@ -420,6 +420,8 @@ def _now() -> datetime:
 
 
 @cache
-def _part_pool() -> ThreadPoolExecutor:
+def part_pool() -> ThreadPoolExecutor:
     """Give the threads that move parts of large objects, of all stores together."""
+    from concurrent.futures import ThreadPoolExecutor  # 13 ms: most jobs move nothing large
+
     return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="htcjob-part")

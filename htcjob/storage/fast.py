@@ -22,11 +22,10 @@ import threading
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PermissionDeniedError
 
 from htcjob.errors import PermanentError
 from htcjob.storage.azure_names import check_name, could_begin_a_name, in_key_order
@@ -131,6 +130,8 @@ class FastBucket(Bucket):
         """Write a large file in parts; object_store tries each of them again, without a word in the log."""
         if self._needs_sdk(name):
             return self._by_sdk().upload(name, path, size_bytes, metadata=metadata)
+        from pathlib import Path  # which only obstore.put asks for
+
         store, provider = self._upload_store()
         part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
         parts_at_once = min(-(-size_bytes // part_bytes), max(1, PARTS_AT_ONCE * PART_BYTES // part_bytes))
@@ -183,9 +184,8 @@ class FastBucket(Bucket):
             obstore.delete(self._store(), name)
 
     def credentials_renewed(self) -> None:
-        """Forget the stores that have the old ones."""
+        """Forget the store for uploads, which has the old ones; the others are compared at every request."""
         with self._lock:
-            self._stores.clear()
             self._uploader = None
         if self._sdk is not None:
             self._sdk.credentials_renewed()
@@ -237,6 +237,8 @@ class FastBucket(Bucket):
             obstore.head(self._store(), name)
         except FileNotFoundError:
             return False
+        except PermissionDeniedError:
+            pass  # a token that may list but not read: S3 would say absent, if it were
         return True
 
     # Whom to ask
@@ -335,7 +337,7 @@ class _InexpressibleError(Exception):
     """Only the SDK can say this name."""
 
 
-_BAD_PARTS = re.compile(r"(?:^|/)\.?(?:/|$)|[\x00-\x1f\x7f]")
+_BAD_PARTS = re.compile(r"(?:^|/)\.?(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def _is_expressible(name: str) -> bool:

@@ -1,4 +1,8 @@
-"""What the exceptions of obstore mean: they are texts, with the fields of object_store's errors in them."""
+"""
+What the exceptions of obstore mean: they are texts, with the fields of object_store's errors in them.
+
+Headers are not among those, so a `Retry-After` is not known here.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from google.api_core.exceptions import PreconditionFailed
 from google.cloud.storage.exceptions import InvalidResponse
 
 from htcjob.errors import StorageError, TransientError
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, _part_pool
+from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, part_pool
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.gcs_connection import TIMEOUT_S, Connection
 from htcjob.storage.gcs_errors import SDK_ERRORS, SourceChangedError, meaning_of
@@ -229,7 +229,7 @@ class GcsBucket(Bucket):
 
             return self._try(name, once)
 
-        parts = [_part_pool().submit(send, start) for start in range(0, size_bytes, part_bytes)]
+        parts = [part_pool().submit(send, start) for start in range(0, size_bytes, part_bytes)]
         try:
             return [part.result() for part in parts]
         finally:

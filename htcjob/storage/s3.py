@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from htcjob.errors import StorageError, TransientError
 from htcjob.storage.blame import Blame
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, _part_pool
+from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, part_pool
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.files import open_regular, read_range
 from htcjob.storage.s3_client import Connection
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-READ_TIMEOUT_S = 60
-"""Without a byte for so long a connection is stalled."""
 _MOST_PARTS = 10_000
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 _PIECE_BYTES = 1 << 20
@@ -177,7 +175,7 @@ class S3Bucket(Bucket):
 
             return self._try(upload["Key"], once)
 
-        parts = [_part_pool().submit(send, start) for start in range(0, size_bytes, part_bytes)]
+        parts = [part_pool().submit(send, start) for start in range(0, size_bytes, part_bytes)]
         try:
             return [part.result() for part in parts]
         finally:

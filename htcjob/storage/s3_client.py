@@ -24,6 +24,8 @@ from htcjob.errors import ConfigurationError
 if TYPE_CHECKING:
     from htcjob.storage.access import Access, CredentialSource
 
+READ_TIMEOUT_S = 60
+"""Without a byte for so long a connection is stalled."""
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
 
 
@@ -122,7 +124,7 @@ def _config(*, is_aws: bool) -> Config:
         retries={"mode": "standard", "total_max_attempts": 1},  # `retry.py` owns that
         max_pool_connections=64,
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=READ_TIMEOUT_S,
         tcp_keepalive=True,
     )
 

@@ -21,18 +21,24 @@ from htcjob.errors import (
     UnauthenticatedError,
 )
 from htcjob.retry import RetryPolicy
-from htcjob.storage import engines
+from htcjob.storage import cloud, engines
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, CloudStore
+from htcjob.storage.cloud import SHA256_METADATA, Body, Bucket, CloudStore
 from htcjob.storage.contract import ObjectInfo
 
-from .contract import files_below, keys_in
+from .contract import files_below, files_limited_to, keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+PART_BYTES = 1 << 17
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "PART_BYTES", PART_BYTES)
 
 
 class SdkError(Exception):
@@ -395,10 +401,10 @@ class TestParts:
         def pieces(start: int, content: bytes) -> Iterator[bytes]:
             if start // PART_BYTES == part and left[0]:
                 left[0] -= 1
-                yield content[:1000]
+                yield content[:10]
                 raise SdkError(TransientError)
-            for at in range(0, len(content), 1 << 20):
-                yield content[at : at + (1 << 20)]
+            for at in range(0, len(content), 1 << 14):
+                yield content[at : at + (1 << 14)]
 
         bucket.pieces = pieces
         store.get("a", str(tmp_path / "out"))
@@ -455,17 +461,23 @@ class TestParts:
             if start // PART_BYTES == 1:
                 has_failed.set()
                 raise SdkError(PermanentError)
-            for at in range(0, len(content), 1 << 16):
+            for at in range(0, len(content), 1 << 12):
                 has_failed.wait()
                 if is_ended.is_set():
                     late.append(start)
-                yield content[at : at + (1 << 16)]
+                yield content[at : at + (1 << 12)]
 
         bucket.pieces = pieces
         with pytest.raises(PermanentError):
             store.get("a", str(tmp_path / "out"))
         is_ended.set()
         assert late == []
+        assert files_below(tmp_path) == {}
+
+    def test_full_disk(self, bucket: ScriptedBucket, store: CloudStore, data: bytes, tmp_path: Path) -> None:
+        """Parts that find no room are a permanent error that names the file; nothing is left."""
+        with files_limited_to(2 * PART_BYTES), pytest.raises(PermanentError, match="out"):
+            store.get("a", str(tmp_path / "out"))
         assert files_below(tmp_path) == {}
 
     def test_many_large_objects_at_once(

@@ -30,7 +30,7 @@ from htcjob.storage.access import Access
 from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.urls import open_store
 from htcjob.transfer import Transfers
-from tests.conftest import skip_or_fail
+from tests.support.skipping import skip_or_fail
 from tests.support.wire import FaultProxy
 
 FAULTS = {
@@ -245,7 +245,7 @@ def shorten_read_timeout(monkeypatch, engine) -> None:
     if engine == "fast":
         monkeypatch.setattr("htcjob.storage.fast.FastBucket._store.__defaults__", (timedelta(seconds=1),))
     else:
-        monkeypatch.setattr("htcjob.storage.s3.READ_TIMEOUT_S", 1)
+        monkeypatch.setattr("htcjob.storage.s3_client.READ_TIMEOUT_S", 1)
 
 
 def test_a_server_that_was_started_again_is_found_again(store, direct, proxy, transfers, lines, tmp_path):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conftest import skip_or_fail
+from tests.support.skipping import skip_or_fail
 
 from .debian import InstallError, unpacked
 

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.conftest import skip_or_fail
+from tests.support.skipping import skip_or_fail
 
 from .debian import InstallError, unpacked
 

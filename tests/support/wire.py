@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
-import socket
-import struct
 import threading
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from .messages import Messages
+from .side import Side
+
 KINDS = frozenset({"answer", "stall", "drop", "lose", "reset", "truncate", "corrupt", "corrupt_request"})
-_ON_THE_WAY_BYTES = 16 << 20
-"""Most that is on its way in one direction of a connection: 10 ms at more than a gigabyte a second."""
 _TLS_HANDSHAKE = 22
 """First byte of every TLS connection (RFC 8446 §5.1); what follows cannot be read, only delayed."""
 
@@ -188,173 +186,15 @@ class FaultProxy:
         await asyncio.sleep(0)  # connections are lost in the next round of the loop
 
 
-class _Side(asyncio.Protocol):
-    """One end of a connection through the proxy, and what is on its way to it."""
-
-    def __init__(self, proxy: FaultProxy, receive: Callable[[bytes], None], lost: Callable[[], None]) -> None:
-        self._loop, self._delay_s = proxy.loop, proxy.delay_s
-        self._receive, self._lost = receive, lost
-        self.transport: asyncio.Transport | None = None
-        self.other: _Side | None = None
-        self._queue: deque[tuple[float, bytes | Callable[[], None]]] = deque()
-        self._queued_bytes = 0
-        self._is_clogged = self._is_other_paused = self._is_timer_set = False
-
-    def connection_made(self, transport) -> None:
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.set_write_buffer_limits(high=1 << 20)
-        self.transport = transport
-        self._deliver()
-
-    def data_received(self, data: bytes) -> None:
-        self._receive(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._queue.clear()
-        self._lost()
-
-    def pause_writing(self) -> None:
-        self._is_clogged = True
-        self._slow_other()
-
-    def resume_writing(self) -> None:
-        self._is_clogged = False
-        self._slow_other()
-
-    def send(self, data: bytes) -> None:
-        """Deliver *data* after the delay."""
-        self._queued_bytes += len(data)
-        self._enqueue(data)
-
-    def end(self, *, is_reset: bool = False) -> None:
-        """Close the connection once everything sent before has been delivered."""
-        self._enqueue(self.reset if is_reset else self._close)
-
-    def reset(self) -> None:
-        """End the connection with a TCP reset, now."""
-        if self.transport is not None:
-            linger = struct.pack("ii", 1, 0)
-            with suppress(OSError):
-                self.transport.get_extra_info("socket").setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, linger
-                )
-            self.transport.abort()
-
-    def _close(self) -> None:
-        self.transport.close()
-
-    def _enqueue(self, thing: bytes | Callable[[], None]) -> None:
-        self._queue.append((self._loop.time() + self._delay_s, thing))
-        self._slow_other()
-        if not self._is_timer_set:
-            self._deliver()
-
-    def _deliver(self) -> None:
-        self._is_timer_set = False
-        if self.transport is None or self.transport.is_closing():
-            return
-        now = self._loop.time()
-        while self._queue and self._queue[0][0] <= now:
-            _, thing = self._queue.popleft()
-            if isinstance(thing, bytes):
-                self._queued_bytes -= len(thing)
-                self.transport.write(thing)
-            else:
-                thing()
-                return
-        self._slow_other()
-        if self._queue:
-            self._is_timer_set = True
-            self._loop.call_at(self._queue[0][0], self._deliver)
-
-    def _slow_other(self) -> None:
-        """Let the sender wait while too much is on its way to this side."""
-        should_pause = self._is_clogged or self._queued_bytes > _ON_THE_WAY_BYTES
-        source = self.other.transport if self.other else None
-        if should_pause != self._is_other_paused and source is not None and not source.is_closing():
-            self._is_other_paused = should_pause
-            (source.pause_reading if should_pause else source.resume_reading)()
-
-
-class _Messages:
-    """Takes the HTTP/1.1 messages of one direction apart; bodies are counted, not read."""
-
-    def __init__(self) -> None:
-        self.method = ""
-        """Of the request that the next answer is for: HEAD's has no body."""
-        self.offset = 0
-        """Of the piece of a body, as it comes over the wire."""
-        self._head = self._line = b""
-        self._left: float = 0
-        """Bytes until the body, or this chunk of it, ends."""
-        self._is_in_body = self._is_chunked = self._is_trailer = False
-
-    def feed(self, data: bytes) -> Iterator[tuple[str, bytes]]:
-        """Give `head`s, pieces of a `body`, an empty `end` after each message, and `interim` answers."""
-        while data:
-            if self._is_in_body:
-                n = self._in_body(data)
-                piece, data = data[:n], data[n:]
-                yield "body", piece
-                self.offset += n
-            else:
-                self._head += data
-                end = self._head.find(b"\r\n\r\n") + 4
-                if end < 4:
-                    return
-                head, data, self._head = self._head[:end], self._head[end:], b""
-                if head.startswith(b"HTTP/1.1 1"):
-                    yield "interim", head
-                    continue
-                self._begin_body(head)
-                yield "head", head
-            if not (self._left or self._is_chunked):
-                self._is_in_body = False
-                yield "end", b""
-
-    def _begin_body(self, head: bytes) -> None:
-        self.offset, self._is_in_body, self._is_trailer = 0, True, False
-        is_answer = head.startswith(b"HTTP/")
-        has_none = is_answer and (self.method == "HEAD" or head[9:12] in (b"204", b"304"))
-        length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-        self._is_chunked = not has_none and b"\r\ntransfer-encoding: chunked" in head.lower()
-        if has_none or self._is_chunked:
-            self._left = 0
-        else:
-            self._left = int(length[1]) if length else float("inf") if is_answer else 0
-
-    def _in_body(self, data: bytes) -> int:
-        """Give how many bytes of *data* belong to this body."""
-        at = 0
-        while at < len(data) and (self._left or self._is_chunked):
-            if self._left:
-                n = int(min(self._left, len(data) - at))
-                self._left -= n
-                at += n
-                continue
-            end = data.find(b"\n", at) + 1 or len(data)  # a line with a chunk's size, or of the trailer
-            self._line += data[at:end]
-            at = end
-            if self._line.endswith(b"\n"):
-                line, self._line = self._line.strip(), b""
-                if self._is_trailer:
-                    self._is_chunked = bool(line)
-                else:
-                    size = int(line.split(b";")[0], 16)
-                    self._is_trailer = size == 0
-                    self._left = size + 2 if size else 0  # with its line break
-        return at
-
-
 class _Connection:
     """One client's connection, and our own one to the server."""
 
     def __init__(self, proxy: FaultProxy) -> None:
         self._proxy = proxy
-        self.client = _Side(proxy, self._from_client, self._client_lost)
-        self._server = _Side(proxy, self._from_server, self._server_lost)
+        self.client = Side(proxy.loop, proxy.delay_s, self._from_client, self._client_lost)
+        self._server = Side(proxy.loop, proxy.delay_s, self._from_server, self._server_lost)
         self.client.other, self._server.other = self._server, self.client
-        self._requests, self._answers = _Messages(), _Messages()
+        self._requests, self._answers = Messages(), Messages()
         self._is_begun = self._is_opaque = self._is_connecting = self._is_in_flight = False
         self._fault: _Fault | None = None
 
