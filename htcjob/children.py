@@ -64,10 +64,9 @@ class Children:
 
     def close(self) -> None:
         """End whatever orphan is left, and have orphans go where they went before."""
-        if self._adopts is None:
-            return
         self.end_leftovers(None, grace_s=LEFTOVERS_GRACE_S)
-        _be_subreaper(False)
+        if self._adopts:
+            _be_subreaper(False)
 
     @property
     def adopts(self) -> bool:
@@ -118,21 +117,22 @@ class Children:
         That is its process group and every orphan it left, whatever group, session or name it took. Must be
         called between the command's end and `wait`, while its process id is still its own. An orphan that
         does not show where it comes from is the last command's that runs; None: ends all that are left.
+        Takes twice the grace period at most. Does nothing where orphans do not come to us (`adopts`).
         """
+        if not self._adopts:
+            return
         for signum in (signal.SIGTERM, signal.SIGKILL):
             until = time.monotonic() + grace_s
             told = set()
             if command is not None:
                 told.add(command)
                 signal_group(command, signum)
-                signal_group(command, signal.SIGCONT)
+                signal_group(command, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
             while left := self._left_by(command):
                 for group in {group for _, group in left} - told:
-                    signal_group(group, signum)
-                    signal_group(
-                        group, signal.SIGCONT
-                    )  # a stopped process takes SIGTERM only when it goes on
                     told.add(group)
+                    signal_group(group, signum)
+                    signal_group(group, signal.SIGCONT)
                 if not _wait_for_any([pid for pid, _ in left], until):
                     break
             else:
@@ -140,8 +140,6 @@ class Children:
 
     def _left_by(self, command: int | None) -> list[tuple[int, int]]:
         """Give the living orphans of *command* and their process groups; those that ended are reaped."""
-        if not self._adopts:
-            return []
         found = []
         with self.lock:
             for pid in _children():
@@ -167,9 +165,11 @@ class Children:
         others = self.running.keys() - {command}
         if not others:
             return True
+        if command is None:
+            return False
         belongs_to = {os.getpgid(pid), os.getsid(pid)}
-        if command is None or command in belongs_to:
-            return command is not None
+        if command in belongs_to:
+            return True
         mark = self.running[command].mark
         if belongs_to & others or mark is None:
             return False

@@ -213,11 +213,13 @@ def decide(facts: Facts) -> Ending:
     """
     Give the ending of an attempt.
 
-    The first of these that holds: an error stopped the attempt; the command of the whole chunk did not
-    end well; it was asked to stop with work left; more entries failed than the budget allows; work is
-    left; success. Nothing is a success by default.
+    The first of these that holds: an error stopped the attempt (a passing one does not count when it was
+    asked to stop); the command of the whole chunk did not end well; it was asked to stop with work left;
+    more entries failed than the budget allows; work is left; success. Nothing is a success by default.
     """
     if facts.error is not None:
+        if facts.stop_signal is not None and isinstance(facts.error, TransientError):
+            return _stopped(facts.stop_signal, f"meanwhile {facts.error}; run the same again")
         return ending_of_error(facts.error)
     if facts.command is not None:
         ending = _ending_of_command(facts.command, facts.command_message, is_plain=facts.is_plain)

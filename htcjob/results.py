@@ -104,6 +104,9 @@ def read_run(store: Store, run: str, transfers: Transfers) -> dict[str, Any]:
     key = f".htcjob/{run}/run.json"
     try:
         found = json.loads(transfers.call(lambda: store.read_range(key, 0)))
+    except AbsentError as error:
+        known = ", ".join(sorted(runs_in(store))) or "none at all"
+        raise AbsentError("read", store.url, f"no run {run!r}; there is {known}") from error
     except ValueError:
         found = None
     return found if isinstance(found, dict) else {}

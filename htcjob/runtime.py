@@ -273,6 +273,8 @@ def open_manifest(
     try:
         return retry.call(lambda: Manifest(store, key))
     except AbsentError as error:
+        # The answer to a HEAD has no words; a listing says when it is the whole bucket that is not there.
+        next(retry.call(lambda: store.list(key)), None)
         raise AbsentError(
             "manifest",
             error.url,

@@ -216,7 +216,16 @@ def test_a_pause_stops_and_continues_the_command_of_pid_1():
 
 
 def test_a_signal_reaches_the_whole_process_group(as_pid_1):
-    """Both pipelines of this shell, none of which the shell tells."""
+    """A shell does not tell what it runs; we do."""
+    shell = f"trap : USR1; {' '.join(script('print_signals'))} & wait; wait"
+    with started(*HTCJOB, "sh", "-c", shell, as_pid_1=as_pid_1) as process:
+        assert process.stdout.readline().startswith("ready")
+        os.kill(wrapper_of(process, as_pid_1=as_pid_1), signal.SIGUSR1)
+        assert process.stdout.readline() == f"{int(signal.SIGUSR1)}\n"
+
+
+def test_the_end_of_the_group_is_the_end_of_all(as_pid_1):
+    """Both pipelines of this shell, as dumb-init's own test has it."""
     pipelines = "sleep 1000 | tail & sleep 1000 | tail"
     with started(*HTCJOB, "sh", "-c", pipelines, as_pid_1=as_pid_1) as process:
         wrapper = wrapper_of(process, as_pid_1=as_pid_1)
@@ -450,7 +459,7 @@ def test_a_daemon_without_origin_is_the_last_commands(tmp_path):
 
 def test_children_from_before_are_left_alone():
     """A helper that our own process started is no leftover of a command."""
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as helper, Signals() as signals:
+    with started("sleep", "1000", start_new_session=True) as helper, Signals() as signals:
         assert run_command(["true"], environment=ENVIRONMENT, signals=signals).exit_status == 0
         assert helper.poll() is None
         helper.kill()
@@ -479,10 +488,11 @@ def test_where_orphans_are_not_ours_the_group_is_ended(monkeypatch, has_pidfd, t
     if not has_pidfd:
         monkeypatch.delattr(os, "pidfd_open")
     with Signals() as signals:
-        command = ["sh", "-c", f"sleep 1000 & echo $! > {tmp_path}/pid"]
+        leftover = f"(trap 'echo > {tmp_path}/told; exit' TERM; echo > {tmp_path}/ready; sleep 1000 & wait)"
+        command = ["sh", "-c", f"{leftover} & until [ -e {tmp_path}/ready ]; do sleep 0.01; done"]
         run_command(command, environment=ENVIRONMENT, signals=signals)
         assert not signals.children.adopts
-    wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
+    assert (tmp_path / "told").exists(), "killed without a word"
 
 
 def test_a_kernel_without_the_list_of_children_is_scanned(monkeypatch, tmp_path):
@@ -506,11 +516,11 @@ def test_a_leftover_that_cannot_be_ended_does_not_hold_the_job(monkeypatch):
     """Every wait has a bound, even for a process in the kernel's hands."""
     monkeypatch.setattr(os, "killpg", lambda group, signum: None)
     children = Children()
-    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stubborn:
+    with started("sleep", "1000", start_new_session=True) as stubborn:
+        monkeypatch.setattr(children, "_adopts", True)
         monkeypatch.setattr(children, "_left_by", lambda command: [(stubborn.pid, stubborn.pid)])
         children.end_leftovers(None, grace_s=0.1)
         assert stubborn.poll() is None
-        stubborn.kill()
 
 
 # ---- on a terminal

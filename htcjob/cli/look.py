@@ -12,7 +12,7 @@ import click
 from htcjob import env
 from htcjob.chunk import chunk_bounds
 from htcjob.cli.endings import printable, say_ending
-from htcjob.cli.options import exit_table, job_options
+from htcjob.cli.options import job_options, look_table
 from htcjob.errors import ConfigurationError, HtcjobError
 from htcjob.outcome import Ending, ending_of_error
 from htcjob.redact import redact
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from htcjob.manifest import Manifest
 
 
-@click.command(epilog=exit_table())
+@click.command(epilog=look_table())
 @job_options
 @click.option("--entries", type=click.IntRange(min=0), help="Entries of an imagined manifest; none is read.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
@@ -68,7 +68,7 @@ def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
         click.echo(f"{entry.position}\t{printable(redact(entry.text))}{note}")
 
 
-@click.command(name="env", epilog=exit_table())
+@click.command(name="env", epilog=look_table())
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
 def environment(as_json: bool) -> int:
     """
@@ -121,7 +121,7 @@ _CONTEXT_FIELDS = (
 )
 
 
-@click.command(epilog=exit_table())
+@click.command(epilog=look_table())
 @job_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
 def check(as_json: bool, **flags: Any) -> int:

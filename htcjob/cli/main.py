@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 import htcjob
+from htcjob import logs
 from htcjob.cli.endings import forget, report_bug, say, say_ending
 from htcjob.errors import HtcjobError
 from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_error
@@ -76,6 +77,7 @@ def cli() -> None:
     entries, fetches them, runs your program with timeouts, puts the results back, and ends with an exit
     status the platform can act on. Try a whole array on your laptop first: htcjob simulate --help
     """
+    logs.set_up(log_format="text", level="warning")  # until a command knows better
 
 
 def main(args: list[str] | None = None) -> NoReturn:

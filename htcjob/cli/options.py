@@ -131,6 +131,19 @@ def log_options(command: Decorated) -> Decorated:
     return command
 
 
+def look_table() -> str:
+    """Give the exit table of the commands that only look, for their help."""
+    rows = (
+        ("0", "shown"),
+        ("64", "usage"),
+        ("66", "manifest, run or task storage absent"),
+        ("75", "transient trouble outlasted the retries: try again"),
+        ("77", "denied, or token or credentials refused"),
+        ("78", "injected environment wrong, or an extra is missing"),
+    )
+    return "\b\nExit status:\n" + "\n".join(f"  {status:<2}  {meaning}" for status, meaning in rows)
+
+
 def exit_table() -> str:
     """Give the exit table for a command's help, its lines kept as they are."""
     width = max(len(status) for status, _, _ in EXIT_TABLE)

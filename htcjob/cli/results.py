@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from htcjob import env
 from htcjob.cli.endings import printable
-from htcjob.cli.options import exit_table, injected
+from htcjob.cli.options import injected, look_table
 from htcjob.errors import ConfigurationError
 from htcjob.job_stores import open_task_store
 from htcjob.outcome import FAILED_FOR_GOOD, EntryResult
@@ -46,7 +46,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(epilog=exit_table())
+@click.command(epilog=look_table())
 @run_options
 @click.option("--watch", is_flag=True, help="Show it again every 10 s until nothing is left to do.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
@@ -71,7 +71,7 @@ def status(name: str | None, task_store: str | None, watch: bool, as_json: bool)
             time.sleep(WATCH_EVERY_S)
 
 
-@click.command(epilog=exit_table())
+@click.command(epilog=look_table())
 @run_options
 @click.option(
     "--manifest",
@@ -112,7 +112,7 @@ def failed(name: str | None, task_store: str | None, of: str | None, as_json: bo
                 click.echo(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
 
 
-@click.command(epilog=exit_table())
+@click.command(epilog=look_table())
 @run_options
 @click.option(
     "--format",

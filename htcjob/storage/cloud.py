@@ -391,6 +391,10 @@ class _Talking:
             meaning = self._bucket.error(self._operation, self._url, error)
             if meaning is not None:
                 raise meaning from error
+        # A fault inside obstore; by its name, as pyo3 has no module that one could import.
+        if type(error).__name__ == "PanicException":
+            reason = " ".join(str(error).split())[:200]
+            raise PermanentError(self._operation, self._url, f"obstore failed: {reason}") from error
 
 
 def _renamed(info: ObjectInfo, key: str) -> ObjectInfo:

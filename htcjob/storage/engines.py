@@ -48,12 +48,19 @@ def _open(scheme: str, container: str, access: Access) -> Bucket:
     module, package = _SDK[scheme]
     if engine != "sdk" and _is_installed("obstore"):
         fast = import_module("htcjob.storage.fast")
-        if engine == "fast" or fast.can_serve(scheme, access) or not _is_installed(package):
+        if engine == "fast" or fast.can_serve(scheme, access):
             return cast("Bucket", fast.open_bucket(scheme, container, access))
+        if not _is_installed(package):
+            raise ConfigurationError(
+                f"{scheme}:// with credentials that only the cloud's SDK finds (a profile or a file, or none "
+                f"are set): pip install 'htcjob[{module}]', or set them as variables"
+            )
     elif engine == "fast":
         raise ConfigurationError("HTCJOB_STORAGE_ENGINE=fast needs an extra: pip install 'htcjob[fast]'")
     if not _is_installed(package):
-        raise ConfigurationError(f"{scheme}:// needs an extra: pip install 'htcjob[{module}]'")
+        raise ConfigurationError(
+            f"{scheme}:// needs an extra: pip install 'htcjob[fast]' (or 'htcjob[{module}]', the cloud's SDK)"
+        )
     return open_sdk_bucket(scheme, container, access)
 
 

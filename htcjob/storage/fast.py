@@ -195,7 +195,7 @@ class FastBucket(Bucket):
         if isinstance(error, _InexpressibleError):
             return PermanentError(operation, url, str(error))
         if Failure.is_of_obstore(error):
-            return Failure(error).meaning(self._scheme, operation, url)
+            return Failure(error).meaning(self._scheme, operation, url, self._clients.endpoint)
         return self._sdk.error(operation, url, error) if self._sdk is not None else None
 
     # Listing

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from htcjob.errors import ConfigurationError
+from htcjob.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -117,6 +118,9 @@ class Clients:
         self._make, self._config = _CONFIGS[scheme](container, access)
         self.is_plain = self._config.get("aws_endpoint_url_s3", "").startswith("http://")
         """Whether S3 is reached without TLS."""
+        places = (self._config.get(name) for name in ("aws_endpoint_url_s3", "base_url", "endpoint"))
+        self.endpoint = redact(next(filter(None, places), ""))
+        """The server, where it is not the cloud's own; empty: it is."""
         self._options: Config = {
             "allow_http": True,
             "connect_timeout": CONNECT_TIMEOUT,
@@ -198,11 +202,15 @@ def _s3(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config
     config: Config = {"bucket": bucket, "disable_bulk_delete": True}
     if region := access.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"):
         config["region"] = region
-    endpoint = access.endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    endpoint = access.endpoint or _endpoint(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     if endpoint:
         config["aws_endpoint_url_s3"] = endpoint  # its variable would come before `endpoint`
     # No certificate covers a dot in the name of a bucket.
     config["virtual_hosted_style_request"] = not endpoint and "." not in bucket
+    if access.credentials is None:
+        given = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if environ.get(name)]
+        if len(given) == 1:
+            raise ConfigurationError(f"{given[0]} is set without its other half: set both or none of the two")
     if access.credentials is None and _has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         config["access_key_id"] = environ["AWS_ACCESS_KEY_ID"]
         config["secret_access_key"] = environ["AWS_SECRET_ACCESS_KEY"]
@@ -219,6 +227,7 @@ def _gs(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config
         config["base_url"] = endpoint
     elif emulator := access.environ.get("STORAGE_EMULATOR_HOST"):
         config["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
+        _check_url("STORAGE_EMULATOR_HOST", config["base_url"])
         config["credential_provider"] = lambda: {"token": "", "expires_at": None}  # sends none
     if "base_url" in config:
         config["base_url"] = config["base_url"].rstrip("/")
@@ -236,7 +245,7 @@ def _az(container: str, access: Access) -> tuple[Callable[..., ObjectStore], Con
     said = _connection_string(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     if said.get("accountname", account) != account:
         said = {}  # of another account
-    endpoint = access.endpoint or environ.get("AZURE_STORAGE_ENDPOINT") or said.get("blobendpoint")
+    endpoint = access.endpoint or _endpoint(environ, "AZURE_STORAGE_ENDPOINT") or said.get("blobendpoint")
     if not endpoint and "endpointsuffix" in said:
         protocol = said.get("defaultendpointsprotocol", "https")
         endpoint = f"{protocol}://{account}.blob.{said['endpointsuffix']}"
@@ -251,6 +260,27 @@ def _az(container: str, access: Access) -> tuple[Callable[..., ObjectStore], Con
         elif key:
             config["account_key"] = key
     return AzureStore, config
+
+
+def _endpoint(environ: Mapping[str, str], *names: str) -> str | None:
+    """Give the URL that one of the variables holds; object_store does not survive every text."""
+    for name in names:
+        if name in environ:
+            _check_url(name, environ[name])
+            return environ[name]
+    return None
+
+
+def _check_url(name: str, text: str) -> None:
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(text)
+        is_good = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:
+        is_good = False
+    if not is_good or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigurationError(f"{name} holds {redact(text)!r}: expected a URL such as https://host:port")
 
 
 def _connection_string(text: str) -> dict[str, str]:

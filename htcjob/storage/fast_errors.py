@@ -70,6 +70,18 @@ _ELSEWHERE = frozenset(
 )
 
 
+_WHAT_TO_SET = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN)",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_KEY",
+}
+_OWN_SERVERS = {
+    "s3": "at Amazon: AWS_ENDPOINT_URL_S3 names another server",
+    "gs": "at Google",
+    "az": "at Azure: AZURE_STORAGE_ENDPOINT names another server",
+}
+
+
 class Failure:
     """The facts in one exception."""
 
@@ -89,14 +101,14 @@ class Failure:
         """Tell whether obstore raised it: its own classes, and system errors that have no number."""
         return isinstance(error, BaseError) or (isinstance(error, OSError) and error.errno is None)
 
-    def meaning(self, scheme: str, operation: str, url: str) -> StorageError:
-        """Give what it means to a store."""
+    def meaning(self, scheme: str, operation: str, url: str, endpoint: str = "") -> StorageError:
+        """Give what it means to a store, which is reached at *endpoint* (empty: the cloud's own)."""
         status, code = self.status, self.code
         if _METADATA_SERVER.search(self._fields):
-            reason = "no credentials found: not in variables, and no metadata server gives any"
+            reason = f"no credentials: {_WHAT_TO_SET[scheme]}, or give the machine a role"
             return UnauthenticatedError(operation, url, reason)
         if status is None:
-            return self._without_answer(operation, url)
+            return self._without_answer(operation, url, scheme, endpoint)
         answer = f"{status} {code}" if code else f"{status}"
         if code in _THROTTLED or status in (429, 503):
             return TransientError(operation, url, f"throttled ({answer})", is_throttled=True)
@@ -123,11 +135,11 @@ class Failure:
             return PermanentError(operation, url, "it has no bytes there")
         return PermanentError(operation, url, f"refused ({answer})")
 
-    def _without_answer(self, operation: str, url: str) -> StorageError:
+    def _without_answer(self, operation: str, url: str, scheme: str, endpoint: str) -> StorageError:
         if isinstance(self._error, FileNotFoundError):
             return AbsentError(operation, url, "no such object")
         if isinstance(self._error, RefusedError):
-            return UnauthenticatedError(operation, url, "no credentials")
+            return UnauthenticatedError(operation, url, f"no credentials: {_WHAT_TO_SET[scheme]}")
         if isinstance(self._error, (NotSupportedError, NotImplementedError)):
             return PermanentError(operation, url, "not supported by object_store")
         if _OUTSIDE.search(self._fields):
@@ -139,6 +151,7 @@ class Failure:
             return PermanentError(operation, url, f"{reason}: does SSL_CERT_FILE name its authority?")
         kind = _KIND.search(self._fields)
         reason = _KINDS.get(kind[1] if kind else "", "the answer makes no sense")
+        reason += f" ({endpoint or _OWN_SERVERS[scheme]})"
         if cause := _CAUSE.search(self._fields):
             reason = f"{reason}: {cause[1]}"
         return TransientError(operation, url, reason)

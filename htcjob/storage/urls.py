@@ -32,6 +32,9 @@ def open_store(url_or_directory: str, access: Access | None = None) -> Store:
     """
     scheme, rest = _split_scheme(url_or_directory)
     if not scheme:
+        first = url_or_directory.split("/", 1)[0]
+        if first.lower() in _SCHEMES and url_or_directory.startswith(f"{first}//"):
+            raise ConfigurationError(f"store {first}//…: a colon is missing, write {first}://")
         return _open_directory(url_or_directory)
     try:
         if "?" in rest or "#" in rest:

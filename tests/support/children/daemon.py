@@ -17,8 +17,8 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in sys.argv else sign
 helper = os.fork()  # daemons have children, too
 if not helper:
     os.setpgid(0, 0)
-    time.sleep(1000)
+    time.sleep(100)
 with open(f"{sys.argv[1]}.new", "w") as file:
     file.write(f"{os.getpid()} {helper}")
 os.rename(f"{sys.argv[1]}.new", sys.argv[1])
-time.sleep(1000)
+time.sleep(100)
