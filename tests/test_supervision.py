@@ -658,7 +658,7 @@ def shell():
     with Screen("bash", "--norc", "--noediting", "-i") as screen:
         screen.sees(r"\$ $")
         yield screen
-        screen.type("exit\n")
+        screen.type("exit\nexit\n")  # once more, should it warn of a stopped job
         screen.end()
 
 
@@ -711,7 +711,7 @@ def test_a_job_goes_on_in_the_background():
         screen.sees(r"\b2\n")
         screen.type("\x1a")
         screen.sees("Stopped")
-        screen.type("kill -9 $(jobs -p)\n")
+        screen.type("kill -9 %1; wait\n")
 
 
 def test_in_a_pipeline_the_others_keep_the_terminal_too():
