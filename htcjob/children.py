@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from resource import struct_rusage
@@ -31,15 +31,18 @@ _WATCHED = 32
 """So many leftovers are waited for at a time: each costs a file descriptor."""
 
 
-class Command(NamedTuple):
+class Command:
     """What is known of a running command; its process group bears its process id."""
 
-    may_finish: bool
-    """Whether a request to stop is kept from it."""
-    is_job: bool
-    """Whether it is in our session, as a shell's job is, rather than in one of its own."""
-    mark: bytes | None
-    """A variable (`NAME=value`) that only its processes have in their environment."""
+    __slots__ = ("is_job", "mark", "may_finish")
+
+    def __init__(self, *, may_finish: bool, is_job: bool, mark: bytes | None) -> None:
+        self.may_finish = may_finish
+        """Whether a request to stop is kept from it."""
+        self.is_job = is_job
+        """Whether it is in our session, as a shell's job is, rather than in one of its own."""
+        self.mark = mark
+        """A variable (`NAME=value`) that only its processes have in their environment."""
 
 
 class Children:
