@@ -503,7 +503,8 @@ class TestEngines:
         assert opened("auto") == opened("fast") == opened("fast", NOT="") == "fast"
         assert opened("auto", NOT="") == opened("sdk") == "s3"
         installed.remove("boto3")
-        assert opened("auto", NOT="") == "fast"  # better than nothing: it says what is missing
+        with pytest.raises(ConfigurationError, match=r"only the cloud's SDK finds.*htcjob\[s3\]"):
+            opened("auto", NOT="")
         with pytest.raises(ConfigurationError, match=r"htcjob\[s3\]"):
             opened("sdk")
         installed.clear()
