@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import obstore
+from obstore.store import S3Store
 from tabulate import tabulate
 
 from benchmarks.measure import HTCJOB, Cost, cost_of, print_machine
@@ -104,11 +106,19 @@ class Bench:
         command = [PYTHON, "-m", "benchmarks.peers.boto3_threads", "put", self.bucket, prefix, str(folder)]
         subprocess.run(command, env=self.environment(), check=True)
 
-    def put_empty(self, keys: Iterable[str]) -> None:
-        """Make empty objects."""
-        client = self.rgw.client()
-        with ThreadPoolExecutor(16) as pool:
-            for _ in pool.map(lambda key: client.put_object(Bucket=self.bucket, Key=key), keys):
+    def put_tiny(self, keys: Iterable[str]) -> None:
+        """Make many objects of one byte."""
+        store = S3Store(
+            self.bucket,
+            endpoint=self.rgw.endpoint,
+            region=self.rgw.region,
+            access_key_id=self.rgw.access_key,
+            secret_access_key=self.rgw.secret_key,
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+        with ThreadPoolExecutor(32) as pool:
+            for _ in pool.map(lambda key: obstore.put(store, key, b"x"), keys):
                 pass
 
     def delete_below(self, prefix: str) -> None:
@@ -328,7 +338,7 @@ def memory(bench: Bench) -> None:
 def listing(bench: Bench) -> None:
     """List many keys."""
     keys = bench.files * 50
-    bench.put_empty(f"list/{n:07}" for n in range(keys))
+    bench.put_tiny(f"list/{n:07}" for n in range(keys))
     plain = bench.environment()
     module = [PYTHON, "-m"]
     bench.race(

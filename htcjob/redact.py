@@ -38,7 +38,7 @@ class Secret:
     def __init__(self, value: str) -> None:
         self._value = value
         if len(value) >= _SHORTEST_REMOVED:
-            _known.add(value)
+            _known.update((value, repr(value)[1:-1]))  # as an exception's text may quote it
 
     def reveal(self) -> str:
         """Give the secret itself; call it only where it is used."""

@@ -62,7 +62,10 @@ class RetryPolicy:
 
 
 def _try_again(policy: RetryPolicy, operation: Callable[[], T], first: TransientError) -> T:
-    import tenacity
+    try:
+        import tenacity
+    except OSError:  # no file descriptor is left to read it with
+        raise first from None
 
     failures = [first]
     interrupted = False

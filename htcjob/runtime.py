@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
-from htcjob.command import Signals, check_program, run_command
+from htcjob.command import STOPPING, Signals, check_program, run_command
 from htcjob.env import JobContext, command_environment, read_context, termination_log
 from htcjob.errors import (
     AbsentError,
@@ -30,6 +30,7 @@ from htcjob.errors import (
     ConfigurationError,
     HtcjobError,
     TokenError,
+    TransientError,
     UnwritableError,
     UsageError,
 )
@@ -37,6 +38,7 @@ from htcjob.logs import event, utc
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
 if TYPE_CHECKING:
+    from htcjob.last_resort import LastResort
     from htcjob.ledger import Ledger
     from htcjob.manifest import Manifest
     from htcjob.pipeline import Pipeline
@@ -67,6 +69,7 @@ def run_attempt(
             if context.manifest is None and not plan.entries:
                 _run_plain(attempt, context, signals)
             else:
+                attempt.last_resort = _last_resort(attempt)
                 _work(attempt, context, signals)
         except Exception as error:  # whatever it is, it has an ending
             attempt.facts.error = error
@@ -78,6 +81,8 @@ def run_attempt(
         attempt.facts.stop_signal = signals.stop_signal
         ending = decide(attempt.facts)
         _write_exit_record(attempt, ending)
+        if attempt.last_resort is not None:
+            attempt.last_resort.close()
     return ending, attempt.facts.error
 
 
@@ -94,6 +99,7 @@ class _Attempt:
         self.chunk = range(0)
         self.ledger: Ledger | None = None
         self.pipeline: Pipeline | None = None
+        self.last_resort: LastResort | None = None
 
 
 def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
@@ -302,6 +308,20 @@ def _scratch_directory(parent: str) -> Iterator[str]:
         remove_tree(path)
 
 
+def _last_resort(attempt: _Attempt) -> LastResort:
+    """See to it that a server which says nothing does not hold an attempt that was asked to stop."""
+    from htcjob.last_resort import OVERTIME_S, LastResort
+
+    def last_words(signum: int) -> None:
+        attempt.facts.stop_signal, attempt.facts.command = signum, None
+        attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
+        ending = decide(attempt.facts)
+        _write_termination_log(attempt, _exit_record(attempt, ending))
+        event(log, logging.ERROR, "given_up", exit_status=ending.exit_status, message=ending.message)
+
+    return LastResort(STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words)
+
+
 def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
     """Write how the attempt ended: to task storage, to the termination log, and to the log."""
     record = _exit_record(attempt, ending)
@@ -320,6 +340,10 @@ def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
             attempt.ledger.write_exit_record(record)
         except HtcjobError as error:
             event(log, logging.WARNING, "exit_record_not_written", cause=str(error))
+    _write_termination_log(attempt, record)
+
+
+def _write_termination_log(attempt: _Attempt, record: Mapping[str, object]) -> None:
     path = attempt.context.termination_log if attempt.context else termination_log(attempt.environ)
     if path:
         from htcjob.ledger import exit_record_json

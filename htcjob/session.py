@@ -29,6 +29,9 @@ AHEAD_S = 300.0
 AHEAD_SHARE = 0.1
 """… and at most this share of its life, of 6 hours on the platform."""
 
+LONGEST_LIFE_S = 366 * 86400.0
+"""What a longer life is taken for."""
+
 
 class Session:
     """
@@ -107,7 +110,7 @@ class Session:
             return token, self._end_of(token)
         if not life_s > 0:
             raise TransientError("GET", answer.url, "the new bearer token has ended already")
-        return token, self.clock.time() + life_s
+        return token, self.clock.time() + min(life_s, LONGEST_LIFE_S)
 
     def _end_of(self, token: Secret) -> float | None:
         """Give when a token ends; None where it does not say, or nothing would come of knowing it."""

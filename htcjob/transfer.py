@@ -236,12 +236,17 @@ def _version(path: str, reading: Blame) -> _Version:
 
 
 def _sha256(path: str, reading: Blame) -> str:
-    digest = hashlib.sha256()
+    digest, left = hashlib.sha256(), 0
     with open_regular(path, reading, follow_link=True) as (descriptor, status):
-        block_bytes = min(status.st_size + 1, 1 << 20)
+        left = status.st_size
+        block_bytes = min(left + 1, 1 << 20)
         while True:
             with reading:
                 block = os.read(descriptor, block_bytes)
             if not block:
-                return digest.hexdigest()
+                break
             digest.update(block)
+            left -= len(block)
+    if left:  # it grows or shrinks; or is one of /proc, which says 0 bytes and has more
+        raise reading.changed()
+    return digest.hexdigest()

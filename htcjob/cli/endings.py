@@ -20,9 +20,14 @@ def say(text: str) -> None:
     Trouble with standard error (a full disk, a reader that has gone) must not become the exit status.
     """
     try:
-        click.echo(redact(text), err=True)
+        click.echo(_without_escapes(redact(text)), err=True)
     except (OSError, ValueError):
         forget(2)
+
+
+def _without_escapes(text: str) -> str:
+    """Give *text* so that a name in it cannot colour a terminal or move its cursor."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def forget(descriptor: int) -> None:

@@ -183,7 +183,9 @@ class _Progress:
         log = f"; log: {end.log_path}" if end.log_path and not end.will_retry else ""
         line = f"index {end.array_index} attempt {end.attempt}: {end.reason}: {message}{again}{log}"
         # On a terminal the bar's own line is cleared first; it is drawn anew at once.
-        say(f"\r\033[K{line}" if self._bar is not None else line)
+        if self._bar is not None:
+            click.echo("\r\033[K", err=True, nl=False)
+        say(line)
 
 
 def _status(ends: list[AttemptEnd], array: Array) -> int:

@@ -7,12 +7,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from htcjob import env
+from htcjob.platforms import CREDENTIAL_VARIABLES
+from htcjob.redact import Secret
 from htcjob.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from htcjob.redact import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,15 @@ class CredentialSource(Protocol):
         However many threads ask at once, one of them fetches.
 
         Raises:
-            StorageError: they cannot be had: transient, denied, …; operation and URL are the API's.
-            TokenError: the bearer token they are bought with has expired and cannot be renewed.
+            TransientError: they cannot be had now; operation and URL are the API's.
+            UnauthenticatedError: they cannot be had any more, for this and for every other request.
         """
 
     def refused(self, credentials: CloudCredentials) -> bool:
         """
         Note that a store did not accept *credentials*, although they looked valid.
 
-        Gives True when others are to be had: the next `current()` gives those.
+        Gives True when others are to be had: the next `current()` gives those. Raises as `current`.
         """
 
 
@@ -80,4 +80,6 @@ class Access:
 @cache
 def _of_environment() -> Access:
     environ = env.current()
+    for name in CREDENTIAL_VARIABLES:
+        Secret(environ.get(name, "").strip())  # from now on `redact` knows it
     return Access(engine=environ.get("HTCJOB_STORAGE_ENGINE") or "auto", environ=environ)

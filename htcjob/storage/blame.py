@@ -26,8 +26,8 @@ _NETWORK = (
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
 )
 # This machine was short of something for a moment.
-_SHORTAGE = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_TRANSIENT = frozenset(_NETWORK + _SHORTAGE)
+SHORTAGES = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_TRANSIENT = frozenset(_NETWORK + SHORTAGES)
 # The whole disk or share is full or read-only: the next object would meet the same.
 _UNWRITABLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 _ONE_OR_THE_OTHER = "in a directory, keys 'a' and 'a/b' cannot both exist"

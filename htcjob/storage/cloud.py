@@ -25,7 +25,7 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.storage.blame import Blame
+from htcjob.storage.blame import SHORTAGES, Blame
 from htcjob.storage.checksum import hasher_of, is_right
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import NewFile, open_regular, read_all
@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 PART_BYTES = 8 << 20
 """Objects larger than this move in parts of this size, several at a time."""
+LARGEST_OBJECT_BYTES = 200 << 40
+"""Azure: 190.7 TiB (learn.microsoft.com/azure/storage/blobs/scalability-targets); the others have less."""
 PARTS_AT_ONCE = 8
 """Of all objects together; what one connection gives is bounded by the cloud, not by the machine."""
 SHA256_METADATA = "htcjob-sha256"
@@ -146,6 +148,7 @@ class CloudStore(Store):
         writing = Blame("get", url, file=path)
         with self._talking("get", url):
             body = self._call(lambda: self._bucket.get(name))
+            _check_answer("get", url, body.info)
             try:
                 with NewFile(path, writing) as new:
                     if body.info.size_bytes > PART_BYTES:
@@ -168,6 +171,7 @@ class CloudStore(Store):
                 if start == stop:
                     return self._read_nothing(name, start, url)
                 body = self._call(lambda: self._bucket.get(name, start=start, stop=stop))
+                _check_answer("read_range", url, body.info)
                 try:
                     if stop is not None and body.info.size_bytes < stop:
                         raise _outside("read_range", url, start, stop, body.info.size_bytes)
@@ -180,6 +184,11 @@ class CloudStore(Store):
             return b""  # HTTP has no range that begins at the end: storage answers 416
         if len(data) != body.stop - start:
             raise _truncated("read_range", url, len(data), body.stop - start)
+        hasher = hasher_of(body.info.checksum) if len(data) == body.info.size_bytes else None
+        if hasher is not None and body.info.checksum is not None:
+            hasher.update(data)
+            if not is_right(hasher, body.info.checksum):
+                raise _wrong_checksum("read_range", url, body.info.checksum)
         return data
 
     def put(self, path: str, key: str, *, sha256: str | None = None) -> ObjectInfo:
@@ -200,6 +209,8 @@ class CloudStore(Store):
                 with reading:
                     after = os.fstat(descriptor)
                 if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                    with suppress(Exception):  # what is there is neither the old content nor the new one
+                        self._bucket.delete(name)
                     raise reading.changed()
         checksum = f"sha256:{sha256}" if sha256 else None
         return ObjectInfo(key, before.st_size, etag or "", _now(), checksum)
@@ -225,6 +236,10 @@ class CloudStore(Store):
                 with self._talking("list", self.url_of(prefix)):
                     used = self._credentials()
                     for info in self._bucket.list(self._prefix + prefix, last):
+                        if not info.key.startswith(self._prefix + prefix):
+                            raise PermanentError("list", self.url_of(prefix), "storage lists other names too")
+                        if last is not None and info.key.encode() <= last.encode():
+                            raise TransientError("list", self.url_of(prefix), "storage lists in no order")
                         yield _renamed(info, info.key[cut:]) if cut else info
                         last = info.key
                         is_renewed = False
@@ -239,7 +254,9 @@ class CloudStore(Store):
         """Give the object's size, ETag, time of change and checksum."""
         check_key(key)
         with self._talking("head", self.url_of(key)):
-            return _renamed(self._call(lambda: self._bucket.head(self._prefix + key)), key)
+            info = self._call(lambda: self._bucket.head(self._prefix + key))
+            _check_answer("head", self.url_of(key), info)
+            return _renamed(info, key)
 
     def delete(self, key: str) -> None:
         """Remove the object."""
@@ -261,7 +278,7 @@ class CloudStore(Store):
         if size_bytes != body.info.size_bytes:
             raise _truncated("get", url, size_bytes, body.info.size_bytes)
         if hasher is not None and checksum is not None and not is_right(hasher, checksum):
-            raise TransientError("get", url, f"what arrived does not have its checksum {checksum}")
+            raise _wrong_checksum("get", url, checksum)
 
     def _receive_parts(self, body: Body, new: NewFile, url: str) -> None:
         """Receive the first part from *body* and the others side by side, each tried again by itself."""
@@ -307,7 +324,7 @@ class CloudStore(Store):
                 with suppress(BaseException):
                     part.result()  # no thread writes to the file after it is closed
         if hasher is not None and info.checksum is not None and not is_right(hasher, info.checksum):
-            raise TransientError("get", url, f"what arrived does not have its checksum {info.checksum}")
+            raise _wrong_checksum("get", url, info.checksum)
 
     def _receive_part(
         self, part: Body, start: int, stop: int, new: NewFile, url: str, is_over: threading.Event
@@ -391,6 +408,11 @@ class _Talking:
             meaning = self._bucket.error(self._operation, self._url, error)
             if meaning is not None:
                 raise meaning from error
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                raise TransientError(self._operation, self._url, error.strerror or str(error)) from error
+            if isinstance(error, (KeyError, ValueError)):  # while an SDK's answer was read
+                reason = f"the answer makes no sense ({type(error).__name__}: {str(error)[:80]})"
+                raise TransientError(self._operation, self._url, reason) from error
         # A fault inside obstore; by its name, as pyo3 has no module that one could import.
         if type(error).__name__ == "PanicException":
             reason = " ".join(str(error).split())[:200]
@@ -399,6 +421,18 @@ class _Talking:
 
 def _renamed(info: ObjectInfo, key: str) -> ObjectInfo:
     return ObjectInfo(key, info.size_bytes, info.etag, info.last_modified, info.checksum)
+
+
+def _check_answer(operation: str, url: str, info: ObjectInfo) -> None:
+    """Refuse what is no answer of object storage: the page of a proxy would be taken for the object."""
+    if not info.etag:
+        raise TransientError(operation, url, "an answer without ETag: is this object storage?")
+    if info.size_bytes > LARGEST_OBJECT_BYTES:
+        raise PermanentError(operation, url, f"{info.size_bytes} bytes: no storage has such objects")
+
+
+def _wrong_checksum(operation: str, url: str, checksum: str) -> TransientError:
+    return TransientError(operation, url, f"what arrived does not have its checksum {checksum[:80]}")
 
 
 def _truncated(operation: str, url: str, size_bytes: int, expected_bytes: int) -> TransientError:

@@ -48,7 +48,7 @@ def _open(scheme: str, container: str, access: Access) -> Bucket:
     module, package = _SDK[scheme]
     if engine != "sdk" and _is_installed("obstore"):
         fast = import_module("htcjob.storage.fast")
-        if engine == "fast" or fast.can_serve(scheme, access):
+        if engine == "fast" or fast.can_serve(scheme, container, access):
             return cast("Bucket", fast.open_bucket(scheme, container, access))
         if not _is_installed(package):
             raise ConfigurationError(

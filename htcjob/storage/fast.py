@@ -301,7 +301,7 @@ class FastBucket(Bucket):
         etag = _bare(meta["e_tag"])
         checksum = None
         if sha256 := result.attributes.get(self._sha256):
-            checksum = f"sha256:{sha256}"
+            checksum = f"sha256:{sha256.lower()}"
         elif self._etag_is_md5 and _MD5.fullmatch(etag):
             # Not so where KMS's or the customer's keys encrypt; AWS asks for TLS then.
             checksum = f"md5:{etag}"

@@ -29,7 +29,7 @@ _NEVER = timedelta(days=7)
 """Of a request in all; the default of 30 s ends every long body (arrow-rs-object-store issue 386)."""
 
 
-def can_serve(scheme: str, access: Access) -> bool:
+def can_serve(scheme: str, container: str, access: Access) -> bool:
     """
     Tell whether object_store has a chance to find the credentials that the cloud's SDK would find.
 
@@ -40,7 +40,12 @@ def can_serve(scheme: str, access: Access) -> bool:
         return True
     if scheme == "s3":
         return _can_serve_s3(access.environ)
-    return scheme != "gs" or _can_serve_gs(access.environ)
+    if scheme == "gs":
+        return _can_serve_gs(access.environ)
+    # It finds keys and signatures in the variables by itself, whosever they are.
+    said = _connection_string(access.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    named = (access.environ.get("AZURE_STORAGE_ACCOUNT_NAME"), access.environ.get("AZURE_STORAGE_ACCOUNT"))
+    return {*named, said.get("accountname")} <= {None, "", container.partition("/")[0]}
 
 
 def _can_serve_s3(environ: Mapping[str, str]) -> bool:
@@ -49,6 +54,8 @@ def _can_serve_s3(environ: Mapping[str, str]) -> bool:
 
     https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
     """
+    if environ.get("AWS_SESSION_TOKEN") == "":
+        return False  # it would send the empty one
     if _has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") or _has(environ, "AWS_SKIP_SIGNATURE"):
         return True
     if _has(environ, "AWS_PROFILE") or _has(environ, "AWS_DEFAULT_PROFILE"):
@@ -115,6 +122,8 @@ class Clients:
     """
 
     def __init__(self, scheme: str, container: str, access: Access) -> None:
+        if access.endpoint:
+            _check_url("the endpoint that was vended", access.endpoint)
         self._make, self._config = _CONFIGS[scheme](container, access)
         self.is_plain = self._config.get("aws_endpoint_url_s3", "").startswith("http://")
         """Whether S3 is reached without TLS."""
@@ -202,6 +211,8 @@ def _s3(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config
     config: Config = {"bucket": bucket, "disable_bulk_delete": True}
     if region := access.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"):
         config["region"] = region
+    if access.credentials is not None:
+        config["skip_signature"] = False  # whatever AWS_SKIP_SIGNATURE says
     endpoint = access.endpoint or _endpoint(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     if endpoint:
         config["aws_endpoint_url_s3"] = endpoint  # its variable would come before `endpoint`

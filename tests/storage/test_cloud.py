@@ -532,7 +532,7 @@ class _Module:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def can_serve(self, _: str, access: Access) -> bool:
+    def can_serve(self, _scheme: str, _container: str, access: Access) -> bool:
         return "NOT" not in access.environ
 
     def open_bucket(self, *_: object) -> str:

@@ -1,0 +1,66 @@
+"""
+The end of an attempt that was asked to stop, whatever hangs.
+
+Python shows a signal to the main thread only, and only between two of its own steps. One that waits inside a
+library for a server that says nothing would see it after a minute, long after the platform's SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+OVERTIME_S = 2.0
+"""Seconds after the grace period; within it, everything has its own bound."""
+
+
+class LastResort:
+    """
+    Ends this process by `os._exit` when it is still there some time after a stop signal.
+
+    Must be made in the main thread, and closed there.
+
+    Args:
+        stopping: The signals that ask to stop; those that are ignored are never seen.
+        after_s: Seconds from the first of them.
+        last_words: Called with the signal before the end, in another thread, while the main one hangs. Must
+            not wait for anything that could hang as well.
+    """
+
+    def __init__(self, stopping: Iterable[int], *, after_s: float, last_words: Callable[[int], None]) -> None:
+        self._stopping = frozenset(stopping)
+        self._after_s = after_s
+        self._last_words = last_words
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """The attempt has ended by itself."""
+        signal.set_wakeup_fd(self._before)
+        os.write(self._writer, b"\0")
+        self._thread.join()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _watch(self) -> None:
+        stopped_by = 0  # no signal has this number
+        deadline = float("inf")
+        while (left_s := deadline - time.monotonic()) > 0:
+            if not select.select([self._reader], [], [], left_s if stopped_by else None)[0]:
+                continue
+            for number in os.read(self._reader, 64):
+                if number == 0:
+                    return
+                if number in self._stopping and not stopped_by:
+                    stopped_by, deadline = number, time.monotonic() + self._after_s
+        try:
+            self._last_words(stopped_by)
+        finally:
+            os._exit(128 + stopped_by)
