@@ -15,6 +15,12 @@ class Plan(NamedTuple):
     """The user's argv."""
     is_each: bool = False
     """Run the command once per entry, not once for the chunk."""
+    workers: int = 1
+    """Entries worked on at a time, with `is_each`."""
+    prefetch: int = 16
+    """Entries fetched ahead of the workers at most, with `is_each`."""
+    disk_budget_bytes: int | None = None
+    """Bytes that files in the work directory may take; None: half of what is free at the beginning."""
     entries: Sequence[str] = ()
     """Manifest lines given on the command line, in place of a manifest."""
     run: str | None = None

@@ -175,7 +175,10 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
         ledger.on_committed = pipeline.committed
         left = (entry for entry in manifest.entries(attempt.chunk) if entry.position not in done)
         if plan.is_each:
-            pipeline.work_on_each(left)
+            from htcjob.disk import DiskBudget
+            from htcjob.each import Each
+
+            Each(pipeline, DiskBudget.of(scratch, plan.disk_budget_bytes)).work_on(left)
         else:
             pipeline.work_on_chunk(list(left))
 

@@ -14,6 +14,7 @@ from htcjob.outcome import EXIT_TABLE, FailureBudget
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -30,6 +31,21 @@ class Duration(click.ParamType["float"]):
         if match is None:
             self.fail(f"{value!r} is not a duration such as 90s, 5m or 2h.", param, ctx)
         return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+class Size(click.ParamType["int"]):
+    """`500MB`, `1.5GB` (of a million, of a thousand million); a bare number is bytes. Gives bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Give the bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s?(B|kB|MB|GB|TB)?", value.strip(), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 500MB or 20GB.", param, ctx)
+        return int(float(match[1]) * _BYTES[match[2] or "B"])
 
 
 class Budget(click.ParamType["FailureBudget"]):
@@ -75,6 +91,7 @@ class InjectedOption(click.Option):
 DURATION = Duration()
 BUDGET = Budget()
 LINE = Line()
+SIZE = Size()
 
 
 def ours(*names: str, variable: str | None = None, **attributes: Any) -> Callable[[Decorated], Decorated]:

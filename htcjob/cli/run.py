@@ -10,8 +10,9 @@ from click.core import ParameterSource
 
 from htcjob import env, logs
 from htcjob.cli.endings import report_bug, say_ending
-from htcjob.cli.options import BUDGET, DURATION, LINE, exit_table, job_options, log_options, ours
+from htcjob.cli.options import BUDGET, DURATION, LINE, SIZE, exit_table, job_options, log_options, ours
 from htcjob.errors import UsageError
+from htcjob.machine import cpus
 from htcjob.outcome import FailureBudget, TerminationReason
 from htcjob.plan import Plan
 from htcjob.runtime import run_attempt
@@ -29,6 +30,24 @@ from htcjob.runtime import run_attempt
     help="Work on this entry instead of a manifest's; repeatable.",
 )
 @ours("--each", "is_each", is_flag=True, help="Run COMMAND once per entry instead of once for the chunk.")
+@ours(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Entries that --each works on at a time.  [default: as many as we have CPUs, by quota]",
+)
+@ours(
+    "--prefetch",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="Entries that are fetched ahead at most.",
+)
+@ours(
+    "--disk-budget",
+    "disk_budget_bytes",
+    type=SIZE,
+    help="Fetch ahead only while files in the work directory take less.  [default: half of what is free]",
+)
 @ours(
     "--output",
     "outputs",
@@ -67,6 +86,7 @@ def run(
     manifest: str | None,
     project_store: str | None,
     task_store: str | None,
+    workers: int | None,
     timeout_s: float | None,
     max_failures: FailureBudget | None,
     log_format: str,
@@ -101,7 +121,13 @@ def run(
             return status
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
-        Plan(command=command, timeout_s=timeout_s or None, max_failures=max_failures, **rest),
+        Plan(
+            command=command,
+            workers=workers or max(1, int(cpus())),
+            timeout_s=timeout_s or None,
+            max_failures=max_failures,
+            **rest,
+        ),
         environ=env.current(),
         flags={
             "array_index": array_index,
