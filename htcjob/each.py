@@ -46,7 +46,11 @@ class Trip:
     """Of its input."""
     stage_in_s: float = 0.0
     record: Record | None = None
-    """What became of it; done: up to its outputs, which are to be put still."""
+    """What its command did; its outputs are to be put still."""
+    tries: int = 0
+    """How often it was tried to no avail, and is to be tried again."""
+    is_over: bool = False
+    """What became of it is committed."""
 
 
 @dataclass(slots=True)
@@ -141,10 +145,24 @@ class Each:
                 self._settle(trip, self._stage_out(trip.record, trip.place))
         finally:
             self._clear(trip)
-        return Next.LEAVE
+        return Next.LEAVE if trip.is_over else Next.AGAIN
 
     def _settle(self, trip: Trip, record: Record) -> None:
-        """Commit what became of an entry; its outputs are in storage."""
+        """Commit what became of an entry, unless it is tried again; its outputs are in storage."""
+        is_worth_it = record.result is EntryResult.RETRY and not self._is_stopped()
+        if is_worth_it and trip.tries < self.pipeline.plan.retry_entry:
+            trip.tries += 1
+            event(
+                log,
+                logging.WARNING,
+                "entry_again",
+                position=record.position,
+                entry=record.entry,
+                number=trip.tries,
+                message=record.message,
+            )
+            return
+        trip.is_over = True
         self.pipeline.commit([record])
         if self.pipeline.is_budget_spent():
             self._is_given_up = True

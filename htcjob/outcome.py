@@ -170,6 +170,10 @@ class Facts:
     """Entries by what became of them in this attempt."""
     budget: FailureBudget = field(default_factory=FailureBudget)
     """Failures that still count as success."""
+    has_given_up: bool = False
+    """The budget was spent before all entries were tried."""
+    permanent_exit: int = 65
+    """Exit status where nothing is left but entries that failed for good."""
     command: CommandResult | None = None
     """The command of the whole chunk, or of a plain entrypoint."""
     is_plain: bool = False
@@ -229,7 +233,9 @@ def decide(facts: Facts) -> Ending:
         left = f"with {facts.left} of {facts.chunk_size} entries left"
         return _stopped(facts.stop_signal, f"{left}; what is done is kept, run the same again")
     if not facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size):
-        return _over_budget(facts)
+        # Where failures are no reason to try again, the entries that are left are the news.
+        if facts.permanent_exit != 0 or facts.has_given_up or not facts.left:
+            return _over_budget(facts)
     if facts.left > 0:
         return _ending(
             TerminationReason.WORK_LEFT,
@@ -360,6 +366,7 @@ def _over_budget(facts: Facts) -> Ending:
     if facts.first_failure:
         message += f"; the first: {facts.first_failure}"
     only_timeouts = facts.failed == facts.results[EntryResult.TIMED_OUT] and not facts.left
-    if only_timeouts:
-        return _ending(TerminationReason.TIMED_OUT, message)
-    return _ending(TerminationReason.ENTRIES_FAILED, message)
+    reason = TerminationReason.TIMED_OUT if only_timeouts else TerminationReason.ENTRIES_FAILED
+    if facts.permanent_exit == 0 and not facts.left:
+        return Ending(reason, 0, message)
+    return _ending(reason, message)

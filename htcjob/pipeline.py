@@ -237,6 +237,8 @@ class Pipeline:
     def is_budget_spent(self) -> bool:
         """Tell whether more entries failed than the user allows, so that no further one is to begin."""
         budget = self.plan.max_failures
-        return budget is not None and not budget.allows(
+        is_spent = budget is not None and not budget.allows(
             failed=self.facts.failed, chunk_size=self.facts.chunk_size
         )
+        self.facts.has_given_up |= is_spent
+        return is_spent

@@ -33,6 +33,10 @@ class Plan(NamedTuple):
     """Seconds from SIGTERM to SIGKILL (Kubernetes' and AWS Batch's own default)."""
     max_failures: FailureBudget | None = None
     """Entries that may fail; past it the attempt stops. None: none may, and all are tried."""
+    retry_entry: int = 0
+    """How often an entry whose result is `retry` is tried again within the attempt, with `is_each`."""
+    permanent_exit: int = 65
+    """Exit status where nothing is left but entries that failed for good: 65 or 0."""
     pass_credentials: bool = False
     """Leave tokens and storage credentials in the command's environment."""
     work_dir: str | None = None

@@ -70,6 +70,21 @@ from htcjob.runtime import run_attempt
     type=BUDGET,
     help="Entries that may fail before the attempt gives up.  [default: try all, and any failure is one]",
 )
+@ours(
+    "--retry-entry",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Try an entry that asks for it (exit status 75, transient trouble) again so often, later on.",
+)
+@ours(
+    "--permanent-exit",
+    type=click.Choice(["0", "65"]),
+    default="65",
+    show_default=True,
+    help="Exit status when nothing is left but entries that failed for good.",
+)
 @ours("--run", metavar="NAME", help="Name of this run in task storage.  [default: default]")
 @ours("--work-dir", metavar="DIR", help="Where to make the work directory.  [default: $TMPDIR or /tmp]")
 @ours(
@@ -89,6 +104,7 @@ def run(
     workers: int | None,
     timeout_s: float | None,
     max_failures: FailureBudget | None,
+    permanent_exit: str,
     log_format: str,
     log_level: str,
     **rest: Any,
@@ -126,6 +142,7 @@ def run(
             workers=workers or max(1, int(cpus())),
             timeout_s=timeout_s or None,
             max_failures=max_failures,
+            permanent_exit=int(permanent_exit),
             **rest,
         ),
         environ=env.current(),
