@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from htcjob.ledger import Record
     from htcjob.manifest import Entry
     from htcjob.pipeline import Pipeline
+    from htcjob.stragglers import Stragglers
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Each:
 
     pipeline: Pipeline
     disk: DiskBudget
+    stragglers: Stragglers | None
+    """What says how long an entry may take, where that is a multiple of what the others took."""
     _is_given_up: bool = False
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
     _unfilled: set[str] = field(default_factory=set)
@@ -112,7 +115,8 @@ class Each:
         entry, plan = trip.entry, self.pipeline.plan
         argv = self._argv(_placeholders(entry, trip.path, trip.place))
         names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": trip.path}
-        result = self.pipeline.run(argv, trip.place, names, may_finish=True)
+        timeout_s = plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
+        result = self.pipeline.run(argv, trip.place, names, may_finish=True, timeout_s=timeout_s)
         if result.is_unusable and argv[0] == plan.command[0]:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
@@ -131,6 +135,8 @@ class Each:
             peak_memory_bytes=result.peak_memory_bytes,
         )
         if verdict is EntryResult.DONE:
+            if self.stragglers is not None:
+                self.stragglers.add(result.elapsed_s)
             trip.record = record
             if self.disk.is_exact:
                 self._take(trip, size_of_tree(trip.place.root) - trip.taken_bytes)

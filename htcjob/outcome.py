@@ -184,6 +184,8 @@ class Facts:
     """The entry that failed first in this attempt, and why."""
     stop_signal: int | None = None
     """The signal that asked this attempt to stop."""
+    is_deadline_over: bool = False
+    """That signal was our own, at the attempt's deadline."""
     error: BaseException | None = None
     """What stopped the attempt before its end."""
 
@@ -224,18 +226,25 @@ def decide(facts: Facts) -> Ending:
     if facts.error is not None:
         return ending_of_error(facts.error)
     if facts.command is not None:
-        ending = _ending_of_command(facts.command, facts.command_message, is_plain=facts.is_plain)
+        ending = _ending_at_deadline(facts) or _ending_of_command(
+            facts.command, facts.command_message, is_plain=facts.is_plain
+        )
         if ending is not None:
             return ending
         if facts.is_plain:
             return _ending(TerminationReason.SUCCEEDED, "command ended with exit status 0")
     if facts.stop_signal is not None and facts.left > 0:
-        left = f"with {facts.left} of {facts.chunk_size} entries left"
-        return _stopped(facts.stop_signal, f"{left}; what is done is kept, run the same again")
-    if not facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size):
-        # Where failures are no reason to try again, the entries that are left are the news.
-        if facts.permanent_exit != 0 or facts.has_given_up or not facts.left:
-            return _over_budget(facts)
+        left = (
+            f"with {facts.left} of {facts.chunk_size} entries left; what is done is kept, run the same again"
+        )
+        if facts.is_deadline_over:
+            return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline {left}")
+        return _stopped(facts.stop_signal, left)
+    is_inside = facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size)
+    # Where failures are no reason to try again, entries that are left are the news.
+    is_for_good = facts.permanent_exit != 0 or facts.has_given_up or not facts.left
+    if not is_inside and is_for_good:
+        return _over_budget(facts)
     if facts.left > 0:
         return _ending(
             TerminationReason.WORK_LEFT,
@@ -326,6 +335,18 @@ def _stopped(signal_number: int, detail: str) -> Ending:
         TerminationReason.PREEMPTED,
         128 + signal_number,
         f"stopped by {signal_name(signal_number)} {detail}",
+    )
+
+
+def _ending_at_deadline(facts: Facts) -> Ending | None:
+    """Give the ending of an attempt whose command was stopped at the deadline, if so it was."""
+    if not facts.is_deadline_over or facts.command is None or facts.command.stopped_by is None:
+        return None
+    if facts.is_plain:
+        return _ending(TerminationReason.TIMED_OUT, "command stopped at the attempt's deadline")
+    return _ending(
+        TerminationReason.WORK_LEFT,
+        "stopped at its deadline before the command had finished; nothing is committed",
     )
 
 

@@ -89,7 +89,9 @@ class Pipeline:
         with in_work_directory(place.entries_file), open(place.entries_file, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
         files = {"HTCJOB_ENTRIES_FILE": place.entries_file, "HTCJOB_FAILURES_FILE": place.failures_file}
-        result = self.facts.command = self.run(self.plan.command, place, files, may_finish=False)
+        result = self.facts.command = self.run(
+            self.plan.command, place, files, may_finish=False, timeout_s=self.plan.timeout_s
+        )
         event(
             log,
             logging.INFO,
@@ -173,6 +175,7 @@ class Pipeline:
         variables: Mapping[str, str],
         *,
         may_finish: bool,
+        timeout_s: float | None,
     ) -> CommandResult:
         """Run the command for what is in *place*; *variables* are those of this run alone."""
         if self._inherited is None:
@@ -180,13 +183,14 @@ class Pipeline:
                 self.environ, extra=self.variables, pass_credentials=self.plan.pass_credentials
             )
         environment = {**self._inherited, **variables, **place.variables()}
-        if self.plan.timeout_s is not None:
-            environment["HTCJOB_DEADLINE"] = utc(time.time() + self.plan.timeout_s)
+        ends_in_s = [limit_s for limit_s in (timeout_s, self.signals.stops_in_s) if limit_s is not None]
+        if ends_in_s:
+            environment["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
         result = run_command(
             argv,
             environment=environment,
             signals=self.signals,
-            timeout_s=self.plan.timeout_s,
+            timeout_s=timeout_s,
             grace_s=self.plan.grace_s,
             may_finish=may_finish,
         )

@@ -29,6 +29,10 @@ class Plan(NamedTuple):
     """Globs of what to stage out, relative to the output directory; none: everything in it."""
     timeout_s: float | None = None
     """Seconds that one run of the command may take."""
+    timeout_factor: float | None = None
+    """The same as a multiple of the median of the entries done so far, with `is_each`."""
+    deadline_s: float | None = None
+    """Seconds after its start at which the attempt has ended, the grace period included."""
     grace_s: float = 30.0
     """Seconds from SIGTERM to SIGKILL (Kubernetes' and AWS Batch's own default)."""
     max_failures: FailureBudget | None = None

@@ -62,6 +62,8 @@ def run_attempt(
     """
     attempt = _Attempt(plan, environ)
     with Signals() as signals:
+        if plan.deadline_s is not None:
+            signals.stop_after(plan.deadline_s - plan.grace_s)
         try:
             context = attempt.context = read_context(environ, flags=flags)
             if context.manifest is None and not plan.entries:
@@ -76,6 +78,7 @@ def run_attempt(
         except Exception as error:
             attempt.facts.error = attempt.facts.error or error
         attempt.facts.stop_signal = signals.stop_signal
+        attempt.facts.is_deadline_over = signals.is_deadline_over
         ending = decide(attempt.facts)
         _write_exit_record(attempt, ending)
     return ending, attempt.facts.error
@@ -178,7 +181,13 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
             from htcjob.disk import DiskBudget
             from htcjob.each import Each
 
-            Each(pipeline, DiskBudget.of(scratch, plan.disk_budget_bytes)).work_on(left)
+            stragglers = None
+            if plan.timeout_factor is not None:
+                from htcjob.stragglers import Stragglers
+
+                stragglers = Stragglers(plan.timeout_factor)
+            disk = DiskBudget.of(scratch, plan.disk_budget_bytes)
+            Each(pipeline, disk, stragglers).work_on(left)
         else:
             pipeline.work_on_chunk(list(left))
 
@@ -210,8 +219,9 @@ def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None
         task = open_store(context.task_store)
         attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
     extra = _variables(context)
-    if plan.timeout_s is not None:
-        extra["HTCJOB_DEADLINE"] = utc(time.time() + plan.timeout_s)
+    ends_in_s = [limit_s for limit_s in (plan.timeout_s, signals.stops_in_s) if limit_s is not None]
+    if ends_in_s:
+        extra["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
     attempt.facts.is_plain = True
     attempt.facts.command = run_command(
         plan.command,

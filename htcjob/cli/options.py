@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -31,6 +31,30 @@ class Duration(click.ParamType["float"]):
         if match is None:
             self.fail(f"{value!r} is not a duration such as 90s, 5m or 2h.", param, ctx)
         return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+class Multiple(NamedTuple):
+    """A time limit that is a multiple of what others took."""
+
+    factor: float
+    """How many times."""
+
+
+class TimeLimit(click.ParamType["float | Multiple"]):
+    """A duration, or `5x`: that many times the median of others. Gives seconds, or a Multiple."""
+
+    name = "duration|Nx"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | Multiple:
+        """Give the limit."""
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)x", str(value).strip(), re.ASCII)
+        if match is None:
+            return DURATION.convert(value, param, ctx)
+        if float(match[1]) < 1:
+            self.fail(f"{value!r} is less than others took: at least 1x.", param, ctx)
+        return Multiple(float(match[1]))
 
 
 class Size(click.ParamType["int"]):
@@ -92,6 +116,7 @@ DURATION = Duration()
 BUDGET = Budget()
 LINE = Line()
 SIZE = Size()
+TIME_LIMIT = TimeLimit()
 
 
 def ours(*names: str, variable: str | None = None, **attributes: Any) -> Callable[[Decorated], Decorated]:

@@ -10,7 +10,18 @@ from click.core import ParameterSource
 
 from htcjob import env, logs
 from htcjob.cli.endings import report_bug, say_ending
-from htcjob.cli.options import BUDGET, DURATION, LINE, SIZE, exit_table, job_options, log_options, ours
+from htcjob.cli.options import (
+    BUDGET,
+    DURATION,
+    LINE,
+    SIZE,
+    TIME_LIMIT,
+    Multiple,
+    exit_table,
+    job_options,
+    log_options,
+    ours,
+)
 from htcjob.errors import UsageError
 from htcjob.machine import cpus
 from htcjob.outcome import FailureBudget, TerminationReason
@@ -56,7 +67,18 @@ from htcjob.runtime import run_attempt
     multiple=True,
     help="What to stage out, relative to the output directory; repeatable.  [default: everything]",
 )
-@ours("--timeout", "timeout_s", type=DURATION, help="Stop COMMAND after this long; 0: never.  [default: 0]")
+@ours(
+    "--timeout",
+    type=TIME_LIMIT,
+    help="Stop COMMAND after this long; 5x: five times what entries took so far; 0: never.  [default: 0]",
+)
+@ours(
+    "--deadline",
+    "deadline_s",
+    variable="HTCJOB_DEADLINE_IN",
+    type=DURATION,
+    help="Have the attempt ended this long after its start; give the platform's limit.  [default: none]",
+)
 @ours(
     "--grace",
     "grace_s",
@@ -102,7 +124,9 @@ def run(
     project_store: str | None,
     task_store: str | None,
     workers: int | None,
-    timeout_s: float | None,
+    timeout: float | Multiple | None,
+    deadline_s: float | None,
+    grace_s: float,
     max_failures: FailureBudget | None,
     permanent_exit: str,
     log_format: str,
@@ -135,12 +159,20 @@ def run(
         with run.make_context("htcjob run", list(command[2:])) as context:
             status: int = run.invoke(context)
             return status
+    if deadline_s and deadline_s <= grace_s:
+        raise UsageError("--deadline must be longer than --grace, which is its last part")
+    factor = timeout.factor if isinstance(timeout, Multiple) else None
+    if factor is not None and not rest["is_each"]:
+        raise UsageError("--timeout 5x compares entries: it needs --each")
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
         Plan(
             command=command,
             workers=workers or max(1, int(cpus())),
-            timeout_s=timeout_s or None,
+            timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
+            timeout_factor=factor,
+            deadline_s=deadline_s or None,
+            grace_s=grace_s,
             max_failures=max_failures,
             permanent_exit=int(permanent_exit),
             **rest,
