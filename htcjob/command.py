@@ -26,9 +26,9 @@ __all__ = ["STOPPING", "Signals", "check_program", "run_command"]
 FINISHING_SHARE = 0.8
 """Part of the grace period in which a command that may finish is left alone; the rest is for SIGTERM."""
 
-_EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
+EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
 
-_RESET = tuple(
+RESET = tuple(
     signum
     for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
     if (signum := getattr(signal, name, None)) is not None
@@ -54,7 +54,7 @@ def run_command(
     At the timeout the command's whole process group is sent SIGTERM, and SIGKILL when the grace period is
     over; the same when a stop signal came, which is passed on. The clock goes on while we are suspended.
     Whatever the command leaves behind, daemons in sessions of their own too, is ended (`Children`). When we
-    are killed ourselves, so is its process group (`_dies_with_us`). May be called from several threads.
+    are killed ourselves, so is its process group (`dies_with_us`). May be called from several threads.
 
     The command has a session of its own; where we have a controlling terminal, a process group of our
     session, so that it has that terminal too, as a shell's job would.
@@ -88,8 +88,8 @@ def run_command(
             argv[0],
             list(argv),
             environment,
-            file_actions=_EMPTY_STDIN if may_finish else (),
-            setsigdef=(*_RESET, *signals.set_by_us),
+            file_actions=EMPTY_STDIN if may_finish else (),
+            setsigdef=(*RESET, *signals.set_by_us),
             **({"setpgroup": 0} if command.is_job else {"setsid": True}),
         )
 
@@ -100,7 +100,7 @@ def run_command(
     except ValueError as error:  # a NUL in an argument or variable
         return CommandResult(126, start_error=f"command cannot be started: {error}")
     leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
-    with _dies_with_us(pid):
+    with dies_with_us(pid):
         try:
             with exit_fd(pid) as ended:
                 stop = _await_exit(
@@ -185,7 +185,7 @@ def _await_exit(
 
 
 @contextmanager
-def _dies_with_us(group: int) -> Iterator[None]:
+def dies_with_us(group: int) -> Iterator[None]:
     """
     Have the kernel kill the process group *group* when this process is gone, however it went.
 

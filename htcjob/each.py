@@ -10,13 +10,21 @@ import json
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from htcjob.disk import DiskBudget, size_of_tree
-from htcjob.errors import BadKeyError, HtcjobError, StorageError, TransientError, UnwritableError
+from htcjob.errors import (
+    BadKeyError,
+    HtcjobError,
+    ShortageError,
+    StorageError,
+    TransientError,
+    UnwritableError,
+)
 from htcjob.flow import Flow, Next
 from htcjob.logs import event
 from htcjob.outcome import EntryResult, judge_command, stops_attempt
@@ -26,8 +34,10 @@ from htcjob.workplace import Place, in_work_directory, remove_tree, said_by_comm
 if TYPE_CHECKING:
     from htcjob.ledger import Record
     from htcjob.manifest import Entry
+    from htcjob.outcome import CommandResult
     from htcjob.pipeline import Pipeline
     from htcjob.stragglers import Stragglers
+    from htcjob.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +74,8 @@ class Each:
     """What says how long an entry may take, where that is a multiple of what the others took."""
     _is_given_up: bool = False
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
+    _warm: dict[int, Worker] = field(default_factory=dict)
+    """The Python processes of the workers, where a function is called."""
     _unfilled: set[str] = field(default_factory=set)
     """Words that look like placeholders and are none; each is warned of once."""
 
@@ -78,13 +90,32 @@ class Each:
             prefetch=pipeline.plan.prefetch,
             is_stopped=self._is_stopped,
         )
-        flow.run()
+        try:
+            flow.run()
+        finally:
+            for warm in self._warm.values():
+                warm.hang_up()
+            for warm in self._warm.values():
+                warm.close()
 
     def _is_stopped(self) -> bool:
         return self._is_given_up or self.pipeline.signals.stop_signal is not None
 
     def prepare(self, worker: int) -> None:
-        """Nothing: a command is started for each entry."""
+        """Start the Python process of a worker, so that it imports while the first input is fetched."""
+        pipeline, plan = self.pipeline, self.pipeline.plan
+        if plan.call is not None:
+            from htcjob.worker import Worker
+
+            self._warm[worker] = Worker(
+                plan.call,
+                python=plan.python or sys.executable,
+                environment=pipeline.environment(),
+                number=worker,
+                signals=pipeline.signals,
+                grace_s=plan.grace_s,
+            )
+            self._warm[worker].start()
 
     def fetch(self, trip: Trip, *, is_alone: bool) -> Next:
         """Stage in."""
@@ -111,24 +142,23 @@ class Each:
         return Next.WORK
 
     def work(self, trip: Trip, worker: int) -> Next:
-        """Run the command."""
-        entry, plan = trip.entry, self.pipeline.plan
-        argv = self._argv(_placeholders(entry, trip.path, trip.place))
-        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": trip.path}
-        timeout_s = plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
-        result = self.pipeline.run(argv, trip.place, names, may_finish=True, timeout_s=timeout_s)
-        if result.is_unusable and argv[0] == plan.command[0]:
+        """Run the command, or call the function."""
+        timeout_s = self.pipeline.plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
+        act = self._run if self.pipeline.plan.call is None else self._call
+        result, value, problem = act(trip, worker, timeout_s)
+        if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
-        if result.stopped_by is not None or self.pipeline.facts.command is result:
+        if result.is_unusable or result.stopped_by is not None:
             self._clear(trip)
             return Next.LEAVE
         verdict, message = judge_command(result)
         record = self.pipeline.record(
-            entry,
+            trip.entry,
             verdict,
-            message=said_by_command(trip.place.message_file) or message,
+            message=problem or message,
             exit_status=result.exit_status,
+            value=value,
             stage_in_s=trip.stage_in_s,
             work_s=result.elapsed_s,
             cpu_s=result.cpu_s,
@@ -143,6 +173,30 @@ class Each:
         else:
             self._settle(trip, record)
         return Next.FINISH
+
+    def _run(self, trip: Trip, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry, command = trip.entry, self.pipeline.plan.command
+        argv = self._argv(_placeholders(entry, trip.path, trip.place))
+        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": trip.path}
+        result = self.pipeline.run(argv, trip.place, names, may_finish=True, timeout_s=timeout_s)
+        # A program whose name is made of the entry may be unusable for this one only.
+        result = result._replace(is_unusable=result.is_unusable and argv[0] == command[0])
+        return result, None, said_by_command(trip.place.message_file)
+
+    def _call(self, trip: Trip, worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry = trip.entry
+        request = {
+            "input": trip.path,
+            "output_dir": trip.place.outputs,
+            "entry": entry.text,
+            "key": entry.key,
+            "params": entry.parameters,
+        }
+        answer = self._warm[worker].call(request, timeout_s=timeout_s)
+        if answer.result.is_unusable and any(warm.has_been_ready for warm in self._warm.values()):
+            raise ShortageError(f"worker cannot be started again: {answer.result.start_error}")
+        self.pipeline.note_memory(answer.result.peak_memory_bytes)
+        return answer
 
     def finish(self, trip: Trip) -> Next:
         """Stage out, commit, and remove what is on disk."""

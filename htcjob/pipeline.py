@@ -178,11 +178,7 @@ class Pipeline:
         timeout_s: float | None,
     ) -> CommandResult:
         """Run the command for what is in *place*; *variables* are those of this run alone."""
-        if self._inherited is None:
-            self._inherited = command_environment(
-                self.environ, extra=self.variables, pass_credentials=self.plan.pass_credentials
-            )
-        environment = {**self._inherited, **variables, **place.variables()}
+        environment = {**self.environment(), **variables, **place.variables()}
         ends_in_s = [limit_s for limit_s in (timeout_s, self.signals.stops_in_s) if limit_s is not None]
         if ends_in_s:
             environment["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
@@ -194,9 +190,21 @@ class Pipeline:
             grace_s=self.plan.grace_s,
             may_finish=may_finish,
         )
-        with self._lock:
-            self.peak_memory_bytes = max(self.peak_memory_bytes, result.peak_memory_bytes)
+        self.note_memory(result.peak_memory_bytes)
         return result
+
+    def environment(self) -> Mapping[str, str]:
+        """Give the part of a command's environment that is the same for all."""
+        if self._inherited is None:
+            self._inherited = command_environment(
+                self.environ, extra=self.variables, pass_credentials=self.plan.pass_credentials
+            )
+        return self._inherited
+
+    def note_memory(self, peak_bytes: int) -> None:
+        """Note what a process needed."""
+        with self._lock:
+            self.peak_memory_bytes = max(self.peak_memory_bytes, peak_bytes)
 
     def record(self, entry: Entry, result: EntryResult, **members: object) -> Record:
         """Give the record of what became of *entry* now."""

@@ -12,9 +12,13 @@ class Plan(NamedTuple):
     """What the user asked `htcjob run` to do."""
 
     command: Sequence[str]
-    """The user's argv."""
+    """The user's argv; empty with `call`."""
     is_each: bool = False
     """Run the command once per entry, not once for the chunk."""
+    call: str | None = None
+    """`module:function` that is called for each entry in a warm Python process; implies `is_each`."""
+    python: str | None = None
+    """The interpreter for `call`; None: the one that runs htcjob."""
     workers: int = 1
     """Entries worked on at a time, with `is_each`."""
     prefetch: int = 16
@@ -45,3 +49,8 @@ class Plan(NamedTuple):
     """Leave tokens and storage credentials in the command's environment."""
     work_dir: str | None = None
     """Where the attempt makes its work directory; None: the system's temporary directory."""
+
+    @property
+    def program(self) -> Sequence[str]:
+        """What a run is of: the command, or what is called."""
+        return ("--call", self.call) if self.call else self.command

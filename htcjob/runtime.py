@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
 
     # 4. what is committed already
     ledger = attempt.ledger = Ledger(stores.task, plan.run or manifest.default_run, retry)
-    ledger.open_run(manifest, plan.command)
+    ledger.open_run(manifest, plan.program)
     done = ledger.done(attempt.chunk)
     facts.already_done = len(done)
     event(
@@ -194,7 +195,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
 
 def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
     """Refuse a command that cannot work, before anything is fetched or recorded."""
-    program, *_ = plan.command
+    program = plan.command[0] if plan.command else plan.python or sys.executable
     if "{" not in program and (missing := check_program(program, environ.get("PATH"))):
         raise CommandNotStartedError(missing.exit_status, missing.start_error or "")
     for pattern in plan.outputs:
@@ -210,7 +211,9 @@ def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None
     """Only supervise the command: no store, no token and no array variables are needed."""
     plan = attempt.plan
     if plan.is_each:
-        raise ConfigurationError("--each needs entries: name a manifest with --manifest or HTCJOB_MANIFEST")
+        raise ConfigurationError(
+            "--each and --call need entries: name a manifest with --manifest or HTCJOB_MANIFEST"
+        )
     if context.task_store is not None:
         from htcjob.ledger import Ledger
         from htcjob.retry import RetryPolicy

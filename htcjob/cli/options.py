@@ -57,6 +57,19 @@ class TimeLimit(click.ParamType["float | Multiple"]):
         return Multiple(float(match[1]))
 
 
+class Function(click.ParamType["str"]):
+    """`module:function`, both with dots where they have them."""
+
+    name = "function"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Give it as it is."""
+        parts = str(value).split(":")
+        if len(parts) != 2 or not all(name.isidentifier() for part in parts for name in part.split(".")):
+            self.fail(f"{value!r} is not a function such as package.module:function.", param, ctx)
+        return str(value)
+
+
 class Size(click.ParamType["int"]):
     """`500MB`, `1.5GB` (of a million, of a thousand million); a bare number is bytes. Gives bytes."""
 
@@ -114,6 +127,7 @@ class InjectedOption(click.Option):
 
 DURATION = Duration()
 BUDGET = Budget()
+FUNCTION = Function()
 LINE = Line()
 SIZE = Size()
 TIME_LIMIT = TimeLimit()

@@ -13,6 +13,7 @@ from htcjob.cli.endings import report_bug, say_ending
 from htcjob.cli.options import (
     BUDGET,
     DURATION,
+    FUNCTION,
     LINE,
     SIZE,
     TIME_LIMIT,
@@ -42,9 +43,16 @@ from htcjob.runtime import run_attempt
 )
 @ours("--each", "is_each", is_flag=True, help="Run COMMAND once per entry instead of once for the chunk.")
 @ours(
+    "--call",
+    metavar="MODULE:FUNCTION",
+    type=FUNCTION,
+    help="Instead of COMMAND: call a Python function once per entry, in a process that imports once.",
+)
+@ours("--python", metavar="PROGRAM", help="The interpreter for --call.  [default: the one that runs htcjob]")
+@ours(
     "--workers",
     type=click.IntRange(min=1),
-    help="Entries that --each works on at a time.  [default: as many as we have CPUs, by quota]",
+    help="Entries that --each and --call work on at a time.  [default: as many as we have CPUs, by quota]",
 )
 @ours(
     "--prefetch",
@@ -115,7 +123,7 @@ from htcjob.runtime import run_attempt
     help="Leave tokens and storage credentials in COMMAND's environment.",
 )
 @log_options
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run(
     command: tuple[str, ...],
     array_index: int | None,
@@ -123,6 +131,8 @@ def run(
     manifest: str | None,
     project_store: str | None,
     task_store: str | None,
+    call: str | None,
+    is_each: bool,
     workers: int | None,
     timeout: float | Multiple | None,
     deadline_s: float | None,
@@ -147,7 +157,7 @@ def run(
     Example:
       htcjob run --each --entry photos/a.jpg --project-store . --task-store out -- wc -c {input}
     """
-    if os.path.basename(command[0]) == "htcjob" and command[1:2] == ("run",):
+    if command and os.path.basename(command[0]) == "htcjob" and command[1:2] == ("run",):
         # An image's entrypoint is `htcjob run --`; a command that is htcjob itself takes its place.
         outer = click.get_current_context()
         if any(
@@ -159,15 +169,21 @@ def run(
         with run.make_context("htcjob run", list(command[2:])) as context:
             status: int = run.invoke(context)
             return status
+    if bool(command) == bool(call):
+        raise click.UsageError(
+            "Give COMMAND, or --call." if call is None else "Give COMMAND or --call, not both."
+        )
     if deadline_s and deadline_s <= grace_s:
         raise UsageError("--deadline must be longer than --grace, which is its last part")
     factor = timeout.factor if isinstance(timeout, Multiple) else None
-    if factor is not None and not rest["is_each"]:
-        raise UsageError("--timeout 5x compares entries: it needs --each")
+    if factor is not None and not (is_each or call):
+        raise UsageError("--timeout 5x compares entries: it needs --each or --call")
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
         Plan(
             command=command,
+            call=call,
+            is_each=is_each or call is not None,
             workers=workers or max(1, int(cpus())),
             timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
             timeout_factor=factor,
