@@ -8,7 +8,7 @@ FILES ?= 2000
 ROUNDS ?= 3
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint types bench bench-storage format clean
+.PHONY: help demo test chaos lint types bench bench-storage format clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,6 +27,10 @@ demo: $(VENV)/installed  ## Run an array of 8 jobs of the face tagger over photo
 
 test: $(VENV)/installed  ## Run the tests.
 	$(BIN)/python -m pytest
+
+SEEDS ?= 3
+chaos: $(VENV)/installed  ## Run arrays of the face tagger in the worst of worlds (SEEDS, PHOTOS).
+	$(BIN)/python -m tests.chaos $(SEEDS) "$(PHOTOS)"
 
 lint: $(VENV)/installed  ## Check style, and that imports point one way.
 	$(BIN)/ruff check

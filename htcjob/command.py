@@ -26,9 +26,9 @@ __all__ = ["STOPPING", "Signals", "check_program", "run_command"]
 FINISHING_SHARE = 0.8
 """Part of the grace period in which a command that may finish is left alone; the rest is for SIGTERM."""
 
-_EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
+EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
 
-_RESET = tuple(
+RESET = tuple(
     signum
     for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
     if (signum := getattr(signal, name, None)) is not None
@@ -88,8 +88,8 @@ def run_command(
             argv[0],
             list(argv),
             environment,
-            file_actions=_EMPTY_STDIN if may_finish else (),
-            setsigdef=(*_RESET, *signals.set_by_us),
+            file_actions=EMPTY_STDIN if may_finish else (),
+            setsigdef=(*RESET, *signals.set_by_us),
             **({"setpgroup": 0} if command.is_job else {"setsid": True}),
         )
 

@@ -88,6 +88,8 @@ class Record:
     """Of its command; None when the command did not run."""
     array_index: int = 0
     attempt: int = 1
+    value: object = None
+    """What the function of `--call` returned; anything that JSON has."""
     outputs: Sequence[Output] = ()
     """What it put into task storage. A command of a whole chunk puts its outputs as one set; they are
     listed with the first entry of that set, and the others point to it with `outputs_at`."""

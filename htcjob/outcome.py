@@ -170,6 +170,10 @@ class Facts:
     """Entries by what became of them in this attempt."""
     budget: FailureBudget = field(default_factory=FailureBudget)
     """Failures that still count as success."""
+    has_given_up: bool = False
+    """The budget was spent before all entries were tried."""
+    permanent_exit: int = 65
+    """Exit status where nothing is left but entries that failed for good."""
     command: CommandResult | None = None
     """The command of the whole chunk, or of a plain entrypoint."""
     is_plain: bool = False
@@ -180,6 +184,8 @@ class Facts:
     """The entry that failed first in this attempt, and why."""
     stop_signal: int | None = None
     """The signal that asked this attempt to stop."""
+    is_deadline_over: bool = False
+    """That signal was our own, at the attempt's deadline."""
     error: BaseException | None = None
     """What stopped the attempt before its end."""
 
@@ -222,15 +228,24 @@ def decide(facts: Facts) -> Ending:
             return _stopped(facts.stop_signal, f"meanwhile {facts.error}; run the same again")
         return ending_of_error(facts.error)
     if facts.command is not None:
-        ending = _ending_of_command(facts.command, facts.command_message, is_plain=facts.is_plain)
+        ending = _ending_at_deadline(facts) or _ending_of_command(
+            facts.command, facts.command_message, is_plain=facts.is_plain
+        )
         if ending is not None:
             return ending
         if facts.is_plain:
             return _ending(TerminationReason.SUCCEEDED, "command ended with exit status 0")
     if facts.stop_signal is not None and facts.left > 0:
-        left = f"with {facts.left} of {facts.chunk_size} entries left"
-        return _stopped(facts.stop_signal, f"{left}; what is done is kept, run the same again")
-    if not facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size):
+        left = (
+            f"with {facts.left} of {facts.chunk_size} entries left; what is done is kept, run the same again"
+        )
+        if facts.is_deadline_over:
+            return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline {left}")
+        return _stopped(facts.stop_signal, left)
+    is_inside = facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size)
+    # Where failures are no reason to try again, entries that are left are the news.
+    is_for_good = facts.permanent_exit != 0 or facts.has_given_up or not facts.left
+    if not is_inside and is_for_good:
         return _over_budget(facts)
     if facts.left > 0:
         return _ending(
@@ -325,6 +340,18 @@ def _stopped(signal_number: int, detail: str) -> Ending:
     )
 
 
+def _ending_at_deadline(facts: Facts) -> Ending | None:
+    """Give the ending of an attempt whose command was stopped at the deadline, if so it was."""
+    if not facts.is_deadline_over or facts.command is None or facts.command.stopped_by is None:
+        return None
+    if facts.is_plain:
+        return _ending(TerminationReason.TIMED_OUT, "command stopped at the attempt's deadline")
+    return _ending(
+        TerminationReason.WORK_LEFT,
+        "stopped at its deadline before the command had finished; nothing is committed",
+    )
+
+
 def _ending_of_command(command: CommandResult, message: str, *, is_plain: bool) -> Ending | None:
     """Give the ending that the command of a whole chunk forces, or None when it ended well."""
     if command.timed_out:
@@ -362,6 +389,7 @@ def _over_budget(facts: Facts) -> Ending:
     if facts.first_failure:
         message += f"; the first: {facts.first_failure}"
     only_timeouts = facts.failed == facts.results[EntryResult.TIMED_OUT] and not facts.left
-    if only_timeouts:
-        return _ending(TerminationReason.TIMED_OUT, message)
-    return _ending(TerminationReason.ENTRIES_FAILED, message)
+    reason = TerminationReason.TIMED_OUT if only_timeouts else TerminationReason.ENTRIES_FAILED
+    if facts.permanent_exit == 0 and not facts.left:
+        return Ending(reason, 0, message)
+    return _ending(reason, message)

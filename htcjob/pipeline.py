@@ -1,20 +1,19 @@
 """
 Entries flow stage-in -> work -> stage-out -> commit.
 
-Two ways: `work_on_each` runs the command once per entry, `work_on_chunk` once for all of them. Both keep the
-order that the whole project rests on: outputs first, the commit record last.
+Two ways: `each.py` runs the command once per entry, `work_on_chunk` once for all of them. Both keep the order
+that the whole project rests on: outputs first, the commit record last.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,6 @@ from htcjob.workplace import (
     entries_file_line,
     failures_said_by_command,
     in_work_directory,
-    remove_tree,
     said_by_command,
 )
 
@@ -51,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Pipeline:
-    """The way of this attempt's entries."""
+    """What all ways of this attempt's entries share; may be used from any thread."""
 
     context: JobContext
     plan: Plan
@@ -70,20 +68,10 @@ class Pipeline:
     """Position of the entry that put each output key, earlier attempts' too."""
     peak_memory_bytes: int = 0
     """Of the largest process so far."""
-    _unfilled: set[str] = field(default_factory=set)
-    """Words that look like placeholders and are none; each is warned of once."""
-
-    def work_on_each(self, entries: Iterable[Entry]) -> None:
-        """Take the entries one by one; what goes wrong with one does not touch the next."""
-        for entry in entries:
-            if self.signals.stop_signal is not None:
-                return
-            record = self._work_on(entry)
-            if record is None:  # stopped before it was finished: the entry is simply left
-                return
-            self._commit([record])
-            if self._is_budget_spent():
-                return
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Of what is counted here; entries end in several threads."""
+    _inherited: dict[str, str] | None = None
+    """The part of a command's environment that is the same for all."""
 
     def work_on_chunk(self, entries: Sequence[Entry]) -> None:
         """Stage in all entries and run the command once; what it does not report as failed is committed."""
@@ -94,14 +82,16 @@ class Pipeline:
         stage_in_s = time.monotonic() - started
         event(log, logging.INFO, "stage_in_done", objects=len(inputs), elapsed_s=round(stage_in_s, 2))
         staged = [entry for entry in entries if entry.position in inputs]
-        if not staged or self.signals.stop_signal is not None or self._is_budget_spent():
+        if not staged or self.signals.stop_signal is not None or self.is_budget_spent():
             return
 
         lines = [entries_file_line(entry, inputs[entry.position]) for entry in staged]
         with in_work_directory(place.entries_file), open(place.entries_file, "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
         files = {"HTCJOB_ENTRIES_FILE": place.entries_file, "HTCJOB_FAILURES_FILE": place.failures_file}
-        result = self.facts.command = self._run(self.plan.command, place, files, may_finish=False)
+        result = self.facts.command = self.run(
+            self.plan.command, place, files, may_finish=False, timeout_s=self.plan.timeout_s
+        )
         event(
             log,
             logging.INFO,
@@ -135,7 +125,7 @@ class Pipeline:
         for entry in staged:
             message = failures.get(inputs[entry.position])
             records.append(
-                self._record(
+                self.record(
                     entry,
                     EntryResult.DONE if message is None else EntryResult.FAILED,
                     message=message or "",
@@ -143,7 +133,7 @@ class Pipeline:
                     **(together if entry is first else {"outputs_at": first.position}),
                 )
             )
-        self._commit(records)
+        self.commit(records)
 
     def _stage_in_all(self, entries: Sequence[Entry], place: Place) -> dict[int, str]:
         """
@@ -155,117 +145,69 @@ class Pipeline:
         failures = []
         wanted = takewhile(lambda _: self.signals.stop_signal is None, entries)
         transfers = self.staging.transfers
-        with closing(transfers.each(lambda entry: self._stage_in(entry, place.inputs), wanted)) as found:
+        with closing(transfers.each(lambda entry: self.stage_in(entry, place.inputs), wanted)) as found:
             for entry, path in zip(entries, found, strict=False):
                 if isinstance(path, HtcjobError):
-                    failures.append(self._stage_in_failed(entry, path))
+                    failures.append(self.stage_in_failed(entry, path))
                 else:
                     inputs[entry.position] = path
         if failures:
-            self._commit(failures)
+            self.commit(failures)
         return inputs
 
-    def _work_on(self, entry: Entry) -> Record | None:
-        """Take one entry as far as its outputs in storage; None when it was stopped before its end."""
-        place = Place.make(os.path.join(self.scratch, str(entry.position)))
-        try:
-            started = time.monotonic()
-            try:
-                path = self._stage_in(entry, place.inputs)
-            except HtcjobError as error:
-                return self._stage_in_failed(entry, error)
-            stage_in_s = time.monotonic() - started
-            if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
-                with in_work_directory(place.outputs):
-                    os.makedirs(os.path.join(place.outputs, os.path.dirname(entry.key)), exist_ok=True)
-            argv = self._argv(_placeholders(entry, path, place))
-            names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": path}
-            result = self._run(argv, place, names, may_finish=True)
-            if result.stopped_by is not None:
-                return None
-            if result.is_unusable and argv[0] == self.plan.command[0]:
-                self.facts.command = result  # no entry can be worked on: that ends the attempt
-                return None
-            verdict, message = judge_command(result)
-            record = self._record(
-                entry,
-                verdict,
-                message=said_by_command(place.message_file) or message,
-                exit_status=result.exit_status,
-                stage_in_s=stage_in_s,
-                work_s=result.elapsed_s,
-                cpu_s=result.cpu_s,
-                peak_memory_bytes=result.peak_memory_bytes,
-            )
-            return self._stage_out(record, place) if verdict is EntryResult.DONE else record
-        finally:
-            remove_tree(place.root)
-
-    def _argv(self, values: Mapping[str, str]) -> list[str]:
-        """Give the command with its placeholders filled in."""
-        argv = [fill_in(word, values) for word in self.plan.command]
-        for word in argv:
-            if re.fullmatch(r"\{\w+\}", word) and word in self.plan.command and word not in self._unfilled:
-                self._unfilled.add(word)
-                event(log, logging.WARNING, "placeholder_not_filled", word=word, known=sorted(values))
-        return argv
-
-    def _stage_in(self, entry: Entry, directory: str) -> str:
+    def stage_in(self, entry: Entry, directory: str) -> str:
+        """Fetch the object of *entry* (`Staging.stage_in`); a line that cannot be used is a `BadKeyError`."""
         if entry.problem is not None:
             raise BadKeyError(entry.text, entry.problem)
         return self.staging.stage_in(entry, directory)
 
-    def _stage_in_failed(self, entry: Entry, error: HtcjobError) -> Record:
+    def stage_in_failed(self, entry: Entry, error: HtcjobError) -> Record:
+        """Give the record of an entry that could not be fetched; raises what concerns every entry."""
         if isinstance(error, StorageError) and stops_attempt(error, staging_out=False):
             raise error
         message = entry.problem or f"stage-in: {error}"
-        return self._record(entry, judge_stage_in(error), message=message)
+        return self.record(entry, judge_stage_in(error), message=message)
 
-    def _stage_out(self, record: Record, place: Place) -> Record:
-        """Put the outputs of a finished entry, and give its record with them."""
-        started = time.monotonic()
-        try:
-            keys = find_outputs(place.outputs, self.plan.outputs)
-            for key in keys:
-                other = self.writers.setdefault(key, record.position)
-                if other != record.position:
-                    raise BadKeyError(
-                        key,
-                        f"the entry at position {other} wrote this output too; "
-                        "name outputs after their entry, as with $HTCJOB_KEY or {stem}",
-                    )
-            outputs = self.staging.stage_out(place.outputs, keys)
-        except (BadKeyError, StorageError) as error:
-            if isinstance(error, StorageError) and stops_attempt(error, staging_out=True):
-                raise
-            return replace(record, result=EntryResult.FAILED, message=f"stage-out: {error}")
-        return replace(record, message="", outputs=tuple(outputs), stage_out_s=time.monotonic() - started)
-
-    def _run(
+    def run(
         self,
         argv: Sequence[str],
         place: Place,
         variables: Mapping[str, str],
         *,
         may_finish: bool,
+        timeout_s: float | None,
     ) -> CommandResult:
-        extra = {**self.variables, **variables, **place.variables()}
-        if self.plan.timeout_s is not None:
-            extra["HTCJOB_DEADLINE"] = utc(time.time() + self.plan.timeout_s)
+        """Run the command for what is in *place*; *variables* are those of this run alone."""
+        environment = {**self.environment(), **variables, **place.variables()}
+        ends_in_s = [limit_s for limit_s in (timeout_s, self.signals.stops_in_s) if limit_s is not None]
+        if ends_in_s:
+            environment["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
         result = run_command(
             argv,
-            environment=command_environment(
-                self.environ, extra=extra, pass_credentials=self.plan.pass_credentials
-            ),
+            environment=environment,
             signals=self.signals,
-            timeout_s=self.plan.timeout_s,
+            timeout_s=timeout_s,
             grace_s=self.plan.grace_s,
             may_finish=may_finish,
         )
-        self.peak_memory_bytes = max(self.peak_memory_bytes, result.peak_memory_bytes)
+        self.note_memory(result.peak_memory_bytes)
         return result
 
-    def _record(self, entry: Entry, result: EntryResult, **members: object) -> Record:
+    def environment(self) -> Mapping[str, str]:
+        """Give the part of a command's environment that is the same for all."""
+        if self._inherited is None:
+            self._inherited = command_environment(
+                self.environ, extra=self.variables, pass_credentials=self.plan.pass_credentials
+            )
+        return self._inherited
+
+    def note_memory(self, peak_bytes: int) -> None:
+        """Note what a process needed."""
+        with self._lock:
+            self.peak_memory_bytes = max(self.peak_memory_bytes, peak_bytes)
+
+    def record(self, entry: Entry, result: EntryResult, **members: object) -> Record:
+        """Give the record of what became of *entry* now."""
         return Record(
             position=entry.position,
             entry=entry.text,
@@ -276,15 +218,16 @@ class Pipeline:
             **members,  # type: ignore[arg-type]
         )
 
-    def _commit(self, records: Sequence[Record]) -> None:
+    def commit(self, records: Sequence[Record]) -> None:
         """Hand over *records*; what failed counts at once, what is done when the ledger has written it."""
         for record in records:
             if record.result is EntryResult.DONE:
                 continue
-            self.facts.results[record.result] += 1
-            if not self.facts.first_failure:
-                shown = record.entry if len(record.entry) <= 100 else f"{record.entry[:100]}…"
-                self.facts.first_failure = f"{shown}: {record.message}"
+            with self._lock:
+                self.facts.results[record.result] += 1
+                if not self.facts.first_failure:
+                    shown = record.entry if len(record.entry) <= 100 else f"{record.entry[:100]}…"
+                    self.facts.first_failure = f"{shown}: {record.message}"
             event(
                 log,
                 logging.WARNING,
@@ -303,33 +246,11 @@ class Pipeline:
                 self.facts.results[record.result] += 1
                 event(log, logging.DEBUG, "entry_done", position=record.position, entry=record.entry)
 
-    def _is_budget_spent(self) -> bool:
+    def is_budget_spent(self) -> bool:
+        """Tell whether more entries failed than the user allows, so that no further one is to begin."""
         budget = self.plan.max_failures
-        return budget is not None and not budget.allows(
+        is_spent = budget is not None and not budget.allows(
             failed=self.facts.failed, chunk_size=self.facts.chunk_size
         )
-
-
-def fill_in(word: str, values: Mapping[str, str]) -> str:
-    """
-    Give *word* with its placeholders filled in.
-
-    `{name}` is replaced when *values* has that name; anything else in braces, such as `${name}` of a shell
-    or `{print}` of awk, is left as it is.
-    """
-    return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
-
-
-def _placeholders(entry: Entry, path: str, place: Place) -> dict[str, str]:
-    members = {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in entry.parameters.items()
-    }
-    return {
-        **members,
-        "entry": entry.text,
-        "key": entry.key,
-        "input": path,
-        "stem": os.path.splitext(os.path.basename(path))[0],
-        "output_dir": place.outputs,
-    }
+        self.facts.has_given_up |= is_spent
+        return is_spent

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +65,8 @@ def run_attempt(
     """
     attempt = _Attempt(plan, environ)
     with Signals() as signals:
+        if plan.deadline_s is not None:
+            signals.stop_after(plan.deadline_s - plan.grace_s)
         try:
             context = attempt.context = read_context(environ, flags=flags)
             if context.manifest is None and not plan.entries:
@@ -79,6 +82,7 @@ def run_attempt(
         except Exception as error:
             attempt.facts.error = attempt.facts.error or error
         attempt.facts.stop_signal = signals.stop_signal
+        attempt.facts.is_deadline_over = signals.is_deadline_over
         ending = decide(attempt.facts)
         _write_exit_record(attempt, ending)
         if attempt.last_resort is not None:
@@ -92,7 +96,7 @@ class _Attempt:
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self.plan = plan
         self.environ = environ
-        self.facts = Facts(budget=plan.max_failures or FailureBudget())
+        self.facts = Facts(budget=plan.max_failures or FailureBudget(), permanent_exit=plan.permanent_exit)
         self.started_at = time.time()
         self.started = time.monotonic()
         self.context: JobContext | None = None
@@ -148,7 +152,7 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
 
     # 4. what is committed already
     ledger = attempt.ledger = Ledger(stores.task, plan.run or manifest.default_run, retry)
-    ledger.open_run(manifest, plan.command)
+    ledger.open_run(manifest, plan.program)
     done = ledger.done(attempt.chunk)
     facts.already_done = len(done)
     event(
@@ -181,14 +185,23 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
         ledger.on_committed = pipeline.committed
         left = (entry for entry in manifest.entries(attempt.chunk) if entry.position not in done)
         if plan.is_each:
-            pipeline.work_on_each(left)
+            from htcjob.disk import DiskBudget
+            from htcjob.each import Each
+
+            stragglers = None
+            if plan.timeout_factor is not None:
+                from htcjob.stragglers import Stragglers
+
+                stragglers = Stragglers(plan.timeout_factor)
+            disk = DiskBudget.of(scratch, plan.disk_budget_bytes)
+            Each(pipeline, disk, stragglers).work_on(left)
         else:
             pipeline.work_on_chunk(list(left))
 
 
 def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
     """Refuse a command that cannot work, before anything is fetched or recorded."""
-    program, *_ = plan.command
+    program = plan.command[0] if plan.command else plan.python or sys.executable
     if "{" not in program and (missing := check_program(program, environ.get("PATH"))):
         raise CommandNotStartedError(missing.exit_status, missing.start_error or "")
     for pattern in plan.outputs:
@@ -204,7 +217,9 @@ def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None
     """Only supervise the command: no store, no token and no array variables are needed."""
     plan = attempt.plan
     if plan.is_each:
-        raise ConfigurationError("--each needs entries: name a manifest with --manifest or HTCJOB_MANIFEST")
+        raise ConfigurationError(
+            "--each and --call need entries: name a manifest with --manifest or HTCJOB_MANIFEST"
+        )
     if context.task_store is not None:
         from htcjob.ledger import Ledger
         from htcjob.retry import RetryPolicy
@@ -213,8 +228,9 @@ def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None
         task = open_store(context.task_store)
         attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
     extra = _variables(context)
-    if plan.timeout_s is not None:
-        extra["HTCJOB_DEADLINE"] = utc(time.time() + plan.timeout_s)
+    ends_in_s = [limit_s for limit_s in (plan.timeout_s, signals.stops_in_s) if limit_s is not None]
+    if ends_in_s:
+        extra["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
     attempt.facts.is_plain = True
     attempt.facts.command = run_command(
         plan.command,

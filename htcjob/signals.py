@@ -56,6 +56,8 @@ class Signals:
     def __init__(self) -> None:
         self.stop_signal: int | None = None
         """The first signal that asked us to stop."""
+        self.is_deadline_over = False
+        """Whether that signal was our own (`stop_after`)."""
         self.children = Children()
         self.terminal: Terminal | None = None
         """Our controlling terminal, where we have one."""
@@ -67,6 +69,8 @@ class Signals:
         """Whether the commands were stopped by us, with us."""
         self._previous: dict[int, Any] = {}
         self._stop_read, self._stop_write = -1, -1
+        self._stop_at: float | None = None
+        """When `stop_after` takes effect."""
 
     def __enter__(self) -> Signals:
         self._stop_read, self._stop_write = os.pipe()
@@ -90,12 +94,25 @@ class Signals:
         traceback: TracebackType | None,
     ) -> None:
         self.children.close()
+        if self._stop_at is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         if self.terminal is not None:
             self.terminal.close()
         os.close(self._stop_read)
         os.close(self._stop_write)
+
+    def stop_after(self, seconds: float) -> None:
+        """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
+        self._stop_at = time.monotonic() + seconds
+        self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+
+    @property
+    def stops_in_s(self) -> float | None:
+        """Seconds until `stop_after` takes effect; None: never."""
+        return None if self._stop_at is None else max(self._stop_at - time.monotonic(), 0.0)
 
     @property
     def stop_fd(self) -> int:
@@ -139,6 +156,9 @@ class Signals:
         return status, usage
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
+        if signum == signal.SIGALRM and self.stops_in_s == 0 and not self.is_deadline_over:
+            self.is_deadline_over = self.stop_signal is None
+            signum = signal.SIGTERM
         if signum in STOPPING and self.stop_signal is None:
             self.stop_signal = signum
             os.write(self._stop_write, b"!")

@@ -68,6 +68,16 @@ class Staging:
             self.transfers.get(store, key, path)
         return path
 
+    def size_of(self, entry: Entry) -> int:
+        """
+        Give the bytes of the object of *entry*, as storage tells them.
+
+        Raises:
+            HtcjobError: it is not there, or cannot be asked for.
+        """
+        store, key, _ = self._locate(entry)
+        return self.transfers.call(lambda: store.head(key)).size_bytes
+
     def stage_out(self, directory: str, keys: Sequence[str]) -> list[Output]:
         """
         Put the files *keys* of *directory* (`find_outputs`) into task storage under the same names.

@@ -118,6 +118,24 @@ def tag(image: str, base: str | None = None) -> list[Box]:
     return boxes
 
 
+def tag_entry(input: str, output_dir: str, key: str) -> dict[str, int]:  # noqa: A002 - the runtime's word
+    """
+    Tag one image for a runtime that keeps this module loaded.
+
+    Args:
+        input: Path of the image file.
+        output_dir: Where results go.
+        key: Name of the image, with its folders; results are named after it.
+
+    Returns:
+        The number of faces, as `faces`.
+
+    Raises:
+        UnreadableImageError, OutputError, OSError: as `tag` does.
+    """
+    return {"faces": len(tag(input, os.path.join(output_dir, key)))}
+
+
 def _classifier() -> cv2.CascadeClassifier:
     """Give this thread's detector: one cannot serve two threads, and loading it takes 9 ms."""
     from reference_app.opencv import CASCADE, OpenCVUnusableError, cv2

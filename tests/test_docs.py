@@ -109,7 +109,8 @@ def test_the_variables_set_for_the_command_are_the_codes():
     shown = {
         name for row in table_under("Set for your command") for name in re.findall(r"`(HTCJOB_\w+)", row[0])
     }
-    rooms = [SOURCES[REPOSITORY / "htcjob" / name] for name in ("runtime.py", "pipeline.py", "workplace.py")]
+    names = ("runtime.py", "pipeline.py", "each.py", "worker.py", "workplace.py")
+    rooms = [SOURCES[REPOSITORY / "htcjob" / name] for name in names]
     is_set = {name for text in rooms for name in re.findall(r'f?"(HTCJOB_\w+)[{"]', text)}
     assert shown == is_set
     assert len(shown) > 8

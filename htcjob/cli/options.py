@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -14,6 +14,7 @@ from htcjob.outcome import EXIT_TABLE, FailureBudget
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -30,6 +31,58 @@ class Duration(click.ParamType["float"]):
         if match is None:
             self.fail(f"{value!r} is not a duration such as 90s, 5m or 2h.", param, ctx)
         return float(match[1]) * _SECONDS[match[2] or "s"]
+
+
+class Multiple(NamedTuple):
+    """A time limit that is a multiple of what others took."""
+
+    factor: float
+    """How many times."""
+
+
+class TimeLimit(click.ParamType["float | Multiple"]):
+    """A duration, or `5x`: that many times the median of others. Gives seconds, or a Multiple."""
+
+    name = "duration|Nx"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | Multiple:
+        """Give the limit."""
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)x", str(value).strip(), re.ASCII)
+        if match is None:
+            return DURATION.convert(value, param, ctx)
+        if float(match[1]) < 1:
+            self.fail(f"{value!r} is less than others took: at least 1x.", param, ctx)
+        return Multiple(float(match[1]))
+
+
+class Function(click.ParamType["str"]):
+    """`module:function`, both with dots where they have them."""
+
+    name = "function"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Give it as it is."""
+        parts = str(value).split(":")
+        if len(parts) != 2 or not all(name.isidentifier() for part in parts for name in part.split(".")):
+            self.fail(f"{value!r} is not a function such as package.module:function.", param, ctx)
+        return str(value)
+
+
+class Size(click.ParamType["int"]):
+    """`500MB`, `1.5GB` (of a million, of a thousand million); a bare number is bytes. Gives bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Give the bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s?(B|kB|MB|GB|TB)?", value.strip(), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 500MB or 20GB.", param, ctx)
+        return int(float(match[1]) * _BYTES[match[2] or "B"])
 
 
 class Budget(click.ParamType["FailureBudget"]):
@@ -74,7 +127,10 @@ class InjectedOption(click.Option):
 
 DURATION = Duration()
 BUDGET = Budget()
+FUNCTION = Function()
 LINE = Line()
+SIZE = Size()
+TIME_LIMIT = TimeLimit()
 
 
 def ours(*names: str, variable: str | None = None, **attributes: Any) -> Callable[[Decorated], Decorated]:

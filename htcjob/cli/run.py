@@ -10,8 +10,21 @@ from click.core import ParameterSource
 
 from htcjob import env, logs
 from htcjob.cli.endings import report_bug, say_ending
-from htcjob.cli.options import BUDGET, DURATION, LINE, exit_table, job_options, log_options, ours
+from htcjob.cli.options import (
+    BUDGET,
+    DURATION,
+    FUNCTION,
+    LINE,
+    SIZE,
+    TIME_LIMIT,
+    Multiple,
+    exit_table,
+    job_options,
+    log_options,
+    ours,
+)
 from htcjob.errors import UsageError
+from htcjob.machine import cpus
 from htcjob.outcome import FailureBudget, TerminationReason
 from htcjob.plan import Plan
 from htcjob.runtime import run_attempt
@@ -30,6 +43,31 @@ from htcjob.runtime import run_attempt
 )
 @ours("--each", "is_each", is_flag=True, help="Run COMMAND once per entry instead of once for the chunk.")
 @ours(
+    "--call",
+    metavar="MODULE:FUNCTION",
+    type=FUNCTION,
+    help="Instead of COMMAND: call a Python function once per entry, in a process that imports once.",
+)
+@ours("--python", metavar="PROGRAM", help="The interpreter for --call.  [default: the one that runs htcjob]")
+@ours(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Entries that --each and --call work on at a time.  [default: as many as we have CPUs, by quota]",
+)
+@ours(
+    "--prefetch",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="Entries that are fetched ahead at most.",
+)
+@ours(
+    "--disk-budget",
+    "disk_budget_bytes",
+    type=SIZE,
+    help="Fetch ahead only while files in the work directory take less.  [default: half of what is free]",
+)
+@ours(
     "--output",
     "outputs",
     metavar="GLOB",
@@ -37,7 +75,18 @@ from htcjob.runtime import run_attempt
     multiple=True,
     help="What to stage out, relative to the output directory; repeatable.  [default: everything]",
 )
-@ours("--timeout", "timeout_s", type=DURATION, help="Stop COMMAND after this long; 0: never.  [default: 0]")
+@ours(
+    "--timeout",
+    type=TIME_LIMIT,
+    help="Stop COMMAND after this long; 5x: five times what entries took so far; 0: never.  [default: 0]",
+)
+@ours(
+    "--deadline",
+    "deadline_s",
+    variable="HTCJOB_DEADLINE_IN",
+    type=DURATION,
+    help="Have the attempt ended this long after its start; give the platform's limit.  [default: none]",
+)
 @ours(
     "--grace",
     "grace_s",
@@ -51,6 +100,21 @@ from htcjob.runtime import run_attempt
     type=BUDGET,
     help="Entries that may fail before the attempt gives up.  [default: try all, and any failure is one]",
 )
+@ours(
+    "--retry-entry",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Try an entry that asks for it (exit status 75, transient trouble) again so often, later on.",
+)
+@ours(
+    "--permanent-exit",
+    type=click.Choice(["0", "65"]),
+    default="65",
+    show_default=True,
+    help="Exit status when nothing is left but entries that failed for good.",
+)
 @ours("--run", metavar="NAME", help="Name of this run in task storage.  [default: default]")
 @ours("--work-dir", metavar="DIR", help="Where to make the work directory.  [default: $TMPDIR or /tmp]")
 @ours(
@@ -59,7 +123,7 @@ from htcjob.runtime import run_attempt
     help="Leave tokens and storage credentials in COMMAND's environment.",
 )
 @log_options
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run(
     command: tuple[str, ...],
     array_index: int | None,
@@ -67,8 +131,14 @@ def run(
     manifest: str | None,
     project_store: str | None,
     task_store: str | None,
-    timeout_s: float | None,
+    call: str | None,
+    is_each: bool,
+    workers: int | None,
+    timeout: float | Multiple | None,
+    deadline_s: float | None,
+    grace_s: float,
     max_failures: FailureBudget | None,
+    permanent_exit: str,
     log_format: str,
     log_level: str,
     **rest: Any,
@@ -87,7 +157,7 @@ def run(
     Example:
       htcjob run --each --entry photos/a.jpg --project-store . --task-store out -- wc -c {input}
     """
-    if os.path.basename(command[0]) == "htcjob" and command[1:2] == ("run",):
+    if command and os.path.basename(command[0]) == "htcjob" and command[1:2] == ("run",):
         # An image's entrypoint is `htcjob run --`; a command that is htcjob itself takes its place.
         outer = click.get_current_context()
         if any(
@@ -99,9 +169,30 @@ def run(
         with run.make_context("htcjob run", list(command[2:])) as context:
             status: int = run.invoke(context)
             return status
+    if bool(command) == bool(call):
+        raise click.UsageError(
+            "Give COMMAND, or --call." if call is None else "Give COMMAND or --call, not both."
+        )
+    if deadline_s and deadline_s <= grace_s:
+        raise UsageError("--deadline must be longer than --grace, which is its last part")
+    factor = timeout.factor if isinstance(timeout, Multiple) else None
+    if factor is not None and not (is_each or call):
+        raise UsageError("--timeout 5x compares entries: it needs --each or --call")
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
-        Plan(command=command, timeout_s=timeout_s or None, max_failures=max_failures, **rest),
+        Plan(
+            command=command,
+            call=call,
+            is_each=is_each or call is not None,
+            workers=workers or max(1, int(cpus())),
+            timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
+            timeout_factor=factor,
+            deadline_s=deadline_s or None,
+            grace_s=grace_s,
+            max_failures=max_failures,
+            permanent_exit=int(permanent_exit),
+            **rest,
+        ),
         environ=env.current(),
         flags={
             "array_index": array_index,

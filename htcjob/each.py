@@ -1,0 +1,306 @@
+"""
+The way of one entry when the command runs once per entry: fetched, worked on, put back, committed.
+
+`flow.py` says when; here is what. What goes wrong with one entry does not touch the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from htcjob.disk import DiskBudget, size_of_tree
+from htcjob.errors import (
+    BadKeyError,
+    HtcjobError,
+    ShortageError,
+    StorageError,
+    TransientError,
+    UnwritableError,
+)
+from htcjob.flow import Flow, Next
+from htcjob.logs import event
+from htcjob.outcome import EntryResult, judge_command, stops_attempt
+from htcjob.staging import find_outputs
+from htcjob.workplace import Place, in_work_directory, remove_tree, said_by_command
+
+if TYPE_CHECKING:
+    from htcjob.ledger import Record
+    from htcjob.manifest import Entry
+    from htcjob.outcome import CommandResult
+    from htcjob.pipeline import Pipeline
+    from htcjob.stragglers import Stragglers
+    from htcjob.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Trip:
+    """One entry on its way."""
+
+    entry: Entry
+    place: Place
+    """Its own directories."""
+    size_bytes: int | None = None
+    """Of its input, once storage has told it."""
+    taken_bytes: int = 0
+    """Of the disk budget."""
+    path: str = ""
+    """Of its input."""
+    stage_in_s: float = 0.0
+    record: Record | None = None
+    """What its command did; its outputs are to be put still."""
+    tries: int = 0
+    """How often it was tried to no avail, and is to be tried again."""
+    is_over: bool = False
+    """What became of it is committed."""
+
+
+@dataclass(slots=True)
+class Each:
+    """The steps of one entry, for `Flow`."""
+
+    pipeline: Pipeline
+    disk: DiskBudget
+    stragglers: Stragglers | None
+    """What says how long an entry may take, where that is a multiple of what the others took."""
+    _is_given_up: bool = False
+    """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
+    _warm: dict[int, Worker] = field(default_factory=dict)
+    """The Python processes of the workers, where a function is called."""
+    _unfilled: set[str] = field(default_factory=set)
+    """Words that look like placeholders and are none; each is warned of once."""
+
+    def work_on(self, entries: Iterable[Entry]) -> None:
+        """Take all entries through; after a stop signal, those that have begun."""
+        pipeline = self.pipeline
+        trips = (Trip(entry, Place(os.path.join(pipeline.scratch, str(entry.position)))) for entry in entries)
+        flow = Flow(
+            trips,
+            self,
+            workers=pipeline.plan.workers,
+            prefetch=pipeline.plan.prefetch,
+            is_stopped=self._is_stopped,
+        )
+        try:
+            flow.run()
+        finally:
+            for warm in self._warm.values():
+                warm.hang_up()
+            for warm in self._warm.values():
+                warm.close()
+
+    def _is_stopped(self) -> bool:
+        return self._is_given_up or self.pipeline.signals.stop_signal is not None
+
+    def prepare(self, worker: int) -> None:
+        """Start the Python process of a worker, so that it imports while the first input is fetched."""
+        pipeline, plan = self.pipeline, self.pipeline.plan
+        if plan.call is not None:
+            from htcjob.worker import Worker
+
+            self._warm[worker] = Worker(
+                plan.call,
+                python=plan.python or sys.executable,
+                environment=pipeline.environment(),
+                number=worker,
+                signals=pipeline.signals,
+                grace_s=plan.grace_s,
+            )
+            self._warm[worker].start()
+
+    def fetch(self, trip: Trip, *, is_alone: bool) -> Next:
+        """Stage in."""
+        started = time.monotonic()
+        entry, outputs = trip.entry, trip.place.outputs
+        try:
+            if not self._has_room(trip, is_forced=is_alone):
+                return Next.POSTPONE
+            Place.make(trip.place.root)
+            trip.path = self.pipeline.stage_in(entry, trip.place.inputs)
+            self._take(trip, os.path.getsize(trip.path) - trip.taken_bytes)
+            if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
+                with in_work_directory(outputs):
+                    os.makedirs(os.path.join(outputs, os.path.dirname(entry.key)), exist_ok=True)
+        except HtcjobError as error:
+            self._clear(trip)
+            if isinstance(error, UnwritableError) and not is_alone:
+                return Next.POSTPONE  # the disk is full, maybe of what others have fetched
+            if isinstance(error, TransientError) and self._is_stopped():
+                return Next.LEAVE  # cut short
+            self._settle(trip, self.pipeline.stage_in_failed(entry, error))
+            return Next.FINISH
+        trip.stage_in_s = time.monotonic() - started
+        return Next.WORK
+
+    def work(self, trip: Trip, worker: int) -> Next:
+        """Run the command, or call the function."""
+        timeout_s = self.pipeline.plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
+        act = self._run if self.pipeline.plan.call is None else self._call
+        result, value, problem = act(trip, worker, timeout_s)
+        if result.is_unusable:
+            self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
+            self._is_given_up = True
+        if result.is_unusable or result.stopped_by is not None:
+            self._clear(trip)
+            return Next.LEAVE
+        verdict, message = judge_command(result)
+        record = self.pipeline.record(
+            trip.entry,
+            verdict,
+            message=problem or message,
+            exit_status=result.exit_status,
+            value=value,
+            stage_in_s=trip.stage_in_s,
+            work_s=result.elapsed_s,
+            cpu_s=result.cpu_s,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+        if verdict is EntryResult.DONE:
+            if self.stragglers is not None:
+                self.stragglers.add(result.elapsed_s)
+            trip.record = record
+            if self.disk.is_exact:
+                self._take(trip, size_of_tree(trip.place.root) - trip.taken_bytes)
+        else:
+            self._settle(trip, record)
+        return Next.FINISH
+
+    def _run(self, trip: Trip, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry, command = trip.entry, self.pipeline.plan.command
+        argv = self._argv(_placeholders(entry, trip.path, trip.place))
+        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": trip.path}
+        result = self.pipeline.run(argv, trip.place, names, may_finish=True, timeout_s=timeout_s)
+        # A program whose name is made of the entry may be unusable for this one only.
+        result = result._replace(is_unusable=result.is_unusable and argv[0] == command[0])
+        return result, None, said_by_command(trip.place.message_file)
+
+    def _call(self, trip: Trip, worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry = trip.entry
+        request = {
+            "input": trip.path,
+            "output_dir": trip.place.outputs,
+            "entry": entry.text,
+            "key": entry.key,
+            "params": entry.parameters,
+        }
+        answer = self._warm[worker].call(request, timeout_s=timeout_s)
+        if answer.result.is_unusable and any(warm.has_been_ready for warm in self._warm.values()):
+            raise ShortageError(f"worker cannot be started again: {answer.result.start_error}")
+        self.pipeline.note_memory(answer.result.peak_memory_bytes)
+        return answer
+
+    def finish(self, trip: Trip) -> Next:
+        """Stage out, commit, and remove what is on disk."""
+        try:
+            if trip.record is not None:
+                self._settle(trip, self._stage_out(trip.record, trip.place))
+        finally:
+            self._clear(trip)
+        return Next.LEAVE if trip.is_over else Next.AGAIN
+
+    def _settle(self, trip: Trip, record: Record) -> None:
+        """Commit what became of an entry, unless it is tried again; its outputs are in storage."""
+        is_worth_it = record.result is EntryResult.RETRY and not self._is_stopped()
+        if is_worth_it and trip.tries < self.pipeline.plan.retry_entry:
+            trip.tries += 1
+            event(
+                log,
+                logging.WARNING,
+                "entry_again",
+                position=record.position,
+                entry=record.entry,
+                number=trip.tries,
+                message=record.message,
+            )
+            return
+        trip.is_over = True
+        self.pipeline.commit([record])
+        if self.pipeline.is_budget_spent():
+            self._is_given_up = True
+
+    def _has_room(self, trip: Trip, *, is_forced: bool) -> bool:
+        """Take what the input needs from the disk budget, if it has that much."""
+        if trip.size_bytes is None and self.disk.is_exact and trip.entry.problem is None:
+            trip.size_bytes = self.pipeline.staging.size_of(trip.entry)
+        size_bytes = self.disk.largest_bytes if trip.size_bytes is None else trip.size_bytes
+        if not self.disk.take(size_bytes, is_forced=is_forced):
+            return False
+        trip.taken_bytes = size_bytes
+        return True
+
+    def _take(self, trip: Trip, size_bytes: int) -> None:
+        """Take more, or less than nothing, of the disk budget: it is on disk already."""
+        self.disk.take(size_bytes, is_forced=True)
+        trip.taken_bytes += size_bytes
+
+    def _clear(self, trip: Trip) -> None:
+        remove_tree(trip.place.root)
+        self.disk.give_back(trip.taken_bytes)
+        trip.taken_bytes = 0
+
+    def _argv(self, values: Mapping[str, str]) -> list[str]:
+        """Give the command with its placeholders filled in."""
+        command = self.pipeline.plan.command
+        argv = [fill_in(word, values) for word in command]
+        for word in argv:
+            if re.fullmatch(r"\{\w+\}", word) and word in command and word not in self._unfilled:
+                self._unfilled.add(word)
+                event(log, logging.WARNING, "placeholder_not_filled", word=word, known=sorted(values))
+        return argv
+
+    def _stage_out(self, record: Record, place: Place) -> Record:
+        """Put the outputs of a finished entry, and give its record with them."""
+        started = time.monotonic()
+        pipeline = self.pipeline
+        try:
+            keys = find_outputs(place.outputs, pipeline.plan.outputs)
+            for key in keys:
+                other = pipeline.writers.setdefault(key, record.position)
+                if other != record.position:
+                    raise BadKeyError(
+                        key,
+                        f"the entry at position {other} wrote this output too; "
+                        "name outputs after their entry, as with $HTCJOB_KEY or {stem}",
+                    )
+            outputs = pipeline.staging.stage_out(place.outputs, keys)
+        except (BadKeyError, StorageError) as error:
+            if isinstance(error, StorageError) and stops_attempt(error, staging_out=True):
+                raise
+            return replace(record, result=EntryResult.FAILED, message=f"stage-out: {error}")
+        return replace(record, message="", outputs=tuple(outputs), stage_out_s=time.monotonic() - started)
+
+
+def fill_in(word: str, values: Mapping[str, str]) -> str:
+    """
+    Give *word* with its placeholders filled in.
+
+    `{name}` is replaced when *values* has that name; anything else in braces, such as `${name}` of a shell
+    or `{print}` of awk, is left as it is.
+    """
+    if "{" not in word:
+        return word
+    return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
+
+
+def _placeholders(entry: Entry, path: str, place: Place) -> dict[str, str]:
+    members = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in entry.parameters.items()
+    }
+    return {
+        **members,
+        "entry": entry.text,
+        "key": entry.key,
+        "input": path,
+        "stem": os.path.splitext(os.path.basename(path))[0],
+        "output_dir": place.outputs,
+    }

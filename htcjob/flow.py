@@ -1,0 +1,338 @@
+"""
+Who does what next when entries overlap: fetched ahead, worked on, finished behind, within bounds.
+
+This room knows threads and nothing of storage or commands; `each.py` says what the steps are. *Workers* work
+on what is fetched. *Stagers* finish what has been worked on, which frees room, and fetch ahead; there is one
+of them, and more as soon as a worker has to wait. The main thread only waits: signals arrive there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from enum import Enum
+from itertools import chain, islice
+from typing import Generic, Protocol, TypeVar
+
+from htcjob.errors import ShortageError
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+HUNGRY_S = 0.01
+"""Seconds that a worker waits for something to do before there are twice as many stagers. With a store that
+is 50 ms away they are all there before its first answer; with one on this disk there stays one."""
+
+MOST_STAGERS = 32
+"""As many as objects move at once (`transfer.TRANSFERS`)."""
+
+
+class Next(Enum):
+    """What becomes of a thing after a step."""
+
+    WORK = "work"
+    """It is fetched and waits for a worker."""
+    FINISH = "finish"
+    """It is to be finished."""
+    LEAVE = "leave"
+    """It leaves the flow."""
+    POSTPONE = "postpone"
+    """There was no room to fetch it: it is the next one when something has left the flow."""
+    AGAIN = "again"
+    """It begins anew when all others have begun."""
+
+
+class Steps(Protocol[T_contra]):
+    """What is done with a thing. Every method is called from several threads at once."""
+
+    def prepare(self, worker: int) -> None:
+        """Make the worker of that number, from 0, ready; called in its thread, before its first `work`."""
+
+    def fetch(self, thing: T_contra, *, is_alone: bool) -> Next:
+        """
+        Fetch: WORK, FINISH, LEAVE or POSTPONE, which is no answer for a thing that is alone.
+
+        Args:
+            thing: What to fetch.
+            is_alone: Nothing else takes room while this is fetched.
+        """
+
+    def work(self, thing: T_contra, worker: int) -> Next:
+        """Work on it: FINISH or LEAVE."""
+
+    def finish(self, thing: T_contra) -> Next:
+        """Finish it: LEAVE or AGAIN. It takes no room any more."""
+
+
+class Flow(Generic[T]):
+    """
+    Things on their way through the steps.
+
+    Args:
+        things: Read by one thread at a time, no further ahead than what is fetched ahead.
+        steps: What is done with each.
+        workers: How many are worked on at a time.
+        prefetch: How many may be fetched ahead of the workers, and how many may wait to be finished.
+        is_stopped: Whether nothing new is to begin. What has been worked on is finished all the same.
+    """
+
+    def __init__(
+        self,
+        things: Iterable[T],
+        steps: Steps[T],
+        *,
+        workers: int,
+        prefetch: int,
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._steps = steps
+        self._prefetch = prefetch
+        self._is_told_to_stop = is_stopped
+        first = list(islice(rest := iter(things), max(workers, 2)))
+        self._workers = min(workers, len(first))
+        self._is_one = len(first) < 2
+        self._things: Iterator[T] = chain(first, rest)
+        self._reading = threading.Lock()
+        """Held while the next thing is taken."""
+        self._lock = threading.Lock()
+        """Of all below."""
+        self._for_workers = threading.Condition(self._lock)
+        self._for_stagers = threading.Condition(self._lock)
+        self._has_more = True
+        self._postponed: deque[T] = deque()
+        self._again: deque[T] = deque()
+        self._ready: deque[T] = deque()
+        """Fetched."""
+        self._worked_on: deque[T] = deque()
+        """To be finished."""
+        self._fetching = self._finishing = 0
+        self._in_place = 0
+        """Things that take room: between the begin of `fetch` and the end of `finish`."""
+        self._is_full = False
+        """There was no room for one; only a single thing is fetched until something leaves."""
+        self._hungry = 0
+        """Workers that wait."""
+        self._idle = 0
+        """Stagers that wait."""
+        self._stagers = 0
+        self._threads: list[threading.Thread] = []
+        self._error: BaseException | None = None
+        self._has_ended = threading.Event()
+
+    def run(self) -> None:
+        """
+        Take all things through; a single one without any thread.
+
+        Raises:
+            BaseException: what a step raised first. Then nothing new began, and the rest was finished.
+            ShortageError: this machine gives no thread.
+        """
+        if self._is_one:
+            self._run_in_this_thread()
+        else:
+            self._run_in_threads()
+        if self._error is not None:
+            raise self._error
+
+    def _run_in_this_thread(self) -> None:
+        self._hungry = 1
+        if self._workers:
+            self._guarded(lambda: self._steps.prepare(0))
+        while True:
+            with self._lock:
+                step = self._staging_step()
+                if step is None:
+                    if not self._ready:
+                        return
+                    thing = self._ready.popleft()
+            if step is None:
+                self._work_on(thing, 0)
+            else:
+                step()
+
+    def _run_in_threads(self) -> None:
+        with self._lock:
+            if self._start(self._stage):
+                self._stagers = 1
+                for number in range(self._workers):
+                    if not self._start(self._work, number):
+                        break
+            if len(self._threads) < 2:
+                self._error = ShortageError("no thread can be started now")
+                self._wake()
+        if self._threads:
+            self._has_ended.wait()
+        for thread in self._threads:
+            thread.join()
+
+    # Workers
+
+    def _work(self, number: int) -> None:
+        self._guarded(lambda: self._steps.prepare(number))
+        while True:
+            with self._lock:
+                while not self._ready:
+                    if self._is_over():
+                        return
+                    self._hungry += 1
+                    self._wake()
+                    if not self._for_workers.wait(HUNGRY_S if self._may_grow() else None):
+                        self._grow()
+                    self._hungry -= 1
+                thing = self._ready.popleft()
+                self._wake()
+            self._work_on(thing, number)
+
+    def _work_on(self, thing: T, number: int) -> None:
+        def work() -> Next:
+            # Asked again: the stop may have come since it was fetched.
+            return Next.LEAVE if self._is_stopped() else self._steps.work(thing, number)
+
+        self._passed(thing, self._guarded(work))
+
+    def _may_grow(self) -> bool:
+        """Whether more stagers than there are could do something; the lock is held."""
+        has_work = not self._idle or bool(self._worked_on) or self._may_fetch()
+        return has_work and self._stagers < min(self._prefetch, MOST_STAGERS)
+
+    def _grow(self) -> None:
+        for _ in range(self._stagers):
+            if not self._idle and self._may_grow() and self._start(self._stage):
+                self._stagers += 1
+
+    # Stagers
+
+    def _stage(self) -> None:
+        while True:
+            with self._lock:
+                while (step := self._staging_step()) is None:
+                    if self._is_over():
+                        self._wake()
+                        return
+                    self._idle += 1
+                    self._for_stagers.wait()
+                    self._idle -= 1
+                self._wake()
+            step()
+
+    def _staging_step(self) -> Callable[[], None] | None:
+        """Give what a stager is to do now, begun already as far as the counters go; the lock is held."""
+        may_fetch = self._may_fetch()
+        if self._worked_on and (self._ready or not may_fetch):
+            thing = self._worked_on.popleft()
+            self._finishing += 1
+            return lambda: self._finish(thing)
+        if may_fetch:
+            is_alone = self._is_full
+            self._fetching += 1
+            self._in_place += 1
+            return lambda: self._fetch_next(is_alone=is_alone)
+        return None
+
+    def _may_fetch(self) -> bool:
+        if self._is_stopped():
+            self._in_place -= len(self._ready)
+            self._ready.clear()
+            return False
+        return (
+            bool(self._has_more or self._postponed or self._again)
+            and (not self._is_full or self._in_place == 0)
+            and len(self._ready) + self._fetching < self._prefetch + self._hungry
+            and len(self._worked_on) + self._finishing <= self._prefetch
+        )
+
+    def _fetch_next(self, *, is_alone: bool) -> None:
+        thing: T | None = None
+
+        def fetch() -> Next:
+            nonlocal thing
+            thing = self._take()
+            return Next.LEAVE if thing is None else self._steps.fetch(thing, is_alone=is_alone)
+
+        what = self._guarded(fetch)
+        with self._lock:
+            self._fetching -= 1
+            if what is Next.FINISH:
+                self._finishing += 1
+        if thing is not None and what is Next.FINISH:
+            self._finish(thing)
+        else:
+            self._passed(thing, what)
+
+    def _take(self) -> T | None:
+        """Give the next thing to fetch, if there is one."""
+        with self._reading:
+            with self._lock:
+                if self._postponed:
+                    return self._postponed.popleft()
+            if self._has_more:
+                for thing in self._things:
+                    return thing
+            with self._lock:
+                self._has_more = False
+                return self._again.popleft() if self._again else None
+
+    def _finish(self, thing: T) -> None:
+        what = self._guarded(lambda: self._steps.finish(thing))
+        with self._lock:
+            self._finishing -= 1
+        self._passed(thing, what)
+
+    # Both
+
+    def _guarded(self, step: Callable[[], Next | None]) -> Next:
+        """Give what *step* says; an exception ends the flow."""
+        try:
+            return step() or Next.LEAVE
+        except BaseException as error:  # raised again in the main thread
+            with self._lock:
+                self._error = self._error or error
+            return Next.LEAVE
+
+    def _passed(self, thing: T | None, what: Next) -> None:
+        with self._lock:
+            if thing is not None and what is Next.WORK:
+                self._ready.append(thing)
+                self._for_workers.notify()
+            elif thing is not None and what is Next.FINISH:
+                self._worked_on.append(thing)
+            else:
+                self._in_place -= 1
+                self._is_full = what is Next.POSTPONE
+                if thing is not None and what is Next.POSTPONE:
+                    self._postponed.append(thing)
+                elif thing is not None and what is Next.AGAIN:
+                    self._again.append(thing)
+            self._wake()
+
+    def _wake(self) -> None:
+        """Wake whoever has something to do; the lock is held."""
+        if self._is_over():
+            self._for_workers.notify_all()
+            self._for_stagers.notify_all()
+            self._has_ended.set()
+        elif self._idle and (self._worked_on or self._may_fetch()):
+            self._for_stagers.notify()
+
+    def _is_stopped(self) -> bool:
+        return self._error is not None or self._is_told_to_stop()
+
+    def _is_over(self) -> bool:
+        """Whether nothing is on its way and nothing begins any more; the lock is held."""
+        if self._in_place and self._is_stopped():
+            self._in_place -= len(self._ready)
+            self._ready.clear()
+        return not self._in_place and (
+            self._is_stopped() or not (self._has_more or self._postponed or self._again)
+        )
+
+    def _start(self, act: Callable[..., None], *arguments: object) -> bool:
+        """Start a thread; they are daemons, so that nobody waits for one that hangs at exit."""
+        thread = threading.Thread(target=act, args=arguments, name=f"htcjob{act.__name__}", daemon=True)
+        with suppress(RuntimeError):  # no more threads on this machine
+            thread.start()
+            self._threads.append(thread)
+            return True
+        return False

@@ -1,0 +1,62 @@
+"""What this machine gives us: CPUs by quota and affinity, which is not what it has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+
+def cpus(root: str = "/") -> float:
+    """
+    Give the CPUs that we may use, at least a fraction of one.
+
+    That is the least of our affinity (`taskset`, Kubernetes' static policy, `docker --cpuset-cpus`) and every
+    CFS quota above us (`docker --cpus`, Kubernetes' limits), cgroup v1 or v2. `os.cpu_count` knows neither.
+
+    Args:
+        root: Where /proc and /sys are.
+    """
+    try:
+        allowed = float(len(os.sched_getaffinity(0)))
+    except AttributeError:  # not Linux
+        allowed = float(os.cpu_count() or 1)
+    return min([allowed, *_quotas(root)])
+
+
+def _quotas(root: str) -> Iterator[float]:
+    """Give the quotas of our control group and of those above it, in CPUs."""
+    mounts = os.path.join(root, "sys/fs/cgroup")
+    for line in (_read(os.path.join(root, "proc/self/cgroup")) or "").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if not controllers:  # version 2
+            base = mounts
+        elif "cpu" in controllers.split(","):
+            base = os.path.join(mounts, "cpu")
+        else:
+            continue
+        # In a container the path is often the host's, and not there: its own group is then the top one.
+        folder = path.strip("/")
+        while True:
+            yield from _quota(os.path.join(base, folder))
+            if not folder:
+                break
+            folder = os.path.dirname(folder)
+
+
+def _quota(group: str) -> Iterator[float]:
+    # https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    # https://docs.kernel.org/scheduler/sched-bwc.html#management (version 1)
+    words = (_read(os.path.join(group, "cpu.max")) or "").split()
+    if not words:
+        names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+        words = [(_read(os.path.join(group, name)) or "").strip() for name in names]
+    if len(words) == 2 and all(word.isdecimal() and int(word) > 0 for word in words):  # not "max", not -1
+        yield int(words[0]) / int(words[1])
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None

@@ -1,0 +1,281 @@
+"""
+A warm worker: a Python process that imports once and is fed entries, supervised as a command is.
+
+What it runs is `warm.py`. Whatever goes wrong in it costs the entry in hand only: the process is ended with
+everything it started, and the next entry gets a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from enum import Enum
+from typing import Any, NamedTuple
+
+from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
+from htcjob.command import EMPTY_STDIN, FINISHING_SHARE, RESET, Signals, dies_with_us
+from htcjob.errors import CommandNotStartedError, ShortageError
+from htcjob.outcome import CommandResult, signal_name
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "warm.py")
+
+START_S = 600.0
+"""Seconds that import and `setup` may take."""
+
+
+class Answer(NamedTuple):
+    """What became of one call."""
+
+    result: CommandResult
+    """As if it had been a command; an exception is exit status 1."""
+    value: object = None
+    """What the function returned."""
+    problem: str = ""
+    """Why it did not, in its own words."""
+
+
+class _Stop(Enum):
+    TIMEOUT = "timeout"
+    SIGNAL = "signal"
+
+
+class _Process(NamedTuple):
+    pid: int
+    requests: int
+    answers: int
+    has_ended: int
+    """Readable once it has."""
+    resources: ExitStack
+
+
+class Worker:
+    """
+    One worker; used by one thread at a time.
+
+    Args:
+        target: `module:function`.
+        python: The interpreter.
+        environment: All variables of the process.
+        number: From 0; no two that run have the same.
+        signals: Where stop signals arrive.
+        grace_s: Seconds from SIGTERM to SIGKILL.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        python: str,
+        environment: Mapping[str, str],
+        number: int,
+        signals: Signals,
+        grace_s: float,
+    ) -> None:
+        self._argv = [python, PROGRAM]
+        self._target = target
+        self._environment = {**environment, "HTCJOB_WORKER": str(number)}
+        self._signals = signals
+        self._grace_s = grace_s
+        self._process: _Process | None = None
+        self._is_ready = False
+        self._unread = b""
+        self.has_been_ready = False
+        """Whether it could be started once: import and `setup` are not what is wrong."""
+
+    def start(self) -> None:
+        """
+        Start the process, if there is none, without waiting until it is ready.
+
+        Raises:
+            CommandNotStartedError: the interpreter cannot be started.
+            ShortageError: this machine has no process or file descriptor left.
+        """
+        if self._process is not None:
+            return
+        with ExitStack() as resources:
+            try:
+                theirs, requests = os.pipe()
+                resources.callback(os.close, requests)
+                answers, theirs_too = os.pipe()
+                resources.callback(os.close, answers)
+                # Numbers that are free in the new process too: there they lose the close-on-exec flag.
+                numbers = [os.dup(descriptor) for descriptor in (theirs, theirs_too)]
+                pid = self._spawn((theirs, theirs_too), numbers)
+            except OSError as error:
+                raise ShortageError(f"worker cannot be started now: {error.strerror}") from error
+            finally:
+                for descriptor in (theirs, theirs_too, *numbers):
+                    os.close(descriptor)
+            resources.enter_context(dies_with_us(pid))
+            has_ended = resources.enter_context(exit_fd(pid))
+            self._process = _Process(pid, requests, answers, has_ended, resources.pop_all())
+        self._is_ready = False
+        self._unread = b""
+
+    def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> int:
+        argv = [*self._argv, *map(str, numbers), self._target]
+        moves = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(ends, numbers, strict=True)]
+
+        def spawn() -> int:
+            return os.posix_spawnp(
+                argv[0],
+                argv,
+                self._environment,
+                file_actions=(*EMPTY_STDIN, *moves),
+                setsigdef=(*RESET, *self._signals.set_by_us),
+                setsid=True,
+            )
+
+        mark = f"HTCJOB_WORKER={self._environment['HTCJOB_WORKER']}".encode()
+        try:
+            return self._signals.start(
+                spawn, Command(may_finish=True, is_job=False, mark=mark), lends_terminal=False
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            reason = f"{argv[0]}: {error.strerror}"
+            raise CommandNotStartedError(
+                127 if isinstance(error, FileNotFoundError) else 126, reason
+            ) from error
+
+    def call(self, request: Mapping[str, object], *, timeout_s: float | None) -> Answer:
+        """
+        Call the function for *request*, and tell how that ended; raises nothing for what the function does.
+
+        At the timeout the process group is sent SIGTERM, and SIGKILL when the grace period is over. After a
+        request to stop it has most of the grace period to finish, as a command that may finish has.
+        """
+        self.start()
+        if not self._is_ready and (answer := self._await_ready()) is not None:
+            return answer
+        assert self._process is not None  # noqa: S101 - for mypy
+        started = time.monotonic()
+        try:
+            data = json.dumps(request).encode() + b"\n"
+            while data:
+                data = data[os.write(self._process.requests, data) :]
+        except BrokenPipeError:
+            pass  # it has ended, as will be seen
+        line, stop = self._await_line(timeout_s)
+        elapsed_s = time.monotonic() - started
+        if line is None:
+            return self._ended(stop, elapsed_s)
+        said: dict[str, Any] = json.loads(line)
+        result = CommandResult(
+            exit_status=said.get("exit_status", 0),
+            elapsed_s=elapsed_s,
+            cpu_s=said["cpu_s"],
+            peak_memory_bytes=said["peak_memory_bytes"],
+        )
+        return Answer(result, said.get("value"), said.get("problem", ""))
+
+    def hang_up(self) -> None:
+        """Let the process, which is idle, see that there are no more requests."""
+        if self._process is not None:
+            # Closes it, and keeps the number taken until the others are closed.
+            os.dup2(self._process.answers, self._process.requests, inheritable=False)
+
+    def close(self) -> None:
+        """End the process after `hang_up`; it has a moment to do so itself."""
+        if self._process is not None:
+            wait_readable([self._process.has_ended], time.monotonic() + LEFTOVERS_GRACE_S)
+            self._end()
+
+    def _await_ready(self) -> Answer | None:
+        """Wait until the process can take a request; give the ending of the call when it never can."""
+        line, stop = self._await_line(START_S)
+        if line is None and stop is _Stop.SIGNAL:
+            return self._ended(stop, 0.0)
+        said = {} if line is None else json.loads(line)
+        if said.get("is_ready"):
+            self._is_ready = self.has_been_ready = True
+            return None
+        problem = said.get("problem")
+        if problem is None:
+            result = self._ended(stop, START_S).result
+            how = f"exit status {result.exit_status}" if result.signal is None else signal_name(result.signal)
+            problem = (
+                f"not ready after {START_S:g} s"
+                if result.timed_out
+                else f"ended with {how} before it was ready"
+            )
+        self._end()
+        status = said.get("exit_status", 126)
+        return Answer(CommandResult(status, start_error=f"{self._target}: {problem}", is_unusable=True))
+
+    def _await_line(self, timeout_s: float | None) -> tuple[bytes | None, _Stop | None]:
+        """Give the next line; None: the process has ended instead, and why we stopped it, if we did."""
+        assert self._process is not None  # noqa: S101 - for mypy
+        pid, _, answers, has_ended, _ = self._process
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        stop: _Stop | None = None
+        finish_by = kill_at = None
+        watched = {answers, has_ended, self._signals.stop_fd}
+        while True:
+            if stop is None and b"\n" in self._unread:
+                line, _, self._unread = self._unread.partition(b"\n")
+                return line, None
+            alarms = [kill_at] if stop else [deadline, finish_by]
+            until = min((alarm for alarm in alarms if alarm is not None), default=None)
+            ready = wait_readable(list(watched), until)
+            now = time.monotonic()
+            if answers in ready:
+                data = os.read(answers, 1 << 16)
+                self._unread += data
+                if not data:
+                    watched.discard(answers)
+            elif has_ended in ready:
+                return None, stop
+            elif ready:  # a request to stop
+                watched.discard(self._signals.stop_fd)
+                if stop is None and self._signals.stop_signal == signal.SIGINT:
+                    stop, kill_at = _Stop.SIGNAL, now + self._grace_s  # it has been passed on
+                elif stop is None:
+                    finish_by = now + self._grace_s * FINISHING_SHARE
+            elif until is None or now < until:
+                continue
+            elif stop:
+                signal_group(pid, signal.SIGKILL)
+                kill_at = None
+            else:
+                is_timeout = deadline is not None and now >= deadline
+                stop = _Stop.TIMEOUT if is_timeout else _Stop.SIGNAL
+                kill_at = now + self._grace_s * (1 if is_timeout else 1 - FINISHING_SHARE)
+                signal_group(pid, signal.SIGTERM)
+                signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+
+    def _ended(self, stop: _Stop | None, elapsed_s: float) -> Answer:
+        """Give the ending of a call in the middle of which the process ended."""
+        code, cpu_s = self._end()
+        told = self._signals.stop_signal
+        if stop is None and told is not None and (told == signal.SIGINT or code == -told):
+            stop = _Stop.SIGNAL
+        result = CommandResult(
+            exit_status=code if code >= 0 else 128 - code,
+            signal=-code if code < 0 else None,
+            timed_out=stop is _Stop.TIMEOUT,
+            stopped_by=told if stop is _Stop.SIGNAL else None,
+            elapsed_s=elapsed_s,
+            cpu_s=cpu_s,
+        )
+        if code == 0:  # which is no success: the function did not return
+            return Answer(result._replace(exit_status=1), problem="the worker ended in the middle of it")
+        return Answer(result)
+
+    def _end(self) -> tuple[int, float]:
+        """End the process and all that it started; give its exit code and CPU seconds."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0, 0.0
+        with process.resources:
+            try:
+                self._signals.children.end_leftovers(
+                    process.pid, grace_s=min(self._grace_s, LEFTOVERS_GRACE_S)
+                )
+            finally:
+                signal_group(process.pid, signal.SIGKILL)
+                status, usage = self._signals.wait(process.pid)
+        return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime

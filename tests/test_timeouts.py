@@ -1,0 +1,102 @@
+"""Deadline of the attempt, and the straggler rule."""
+
+import re
+import threading
+
+import pytest
+
+from htcjob.stragglers import ENOUGH, LEAST_S, Stragglers
+
+
+def test_the_rule_needs_enough_entries_and_takes_their_median():
+    """Ten of them; one that took for ever changes nothing, and commands of milliseconds have a second."""
+    stragglers = Stragglers(5)
+    for n in range(ENOUGH):
+        assert stragglers.timeout_s() is None
+        stragglers.add(1000.0 if n == 3 else 2.0 + n / 10)
+    assert stragglers.timeout_s() == pytest.approx(5 * (2.5 + 2.6) / 2)
+    quick = Stragglers(5)
+    threads = [threading.Thread(target=lambda: [quick.add(0.01) for _ in range(100)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert quick.timeout_s() == LEAST_S
+
+
+def test_a_straggler_is_timed_out(htcjob):
+    """The others took milliseconds, this one would take for ever."""
+    names = [f"e{n:02d}" for n in range(14)]
+    htcjob.entries(*names)
+    script = '[ "$HTCJOB_ENTRY" != e12 ] || sleep 1000'
+    done = htcjob.run("--each", "--workers", "1", "--timeout", "3x", "--", "sh", "-c", script)
+    assert done.returncode == 124, done.stderr
+    assert htcjob.results() == {n: "timed_out" if n == 12 else "done" for n in range(14)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--timeout", "3x"), "--each"),
+        (("--each", "--timeout", "0.5x"), "1x"),
+        (("--deadline", "30s"), "--grace"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(htcjob, arguments, said):
+    """Before any work."""
+    htcjob.entries("a")
+    done = htcjob.run(*arguments, "--", "true")
+    assert done.returncode == 64
+    assert said in done.stderr
+
+
+def test_at_its_deadline_the_attempt_stops_itself_with_75(htcjob):
+    """What is finished is committed, the entry in hand is stopped, and the rest is left for the next attempt."""
+    htcjob.entries("a", "b", "c")
+    script = (
+        'echo "$HTCJOB_DEADLINE" > "$HTCJOB_OUTPUT_DIR/$HTCJOB_ENTRY"; [ "$HTCJOB_ENTRY" = a ] || sleep 1000'
+    )
+    options = ("--workers", "1", "--grace", "1s", "--each")
+    done = htcjob.run(*options, "--", "sh", "-c", script, HTCJOB_DEADLINE_IN="4s")
+    assert done.returncode == 75, done.stderr
+    assert "deadline" in done.stderr.splitlines()[-1]
+    assert htcjob.results() == {0: "done"}
+    assert re.fullmatch(rb"\S+Z\n", htcjob.outputs()["a"])
+    assert htcjob.exit_record()["termination_reason"] == "work_left"
+    assert list(htcjob.work.iterdir()) == []
+
+
+def test_an_entry_that_finishes_in_the_grace_period_is_kept(htcjob, wait_until):
+    """The deadline is for us, the command in hand has most of the grace."""
+    htcjob.entries("a", "b")
+    script = 'echo "$$" > "$0"; until [ -e "$1" ]; do sleep 0.01; done'
+    begun, go = htcjob.project.parent / "begun", htcjob.project.parent / "go"
+    command = ("--workers", "1", "--deadline", "31s", "--grace", "30s", "--each")
+    with htcjob.start("run", *command, "--", "sh", "-c", script, str(begun), str(go)) as process:
+        wait_until(begun.exists)
+        # Nothing outside tells that the deadline has come: it is 1 s after a start that lies before `begun`.
+        import time
+
+        time.sleep(1.2)
+        go.touch()
+        process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert htcjob.results() == {0: "done"}
+
+
+@pytest.mark.parametrize(("way", "status"), [((), 75), (("plain",), 124)])
+def test_a_command_is_stopped_at_the_deadline(htcjob, way, status):
+    """A chunk's may be tried again; a plain entrypoint has run out of time. Ending tidily changes nothing."""
+    if not way:
+        htcjob.entries("a")
+    script = "trap 'exit 0' TERM; sleep 1000 & wait"
+    done = htcjob.run("--deadline", "2s", "--grace", "1s", "--", "sh", "-c", script)
+    assert done.returncode == status
+    assert htcjob.records() == []
+
+
+def test_a_deadline_that_is_not_reached_changes_nothing(htcjob):
+    """Nor does an alarm that somebody else sends."""
+    htcjob.entries("a")
+    done = htcjob.run("--deadline", "10m", "--each", "--", "sh", "-c", "trap '' ALRM; kill -ALRM $PPID")
+    assert done.returncode == 0, done.stderr
