@@ -43,6 +43,7 @@ types: $(VENV)/installed  ## Check types, strictly.
 bench: $(VENV)/installed  ## Measure start-up and throughput, side by side with what bounds them.
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.throughput "$(PHOTOS)"
+	$(BIN)/python -m benchmarks.pipeline "$(PHOTOS)"
 
 # In an environment of their own: the AWS command line wants one certain botocore.
 $(VENV)/peers/installed: $(VENV)/installed
