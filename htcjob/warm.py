@@ -164,6 +164,10 @@ def peak_memory_bytes() -> int:
 
 if __name__ == "__main__":
     try:
+        import signal
+
+        # Blocked by whoever started us, so that none comes while Python itself is still starting.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         main()
     except KeyboardInterrupt:
         os._exit(130)  # told to stop: whoever sent it knows

@@ -127,6 +127,7 @@ class Worker:
                 self._environment,
                 file_actions=(*EMPTY_STDIN, *moves),
                 setsigdef=(*RESET, *self._signals.set_by_us),
+                setsigmask=(signal.SIGINT,),  # until `warm.py` is ready for it
                 setsid=True,
             )
 
