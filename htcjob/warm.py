@@ -164,7 +164,7 @@ def peak_memory_bytes() -> int:
 
 if __name__ == "__main__":
     try:
-        import signal
+        import _signal as signal  # type: ignore[import-not-found]  # `signal` above it costs time
 
         # Blocked by whoever started us, so that none comes while Python itself is still starting.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
