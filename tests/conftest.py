@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 # What the developer's shell or a platform around the tests may have set.
 _OF_PLATFORMS = ("HTCJOB_", "RESCALE_", "AWS_", "BATCH_", "SLURM_", "IMG_OBJKEY")
-_OF_TESTS = ("HTCJOB_REQUIRE_", "HTCJOB_SHARED")
+_OF_TESTS = ("HTCJOB_REQUIRE_", "HTCJOB_SHARED", "HTCJOB_TEST_SERVERS")
 for _name in list(os.environ):
     if _name.startswith(_OF_PLATFORMS) and not _name.startswith(_OF_TESTS):
         del os.environ[_name]
