@@ -3,10 +3,11 @@ The storage adapter against other programs, on a Ceph RGW on loopback, side by s
 
     python -m benchmarks.storage [FILES [ROUNDS]]
 
-Each contestant is a whole process, start-up included, and moves the same files; the best of all rounds counts. `20 ms` goes through a delay
-line in this process. The server and the delay line share the machine's CPUs with every contestant. `s5cmd`
-and `aws` are looked for on PATH; one that is not installed is left out. "machine busy" is the share of all CPUs
-that contestant, server and delay line used: near 100 %, nothing can be faster with the same server.
+Each contestant is a whole process, start-up included, that moves the same files; the best round counts.
+`20 ms` goes through a delay line in this process. The server and the delay line share the machine's CPUs with
+every contestant. `s5cmd` and `aws` are looked for on PATH; one that is not installed is left out. "machine
+busy" is the share of all CPUs that contestant, server and delay line used: near 100 %, nothing can be faster
+with the same server.
 """
 
 from __future__ import annotations
