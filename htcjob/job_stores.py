@@ -108,6 +108,21 @@ def open_task_store(context: JobContext, retry: RetryPolicy, *, may_vend: bool =
     return _Opener(context, retry).task()
 
 
+def require_task_store(context: JobContext, retry: RetryPolicy) -> Store:
+    """
+    Open task storage only, by its name or vended, for commands that cannot do without.
+
+    Raises:
+        ConfigurationError: it is not known, or not to be opened.
+        StorageError: the API gives none.
+        TokenError: the bearer token has ended and cannot be renewed.
+    """
+    store = open_task_store(context, retry, may_vend=True)
+    if store is None:
+        raise _unknown(context, "task", needs_task=True)
+    return store
+
+
 class _Opener:
     """Opens stores, each with the credentials that are for it."""
 

@@ -17,7 +17,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from htcjob.errors import AbsentError, BadKeyError, TransientError, UsageError
-from htcjob.storage.keys import check_key
+from htcjob.storage.keys import LAST_CHARACTER, check_key
 from htcjob.storage.urls import is_url, split_object_url
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 GLOB = re.compile(r"[*?\[]")
 """Where the literal beginning of a glob ends."""
 
-LAST_CHARACTER = "\U0010ffff"
-"""Behind every name that begins the same."""
 SKIP_AFTER = 2000
 """Objects of one folder that a folded listing reads before it asks for what comes behind the folder: two
 pages, because the question begins a new listing."""

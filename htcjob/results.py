@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from htcjob.errors import AbsentError, ConfigurationError, HtcjobError
 from htcjob.ledger import check_run_name
 from htcjob.outcome import EntryResult
+from htcjob.storage.keys import LAST_CHARACTER
 
 if TYPE_CHECKING:
     from htcjob.storage.contract import ObjectInfo, Store
     from htcjob.transfer import Transfers
 
 T = TypeVar("T")
-
-LAST_CHARACTER = "\U0010ffff"
-"""Behind every name that begins the same."""
 
 
 @dataclass(slots=True)

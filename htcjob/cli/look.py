@@ -188,11 +188,9 @@ def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
         return f"{said}, {bad} of them bad" if bad else said
 
     def task_storage_step() -> str:
-        from htcjob.job_stores import open_task_store
+        from htcjob.job_stores import require_task_store
 
-        store = open_task_store(contexts[0], RetryPolicy(), may_vend=True)
-        if store is None:
-            raise ConfigurationError("no task storage is known: set --task-store or HTCJOB_TASK_STORE")
+        store = require_task_store(contexts[0], RetryPolicy())
         key = f".htcjob/check-{os.urandom(6).hex()}"
         store.put_bytes(b"", key)
         store.delete(key)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from htcjob import env
 from htcjob.copying import Target
-from htcjob.errors import ConfigurationError, UsageError
+from htcjob.errors import UsageError
 from htcjob.locations import GLOB, Location, parse, require_recursive
 from htcjob.retry import RetryPolicy
 from htcjob.storage.local import file_url
@@ -40,14 +40,9 @@ class Stores:
     @cached_property
     def task(self) -> Store:
         """Task storage."""
-        from htcjob.job_stores import open_task_store
+        from htcjob.job_stores import require_task_store
 
-        store = open_task_store(self._context, self._retry, may_vend=True)
-        if store is None:
-            raise ConfigurationError(
-                "no task storage is known: set HTCJOB_TASK_STORE to its URL or directory"
-            )
-        return store
+        return require_task_store(self._context, self._retry)
 
     def open(self, url: str) -> Store:
         """Give the store of a URL, reached with the SDK's own credentials."""

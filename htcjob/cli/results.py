@@ -17,7 +17,7 @@ from htcjob import env
 from htcjob.cli.endings import printable
 from htcjob.cli.options import injected, look_table
 from htcjob.errors import ConfigurationError
-from htcjob.job_stores import open_task_store
+from htcjob.job_stores import require_task_store
 from htcjob.outcome import FAILED_FOR_GOOD, EntryResult
 from htcjob.redact import redact
 from htcjob.results import Summary, choose_run, final_records, read_run, summarize
@@ -145,10 +145,7 @@ def collect(name: str | None, task_store: str | None, as_what: str) -> None:
 
 def _task_store(task_store: str | None) -> Store:
     context = env.read_context(env.current(), flags={"task_store": task_store})
-    store = open_task_store(context, RetryPolicy(), may_vend=True)
-    if store is None:
-        raise ConfigurationError("no task storage is known: set --task-store or HTCJOB_TASK_STORE")
-    return store
+    return require_task_store(context, RetryPolicy())
 
 
 def _left(store: Store, run: str, transfers: Transfers) -> Iterator[str]:

@@ -42,7 +42,7 @@ def find_account(account: str, access: Access) -> AzureAccount:
         ConfigurationError: the connection string cannot be understood.
     """
     environ = access.environ
-    connection = _connection(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    connection = parse_connection(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     its_account = connection.get("accountname") or account
     named = environ.get("AZURE_STORAGE_ACCOUNT_NAME") or environ.get("AZURE_STORAGE_ACCOUNT") or account
     if its_account != account:
@@ -67,11 +67,16 @@ def find_account(account: str, access: Access) -> AzureAccount:
     )
 
 
-def _connection(text: str) -> dict[str, str]:
-    """Give the parts of a connection string, by their names in small letters."""
+def parse_connection(text: str) -> dict[str, str]:
+    """
+    Give the parts of a connection string, by their names in small letters.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
     # https://learn.microsoft.com/azure/storage/common/storage-configure-connection-string
     parts = [part.partition("=") for part in text.split(";") if part.strip()]
-    if not all(equals for _, equals, _ in parts):
+    if not all(name and equals for name, equals, _ in parts):
         raise ConfigurationError(
             "AZURE_STORAGE_CONNECTION_STRING: expected NAME=VALUE;NAME=VALUE;… as the portal shows it"
         )

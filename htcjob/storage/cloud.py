@@ -238,7 +238,7 @@ class CloudStore(Store):
                     for info in self._bucket.list(self._prefix + prefix, last):
                         if not info.key.startswith(self._prefix + prefix):
                             raise PermanentError("list", self.url_of(prefix), "storage lists other names too")
-                        if last is not None and info.key.encode() <= last.encode():
+                        if last is not None and info.key <= last:  # by characters, as by UTF-8 bytes
                             raise TransientError("list", self.url_of(prefix), "storage lists in no order")
                         yield _renamed(info, info.key[cut:]) if cut else info
                         last = info.key

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from htcjob.errors import ConfigurationError
 from htcjob.redact import redact
+from htcjob.storage.azure_account import parse_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,7 +44,7 @@ def can_serve(scheme: str, container: str, access: Access) -> bool:
     if scheme == "gs":
         return _can_serve_gs(access.environ)
     # It finds keys and signatures in the variables by itself, whosever they are.
-    said = _connection_string(access.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    said = parse_connection(access.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     named = (access.environ.get("AZURE_STORAGE_ACCOUNT_NAME"), access.environ.get("AZURE_STORAGE_ACCOUNT"))
     return {*named, said.get("accountname")} <= {None, "", container.partition("/")[0]}
 
@@ -253,7 +254,7 @@ def _az(container: str, access: Access) -> tuple[Callable[..., ObjectStore], Con
     environ = access.environ
     account, _, container = container.partition("/")
     config: Config = {"account_name": account, "container_name": container}
-    said = _connection_string(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    said = parse_connection(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     if said.get("accountname", account) != account:
         said = {}  # of another account
     endpoint = access.endpoint or _endpoint(environ, "AZURE_STORAGE_ENDPOINT") or said.get("blobendpoint")
@@ -292,14 +293,6 @@ def _check_url(name: str, text: str) -> None:
         is_good = False
     if not is_good or not text.isascii() or not text.isprintable() or " " in text:
         raise ConfigurationError(f"{name} holds {redact(text)!r}: expected a URL such as https://host:port")
-
-
-def _connection_string(text: str) -> dict[str, str]:
-    """https://learn.microsoft.com/azure/storage/common/storage-configure-connection-string."""
-    pairs = [pair.partition("=") for pair in text.split(";") if pair.strip()]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise ConfigurationError("AZURE_STORAGE_CONNECTION_STRING: expected name=value;name=value;…")
-    return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
 def _ca_bundle(environ: Mapping[str, str]) -> bytes | None:

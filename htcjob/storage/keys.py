@@ -10,6 +10,9 @@ from htcjob.errors import BadKeyError
 LONGEST_KEY_BYTES = 1024
 """S3, GCS: 1,024 bytes of UTF-8; Azure allows as many characters."""
 
+LAST_CHARACTER = "\U0010ffff"
+"""Put behind the beginning of names, it comes after all of them: a listing can go on behind a folder."""
+
 
 def check_key(key: str) -> None:
     """
