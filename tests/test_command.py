@@ -272,14 +272,13 @@ def test_waiting_costs_no_cpu(tmp_path):
     assert switches < 100
 
 
+@pytest.mark.timeout(100)
 def test_a_stop_signal_cuts_a_sleep_short():
     """Waiting for a retry does not use up the grace period."""
     with Signals() as signals:
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        started = time.monotonic()
-        assert signals.sleep(60)
-        assert time.monotonic() - started < 30
-        assert signals.sleep(60)
+        assert signals.sleep(200)  # longer than the test may take
+        assert signals.sleep(200)
         assert signals.stop_signal == signal.SIGTERM
 
 
