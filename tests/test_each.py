@@ -145,7 +145,8 @@ def test_killed_in_the_middle_and_run_again_every_entry_is_done_once(htcjob, sig
                 time.sleep(luck.uniform(0, 0.2))
                 process.send_signal(signum)
             process.communicate(timeout=60)
-        assert (process.returncode == 0) == (len(htcjob.records()) == 30)
+        # A signal in the very last moment ends an attempt that has done everything.
+        assert process.returncode != 0 or len(htcjob.records()) == 30
         if process.returncode == 0:
             break
     assert [record["position"] for record in htcjob.records()] == list(range(30))
