@@ -306,6 +306,8 @@ def test_nobody_survives_a_killed_htcjob():
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert all(is_alive(pid) for pid in pids)
         wait_until(lambda: Path(f"/proc/{pids[0]}/comm").read_text() == "sleep\n")
+        # It waits for the command by now, all that comes before is done.
+        wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S")
         process.kill()
         process.wait()
         wait_until(lambda: not any(is_alive(pid) for pid in pids))

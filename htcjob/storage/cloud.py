@@ -151,6 +151,7 @@ class CloudStore(Store):
             _check_answer("get", url, body.info)
             try:
                 with NewFile(path, writing) as new:
+                    new.need_room(body.info.size_bytes)
                     if body.info.size_bytes > PART_BYTES:
                         self._receive_parts(body, new, url)
                     else:

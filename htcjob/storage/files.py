@@ -22,6 +22,8 @@ _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.
 _PIECE_BYTES = 1 << 26
 """Most that one system call copies, so that signals are seen between two of them."""
 _BUFFER_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 16
+"""A file of no more is written without a look at the disk."""
 
 
 @contextmanager
@@ -103,6 +105,23 @@ class NewFile:
             with suppress(OSError):
                 os.unlink(self._temp)
 
+    def need_room(self, size_bytes: int) -> None:
+        """
+        Refuse a file that does not fit on the disk, before it takes what others need there.
+
+        A command at work beside this would fail for a full disk that is not its own doing.
+        """
+        if size_bytes <= _SMALL_BYTES:
+            return
+        try:
+            disk = os.fstatvfs(self._descriptor)
+        except OSError:
+            return  # writing will tell
+        # Some FUSE file systems say nothing of their size.
+        if disk.f_blocks and size_bytes > disk.f_bavail * disk.f_frsize:
+            with self._blame:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
     def write(self, data: bytes | memoryview) -> None:
         """Append *data*."""
         with self._blame:
@@ -141,6 +160,7 @@ class NewFile:
             TransientError: it became shorter or longer, or was written to, meanwhile.
         """
         left = before.st_size
+        self.need_room(left)
         for kernel_copy in _KERNEL_COPIES:
             try:
                 while left and (n := kernel_copy(source, self._descriptor, min(left, _PIECE_BYTES))):

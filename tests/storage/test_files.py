@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 URL = "file:///store/key"
 CALLS = (
     *("open", "close", "read", "write", "pread", "lseek", "copy_file_range", "sendfile", "fsync"),
-    *("stat", "lstat", "fstat", "mkdir", "replace", "link", "unlink", "scandir"),
+    *("stat", "lstat", "fstat", "fstatvfs", "mkdir", "replace", "link", "unlink", "scandir"),
 )
 """Every function of `os` that a store may use."""
 
@@ -249,3 +249,16 @@ def test_every_call_is_counted() -> None:
     for module in (htcjob.storage.files, htcjob.storage.local, htcjob.storage.keys):
         source = Path(str(module.__file__)).read_text()
         assert set(re.findall(r"\bos\.([a-z_]+)\(", source)) - harmless <= set(CALLS)
+
+
+def test_what_does_not_fit_takes_no_room(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that has room for others keeps it: a file that cannot fit is refused before its first byte."""
+    source = small_disk.parent / "source"
+    source.write_bytes(b"x" * 1_000_000)
+    writes = []
+    for name in ("write", "copy_file_range", "sendfile"):
+        monkeypatch.setattr(os, name, lambda *_: writes.append(1))
+    with pytest.raises(UnwritableError, match="No space left"):
+        LocalStore(str(source.parent)).get("source", str(small_disk / "copy"))
+    assert writes == []
+    assert list(small_disk.iterdir()) == []
