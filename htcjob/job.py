@@ -76,7 +76,7 @@ class Job:
         manifest: str | None = None,
         project_store: str | None = None,
         task_store: str | None = None,
-        outputs: Sequence[str] = (),
+        outputs: str | Sequence[str] = (),
         prefetch: int | None = None,
         max_failures: int | str | None = None,
         retry_entry: int | None = None,
@@ -92,7 +92,7 @@ class Job:
             manifest: A key of project storage, or a URL.
             project_store: URL or directory.
             task_store: URL or directory.
-            outputs: Globs of what to stage out, relative to the output directory; none: everything.
+            outputs: A glob, or several, below the output directory of what to stage out; none: everything.
             prefetch: Entries that are fetched ahead at most; default 16.
             max_failures: Entries that may fail, or a share of the chunk such as `"5%"`.
             retry_entry: How often an entry that asks for it is tried again within the attempt; default 0.
@@ -109,7 +109,7 @@ class Job:
             "--retry-entry": retry_entry,
         }
         arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
-        arguments += [f"--output={pattern}" for pattern in outputs]
+        arguments += [f"--output={glob}" for glob in ([outputs] if isinstance(outputs, str) else outputs)]
         try:
             with run.make_context("htcjob.Job", arguments) as context:
                 return cls._of_options(dict(context.params), env.current())

@@ -365,8 +365,10 @@ def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> 
             attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
             ending = decide(attempt.facts)
             _write_termination_log(attempt, _exit_record(attempt, ending))
-        event(log, logging.ERROR, "given_up", exit_status=ending.exit_status, message=ending.message)
-        return ending.exit_status
+        # All may be committed, and the user's own program still hang: that is no success of the program.
+        status = ending.exit_status or 128 + signum
+        event(log, logging.ERROR, "given_up", exit_status=status, message=ending.message)
+        return status
 
     return LastResort(
         STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words, at_once=at_once

@@ -101,7 +101,8 @@ class Chaos:
             finally:
                 is_over.set()
                 weather.join()
-            print(dict(proxy.struck), proxy.requests); assert sum(proxy.struck.values()) > 10, "storage hardly failed"
+            print(dict(proxy.struck), proxy.requests)
+            assert sum(proxy.struck.values()) > 10, "storage hardly failed"
         calm, chaos = self._objects("calm"), self._objects("chaos")
         assert calm.keys() == chaos.keys(), calm.keys() ^ chaos.keys()
         assert calm == chaos, [key for key, data in calm.items() if chaos[key] != data]

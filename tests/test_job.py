@@ -256,6 +256,15 @@ def test_an_exception_leaves_its_entry_and_keeps_the_others(htcjob, loop):
     assert not list(htcjob.work.iterdir())
 
 
+@pytest.mark.parametrize("outputs", ['"*.out"', '["a.out", "b.*"]'])
+def test_outputs_are_named_by_globs(htcjob, loop, outputs):
+    """One or several; what they do not name stays behind."""
+    htcjob.entries("a", "b")
+    body = 'output(entry, "x")\nopen(os.path.join(entry.output_dir, "scratch"), "w").close()\nentry.commit()'
+    assert loop(body, options=f"outputs={outputs}").returncode == 0
+    assert htcjob.outputs() == {"a.out": b"x", "b.out": b"x"}
+
+
 def test_a_second_word_is_refused(htcjob, loop):
     """And so is one about an entry of a former turn."""
     htcjob.entries("a")
@@ -305,6 +314,20 @@ def test_a_body_that_hangs_when_preempted_costs_its_entry_only(htcjob, loop, han
     assert htcjob.results() == {0: "done"}
     assert htcjob.exit_record()["termination_reason"] == "preempted"
     assert "given_up" in done.stderr
+
+
+def test_a_program_that_hangs_behind_its_loop_has_not_ended_well(htcjob, loop):
+    """All is committed, and the record says so; the status is the signal's: the program did not finish."""
+    htcjob.entries("a")
+    program = LOOP.format(options="", body="        entry.commit()").replace(
+        'said("after the loop")', 'said("ready"); time.sleep(1000)'
+    )
+    process = loop.start_program(program, HTCJOB_GRACE="500ms")
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert finished(process).returncode == 143
+    assert htcjob.exit_record()["termination_reason"] == "succeeded"
+    assert htcjob.results() == {0: "done"}
 
 
 def test_at_the_deadline_the_attempt_ends(htcjob, loop):
