@@ -1,3 +1,18 @@
 """Container-side job runtime for high-throughput computing. Start reading in `runtime.py`."""
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+__all__ = ["Job", "JobEntry", "__version__"]
+
+if TYPE_CHECKING:
+    from htcjob.job import Job, JobEntry
+else:
+
+    def __getattr__(name: str) -> object:
+        """Give the Python API when it is first used: the command line never pays for it."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module("htcjob.job"), name)

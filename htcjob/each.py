@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,11 @@ class Trip:
     """What became of it is committed."""
 
 
+Act = Callable[[Trip, int, float | None], "tuple[CommandResult, object, str]"]
+"""Works on an entry, as the worker of that number, for so many seconds at most; gives how that ended, the
+value for the record, and what is wrong in words."""
+
+
 @dataclass(slots=True)
 class Each:
     """The steps of one entry, for `Flow`."""
@@ -72,6 +77,8 @@ class Each:
     disk: DiskBudget
     stragglers: Stragglers | None
     """What says how long an entry may take, where that is a multiple of what the others took."""
+    act: Act | None = None
+    """Does the work of an entry, where that is neither a command nor a function of a warm worker."""
     _is_given_up: bool = False
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
     _warm: dict[int, Worker] = field(default_factory=dict)
@@ -144,8 +151,9 @@ class Each:
     def work(self, trip: Trip, worker: int) -> Next:
         """Run the command, or call the function."""
         timeout_s = self.pipeline.plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
-        act = self._run if self.pipeline.plan.call is None else self._call
+        act = self.act or (self._run if self.pipeline.plan.call is None else self._call)
         result, value, problem = act(trip, worker, timeout_s)
+        self.pipeline.note_memory(result.peak_memory_bytes)
         if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
@@ -195,7 +203,6 @@ class Each:
         answer = self._warm[worker].call(request, timeout_s=timeout_s)
         if answer.result.is_unusable and any(warm.has_been_ready for warm in self._warm.values()):
             raise ShortageError(f"worker cannot be started again: {answer.result.start_error}")
-        self.pipeline.note_memory(answer.result.peak_memory_bytes)
         return answer
 
     def finish(self, trip: Trip) -> Next:

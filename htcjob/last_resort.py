@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 OVERTIME_S = 2.0
 """Seconds after the grace period; within it, everything has its own bound."""
@@ -27,19 +28,33 @@ class LastResort:
     Args:
         stopping: The signals that ask to stop; those that are ignored are never seen.
         after_s: Seconds from the first of them.
-        last_words: Called with the signal before the end, in another thread, while the main one hangs. Must
-            not wait for anything that could hang as well.
+        last_words: Called with the signal before the end, in another thread, while the main one hangs; gives
+            the exit status. Must not wait for anything that could hang as well.
+        at_once: Called with the first of the signals when it comes, in another thread.
     """
 
-    def __init__(self, stopping: Iterable[int], *, after_s: float, last_words: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        stopping: Iterable[int],
+        *,
+        after_s: float,
+        last_words: Callable[[int], int],
+        at_once: Callable[[int], None] | None = None,
+    ) -> None:
         self._stopping = frozenset(stopping)
         self._after_s = after_s
         self._last_words = last_words
+        self._at_once = at_once
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+
+    def begin(self, signum: int) -> None:
+        """Take it that *signum* came; may be called from any thread, and in a signal handler."""
+        with suppress(BlockingIOError):  # full of signals
+            os.write(self._writer, bytes([signum]))
 
     def close(self) -> None:
         """The attempt has ended by itself."""
@@ -60,7 +75,10 @@ class LastResort:
                     return
                 if number in self._stopping and not stopped_by:
                     stopped_by, deadline = number, time.monotonic() + self._after_s
+                    if self._at_once is not None:
+                        self._at_once(number)
+        status = 128 + stopped_by
         try:
-            self._last_words(stopped_by)
+            status = self._last_words(stopped_by)
         finally:
-            os._exit(128 + stopped_by)
+            os._exit(status)

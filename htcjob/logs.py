@@ -39,13 +39,17 @@ def set_up(*, log_format: str, level: str, stream: TextIO | None = None) -> None
         level: One of `LEVELS`.
         stream: Default: standard error, flushed per line (containers die mid-buffer).
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Handler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logger = logging.getLogger("htcjob")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
-    logging.raiseExceptions = False  # a full disk under standard error is no reason for more talk
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic from Python 3.11
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
+        """Be silent: a full disk under standard error is no reason for more talk."""
 
 
 class TextFormatter(logging.Formatter):

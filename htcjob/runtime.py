@@ -39,6 +39,7 @@ from htcjob.logs import event, utc
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
 if TYPE_CHECKING:
+    from htcjob.each import Act
     from htcjob.last_resort import LastResort
     from htcjob.ledger import Ledger
     from htcjob.manifest import Manifest
@@ -63,39 +64,40 @@ def run_attempt(
         environ: The injected environment.
         flags: What the command line says of the job's context; it wins over *environ*.
     """
-    attempt = _Attempt(plan, environ)
+    attempt = Attempt(plan, environ)
     with Signals() as signals:
         if plan.deadline_s is not None:
             signals.stop_after(plan.deadline_s - plan.grace_s)
+        last_resort: LastResort | None = None
         try:
             context = attempt.context = read_context(environ, flags=flags)
             if context.manifest is None and not plan.entries:
                 _run_plain(attempt, context, signals)
             else:
-                attempt.last_resort = _last_resort(attempt)
-                _work(attempt, context, signals)
+                last_resort = guard(attempt)
+                work(attempt, context, signals)
         except Exception as error:  # whatever it is, it has an ending
             attempt.facts.error = error
-        try:
-            if attempt.ledger is not None:
-                attempt.ledger.close()
-        except Exception as error:
-            attempt.facts.error = attempt.facts.error or error
-        attempt.facts.stop_signal = signals.stop_signal
-        attempt.facts.is_deadline_over = signals.is_deadline_over
-        ending = decide(attempt.facts)
-        _write_exit_record(attempt, ending)
-        if attempt.last_resort is not None:
-            attempt.last_resort.close()
+        ending = end(attempt, signals)
+        if last_resort is not None:
+            last_resort.close()
     return ending, attempt.facts.error
 
 
-class _Attempt:
-    """What one attempt has found out so far."""
+class Attempt:
+    """
+    What one attempt has found out so far.
 
-    def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
+    Args:
+        plan: What the user asked for.
+        environ: The injected environment.
+        act: Does the work of one entry in place of the plan's command (`each.Each`).
+    """
+
+    def __init__(self, plan: Plan, environ: Mapping[str, str], *, act: Act | None = None) -> None:
         self.plan = plan
         self.environ = environ
+        self.act = act
         self.facts = Facts(budget=plan.max_failures or FailureBudget(), permanent_exit=plan.permanent_exit)
         self.started_at = time.time()
         self.started = time.monotonic()
@@ -103,10 +105,11 @@ class _Attempt:
         self.chunk = range(0)
         self.ledger: Ledger | None = None
         self.pipeline: Pipeline | None = None
-        self.last_resort: LastResort | None = None
+        self.ending: Ending | None = None
+        """Once it is decided and written down."""
 
 
-def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
+def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     """Steps 1 to 5."""
     # Not imported at the top: a plain entrypoint, started a million times, needs none of these.
     from htcjob.chunk import chunk_bounds
@@ -134,7 +137,9 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
 
     # 2. stores and manifest
     retry = RetryPolicy(sleep=signals.sleep)
-    _check_command(plan, attempt.environ)
+    if attempt.act is None:
+        _check_command(plan, attempt.environ)
+    _check_outputs(plan)
     stores = open_job_stores(context, retry)
     manifest: Manifest | EntryList = (
         EntryList(plan.entries)
@@ -194,9 +199,25 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
 
                 stragglers = Stragglers(plan.timeout_factor)
             disk = DiskBudget.of(scratch, plan.disk_budget_bytes)
-            Each(pipeline, disk, stragglers).work_on(left)
+            Each(pipeline, disk, stragglers, attempt.act).work_on(left)
         else:
             pipeline.work_on_chunk(list(left))
+
+
+def end(attempt: Attempt, signals: Signals) -> Ending:
+    """Steps 6 and 7, whatever came before: write what is still in memory, decide, write the exit record."""
+    facts = attempt.facts
+    try:
+        if attempt.ledger is not None:
+            attempt.ledger.close()
+    except Exception as error:
+        facts.error = facts.error or error
+    facts.stop_signal = signals.stop_signal
+    facts.is_deadline_over = signals.is_deadline_over
+    ending = decide(facts)
+    _write_exit_record(attempt, ending)
+    attempt.ending = ending
+    return ending
 
 
 def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
@@ -204,16 +225,19 @@ def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
     program = plan.command[0] if plan.command else plan.python or sys.executable
     if "{" not in program and (missing := check_program(program, environ.get("PATH"))):
         raise CommandNotStartedError(missing.exit_status, missing.start_error or "")
-    for pattern in plan.outputs:
-        if pattern.startswith("/") or ".." in pattern.split("/"):
-            raise UsageError(f"--output {pattern}: it must lie below the output directory")
     if not plan.is_each:
         for word in plan.command:
             if word in ("{entry}", "{key}", "{input}", "{stem}", "{output_dir}"):
                 raise UsageError(f"{word} is filled in only with --each")
 
 
-def _run_plain(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
+def _check_outputs(plan: Plan) -> None:
+    for pattern in plan.outputs:
+        if pattern.startswith("/") or ".." in pattern.split("/"):
+            raise UsageError(f"--output {pattern}: it must lie below the output directory")
+
+
+def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     """Only supervise the command: no store, no token and no array variables are needed."""
     plan = attempt.plan
     if plan.is_each:
@@ -324,21 +348,34 @@ def _scratch_directory(parent: str) -> Iterator[str]:
         remove_tree(path)
 
 
-def _last_resort(attempt: _Attempt) -> LastResort:
-    """See to it that a server which says nothing does not hold an attempt that was asked to stop."""
+def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> LastResort:
+    """
+    See to it that what hangs does not hold an attempt that was asked to stop.
+
+    Args:
+        attempt: That attempt.
+        at_once: Called with the signal that asks it to stop, in another thread.
+    """
     from htcjob.last_resort import OVERTIME_S, LastResort
 
-    def last_words(signum: int) -> None:
-        attempt.facts.stop_signal, attempt.facts.command = signum, None
-        attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
-        ending = decide(attempt.facts)
-        _write_termination_log(attempt, _exit_record(attempt, ending))
-        event(log, logging.ERROR, "given_up", exit_status=ending.exit_status, message=ending.message)
+    def last_words(signum: int) -> int:
+        ending = attempt.ending
+        if ending is None:
+            attempt.facts.stop_signal, attempt.facts.command = signum, None
+            attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
+            ending = decide(attempt.facts)
+            _write_termination_log(attempt, _exit_record(attempt, ending))
+        # All may be committed, and the user's own program still hang: that is no success of the program.
+        status = ending.exit_status or 128 + signum
+        event(log, logging.ERROR, "given_up", exit_status=status, message=ending.message)
+        return status
 
-    return LastResort(STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words)
+    return LastResort(
+        STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words, at_once=at_once
+    )
 
 
-def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
+def _write_exit_record(attempt: Attempt, ending: Ending) -> None:
     """Write how the attempt ended: to task storage, to the termination log, and to the log."""
     record = _exit_record(attempt, ending)
     event(
@@ -359,7 +396,7 @@ def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
     _write_termination_log(attempt, record)
 
 
-def _write_termination_log(attempt: _Attempt, record: Mapping[str, object]) -> None:
+def _write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> None:
     path = attempt.context.termination_log if attempt.context else termination_log(attempt.environ)
     if path:
         from htcjob.ledger import exit_record_json
@@ -376,7 +413,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
-def _exit_record(attempt: _Attempt, ending: Ending) -> dict[str, object]:
+def _exit_record(attempt: Attempt, ending: Ending) -> dict[str, object]:
     facts, context, command = attempt.facts, attempt.context, attempt.facts.command
     staging = attempt.pipeline.staging if attempt.pipeline else None
     peak = attempt.pipeline.peak_memory_bytes if attempt.pipeline else 0

@@ -96,18 +96,29 @@ class Signals:
         self.children.close()
         if self._stop_at is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        self._set_back()
         if self.terminal is not None:
             self.terminal.close()
         os.close(self._stop_read)
         os.close(self._stop_write)
+
+    def _set_back(self) -> None:
+        """Give every signal its former handler."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous.clear()
 
     def stop_after(self, seconds: float) -> None:
         """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
         self._stop_at = time.monotonic() + seconds
         self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+
+    def ask_to_stop(self, signum: int) -> None:
+        """Take *signum* for a request to stop; the first one counts. May be called from any thread."""
+        if self.stop_signal is None:
+            self.stop_signal = signum
+            os.write(self._stop_write, b"!")
 
     @property
     def stops_in_s(self) -> float | None:
@@ -159,9 +170,8 @@ class Signals:
         if signum == signal.SIGALRM and self.stops_in_s == 0 and not self.is_deadline_over:
             self.is_deadline_over = self.stop_signal is None
             signum = signal.SIGTERM
-        if signum in STOPPING and self.stop_signal is None:
-            self.stop_signal = signum
-            os.write(self._stop_write, b"!")
+        if signum in STOPPING:
+            self.ask_to_stop(signum)
         if signum in _PAUSING and self.terminal is not None and is_orphaned():
             return  # as the kernel would: nobody could make us go on
         if signum == signal.SIGCONT:

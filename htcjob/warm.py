@@ -125,11 +125,7 @@ def call(
 ) -> dict[str, Any]:
     """Call the function for one request, and give how that ended."""
     try:
-        value = function(**take(request))
-        text = json.dumps(value, allow_nan=False)
-        if len(text) > LONGEST_VALUE:
-            raise ValueError(f"the value returned has {len(text)} characters as JSON: write it to a file")
-        return {"value": value}
+        return {"value": checked_value(function(**take(request)))}
     except SystemExit as exit_:
         if exit_.code is None or isinstance(exit_.code, int):
             return {"exit_status": (exit_.code or 0) & 0xFF}
@@ -139,9 +135,19 @@ def call(
         return {"exit_status": 1, "problem": in_words(error)}
 
 
+def checked_value(value: object) -> object:
+    """Give *value* as JSON has it; TypeError or ValueError: it is not for a record."""
+    text = json.dumps(value, allow_nan=False)
+    if len(text) > LONGEST_VALUE:
+        raise ValueError(f"the value has {len(text)} characters as JSON: write it to a file")
+    return json.loads(text)
+
+
 def show(error: Exception) -> None:
-    """Print the traceback without our own frame."""
-    traceback = error.__traceback__ and error.__traceback__.tb_next
+    """Print the traceback without our own frames."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+        traceback = traceback.tb_next
     sys.excepthook(type(error), error.with_traceback(traceback), traceback)
 
 

@@ -1,11 +1,11 @@
 """
-An array of the face tagger in the worst of worlds, until it is done: `make chaos SEEDS=5`.
+Arrays of the face tagger in the worst of worlds, until they are done: `make chaos SEEDS=5`.
 
     python -m tests.chaos SEEDS [PHOTOS]
 
-Storage fails, goes away and comes back; the disk is small; workers crash and hang; attempts are stopped and
-killed at any moment, and tried again as a platform would. At the end each entry has one result, and the outputs
-are those of a run that nothing disturbed.
+Storage fails, goes away and comes back; disks fill; workers crash and hang; attempts, several at a time, are
+stopped and killed at any moment, and tried again as a platform would. At the end each entry has one result,
+and the outputs are those of a run that nothing disturbed.
 """
 
 from __future__ import annotations
@@ -21,160 +21,239 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import cycle, islice
 from pathlib import Path
 
 from htcjob.chunk import chunk_bounds
+from htcjob.errors import AbsentError
 from htcjob.storage.access import Access
 from htcjob.storage.contract import Store
 from htcjob.storage.urls import open_store
+from tests.support.disk import small_disk
 from tests.support.rgw import Rgw, running_rgw
 from tests.support.wire import FaultProxy
 
-ARRAY_SIZE = 3
+ARRAY_SIZE = 4
+AT_A_TIME = 2
+"""Attempts."""
 MOST_ATTEMPTS = 60
 """Of one index; a platform's limit is lower, its world better."""
+ENTRIES = 200
+"""Of the long form; where there are fewer photos, they come again under other names."""
 REPOSITORY = Path(__file__).parents[1]
 FAULTS = {"answer": 0.08, "reset": 0.04, "lose": 0.03, "truncate": 0.03, "drop": 0.02}
 """Of all requests, one in five in all."""
+KILLED = (-9, -11)
+"""By us, and by the program itself where it is the attempt."""
 
 
 class Chaos:
-    """One array, over one bucket of *rgw*; *folder* is for work directories."""
+    """
+    One array, over one bucket of *rgw*.
 
-    def __init__(self, rgw: Rgw, photos: Sequence[Path], folder: Path, *, seed: int) -> None:
-        self.luck = random.Random(seed)
+    Args:
+        rgw: The server.
+        photos: Photos by key.
+        folder: For work directories.
+        seed: Of all bad luck. Every third seed is for a Python loop (`htcjob.Job`), the others for `--call`.
+        program: The module that is run as htcjob.
+    """
+
+    def __init__(
+        self, rgw: Rgw, photos: dict[str, Path], folder: Path, *, seed: int, program: str = "htcjob"
+    ) -> None:
         self.seed = seed
         self.rgw = rgw
         self.folder = folder
-        self.names = [photo.name for photo in photos]
+        self.is_loop = seed % 3 == 0
+        self.program = program
+        self.keys = list(photos)
         self.bucket = rgw.new_bucket()
-        self.project = self._store("project")
-        for photo in photos:
-            self.project.put(str(photo), photo.name)
-        self.project.put_bytes("".join(f"{name}\n" for name in self.names).encode(), "list.txt")
+        project = self._store("project")
+        for key, photo in photos.items():
+            project.put(str(photo), key)
+        project.put_bytes("".join(f"{key}\n" for key in self.keys).encode(), "list.txt")
+        self.disk_kb = max(1500, 3 * max(photo.stat().st_size for photo in photos.values()) // 1024)
         self.endings: Counter[str] = Counter()
-        self.kills_left = 6 + len(photos) // 8
-        """At least so many, as long as there is anything to kill."""
+        self.has_failed = threading.Event()
+        """One index is not to be tried any more, so no other is."""
 
     def run(self) -> None:
         """Run it in both worlds and compare them."""
-        self._array("calm", endpoint=self.rgw.endpoint, function="reference_app.face_tagger:tag_entry")
+        self._array("calm", endpoint=self.rgw.endpoint)
         host, port = self.rgw.endpoint.removeprefix("http://").split(":")
         # Far away, so that there is time to be killed between an output and its record.
-        with FaultProxy(host, int(port), round_trip_s=0.05) as proxy:
+        with ExitStack() as world:
+            disks = [
+                world.enter_context(small_disk(self.folder / f"disk-{index}", size_kb=self.disk_kb))
+                for index in range(ARRAY_SIZE)
+            ]
+            proxy = world.enter_context(FaultProxy(host, int(port), round_trip_s=0.05))
             for n, (kind, probability) in enumerate(FAULTS.items()):
                 proxy.faults.add(kind, probability=probability, seed=self.seed * 10 + n)
             is_over = threading.Event()
-            weather = threading.Thread(target=self._weather, args=(proxy, is_over))
+            weather = threading.Thread(target=self._weather, args=(proxy, disks, is_over))
             weather.start()
             try:
-                self._array(
-                    "chaos", endpoint=proxy.url, function="tests.support.chaotic_tagger:tag", is_bad=True
-                )
+                self._array("chaos", endpoint=proxy.url, disks=disks)
             finally:
                 is_over.set()
                 weather.join()
+            print(dict(proxy.struck), proxy.requests)
             assert sum(proxy.struck.values()) > 10, "storage hardly failed"
         calm, chaos = self._objects("calm"), self._objects("chaos")
         assert calm.keys() == chaos.keys(), calm.keys() ^ chaos.keys()
         assert calm == chaos, [key for key, data in calm.items() if chaos[key] != data]
-        print(
-            f"seed {self.seed}: {len(self.names)} entries, {len(chaos)} outputs, ended {dict(self.endings)}"
-        )
+        endings = dict(sorted(self.endings.items()))
+        print(f"seed {self.seed}: {len(self.keys)} entries, {len(chaos)} outputs, ended {endings}")
 
-    def _weather(self, proxy: FaultProxy, is_over: threading.Event) -> None:
+    def _weather(self, proxy: FaultProxy, disks: Sequence[Path], is_over: threading.Event) -> None:
+        """Storage goes away, or somebody else fills a disk; for a while."""
         luck = random.Random(f"weather {self.seed}")
-        while not is_over.wait(luck.uniform(3, 8)):
-            with proxy.refusing():
-                is_over.wait(luck.uniform(0.5, 3))
-
-    def _array(self, task: str, *, endpoint: str, function: str, is_bad: bool = False) -> None:
-        left = dict.fromkeys(range(ARRAY_SIZE), 1)
-        while left:
-            index = self.luck.choice(sorted(left))
-            status = self._attempt(task, index, left[index], endpoint, function, is_bad=is_bad)
-            self._check(task, index, status)
-            if status == 0:
-                del left[index]
+        while not is_over.wait(luck.uniform(2, 6)):
+            if luck.random() < 0.5:
+                with proxy.refusing():
+                    is_over.wait(luck.uniform(0.5, 3))
             else:
-                left[index] += 1
-                assert left[index] < MOST_ATTEMPTS, f"index {index} is never done"
+                ballast = luck.choice(disks) / "ballast"
+                with ballast.open("wb", buffering=0) as file:
+                    try:
+                        while True:
+                            file.write(bytes(4096))
+                    except OSError:
+                        pass  # it is full
+                is_over.wait(luck.uniform(0.5, 3))
+                ballast.unlink()
+
+    def _array(self, task: str, *, endpoint: str, disks: Sequence[Path] = ()) -> None:
+        with ThreadPoolExecutor(AT_A_TIME) as platform:
+            jobs = [
+                platform.submit(self._job, task, index, endpoint, disks[index] if disks else None)
+                for index in range(ARRAY_SIZE)
+            ]
+        for job in jobs:
+            job.result()
+
+    def _job(self, task: str, index: int, endpoint: str, disk: Path | None) -> None:
+        """Try one index until it ends with 0."""
+        luck = random.Random(f"{self.seed} {task} {index}")
+        kills = 2 + len(self.keys) // 16
+        try:
+            for attempt in range(1, MOST_ATTEMPTS):
+                if self.has_failed.is_set():
+                    return
+                may_kill = disk is not None and (kills > 0 or luck.random() < 0.3)
+                kill_after_s = luck.uniform(0.5, 3) if may_kill else None
+                kills -= may_kill
+                status = self._attempt(task, index, attempt, endpoint, disk, luck, kill_after_s)
+                self._check(task, index, status)
+                if status == 0:
+                    return
+            raise AssertionError(f"index {index} is never done")
+        except BaseException:
+            self.has_failed.set()
+            raise
 
     def _attempt(
-        self, task: str, index: int, attempt: int, endpoint: str, function: str, *, is_bad: bool
+        self,
+        task: str,
+        index: int,
+        attempt: int,
+        endpoint: str,
+        disk: Path | None,
+        luck: random.Random,
+        kill_after_s: float | None,
     ) -> int:
-        work = self.folder / "work"
+        name = f"{task}-{index}-{attempt}"
+        work = (disk or self.folder) / f"work-{index}"
         work.mkdir(exist_ok=True)
-        environment = {
+        variables = {
             **self.rgw.environ(),
             "AWS_ENDPOINT_URL_S3": endpoint,
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(REPOSITORY),
             "HOME": str(self.folder),
             "CHAOS_SEED": str(self.seed),
+            "CHAOS_ATTEMPT": f"{self.folder} {name}",
             "HTCJOB_PROJECT_STORE": f"s3://{self.bucket}/project",
             "HTCJOB_TASK_STORE": f"s3://{self.bucket}/{task}",
             "HTCJOB_MANIFEST": "list.txt",
             "HTCJOB_ARRAY_INDEX": str(index),
             "HTCJOB_ARRAY_SIZE": str(ARRAY_SIZE),
             "HTCJOB_ATTEMPT": str(attempt),
-            "HTCJOB_TERMINATION_LOG": str(self.folder / "termination-log"),
+            "HTCJOB_TERMINATION_LOG": str(self.folder / f"termination-log-{index}"),
+            "HTCJOB_WORK_DIR": str(work),
+            "HTCJOB_WORKERS": "2",
+            "HTCJOB_GRACE": "3s",
         }
-        options = ["--workers", "2", "--work-dir", str(work), "--timeout", "5s", "--grace", "3s"]
-        if is_bad:
-            options += ["--retry-entry", "1", "--prefetch", self.luck.choice(["0", "4", "16"])]
-            if self.luck.random() < 0.3:
-                options += ["--disk-budget", "300kB"]
-            if self.luck.random() < 0.1:
-                options += ["--deadline", "6s"]
-        log_path = self.folder / "log"
+        tagger = "reference_app.face_tagger:tag_entry"
+        if disk is not None:
+            tagger = "tests.support.chaotic_tagger:tag"
+            variables |= {"HTCJOB_RETRY_ENTRY": "1", "HTCJOB_PREFETCH": luck.choice(["0", "4", "16"])}
+            variables |= {"HTCJOB_DISK_BUDGET": "300kB"} if luck.random() < 0.3 else {}
+            variables |= {"HTCJOB_DEADLINE_IN": "6s"} if luck.random() < 0.1 else {}
+            variables |= {"CHAOS_KILL": "1"}
+        if self.is_loop and disk is not None:
+            command = [sys.executable, "-m", "tests.support.chaotic_loop"]
+        else:
+            variables |= {"HTCJOB_CALL": tagger, "HTCJOB_TIMEOUT": "5s"}
+            command = [sys.executable, "-m", self.program, "run"]
+        log_path = self.folder / f"log-{name}"
         with log_path.open("wb") as log:
-            command = [sys.executable, "-m", "htcjob", "run", *options, "--call", function]
             process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY
+                command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY
             )
-            if is_bad and (self.kills_left > 0 or self.luck.random() < 0.3):
+            if kill_after_s is not None:
                 try:
-                    process.wait(self.luck.uniform(0.5, 3))
+                    process.wait(kill_after_s)
                 except subprocess.TimeoutExpired:
-                    self.kills_left -= 1
-                    process.kill() if self.luck.random() < 0.7 else process.terminate()
+                    process.kill() if luck.random() < 0.7 else process.terminate()
             process.wait(300)
         status = process.returncode
         self.endings[f"{task} {status}"] += 1
         text = log_path.read_text(errors="replace")
         assert status != 70, text
-        assert is_bad or status == 0, text
-        if status == -9:
+        assert disk is not None or status == 0, text
+        until = time.monotonic() + (30 if status in KILLED else 0)
+        while left := _processes_with(f"CHAOS_ATTEMPT={variables['CHAOS_ATTEMPT']}"):
+            assert time.monotonic() < until, (status, left)
+            time.sleep(0.05)
+        if status in KILLED:
             shutil.rmtree(work)  # as a container's disk goes with it
         else:
-            assert not list(work.iterdir()), (status, list(work.iterdir()))
+            assert not list(work.iterdir()), (status, list(work.iterdir()), text)
         return status
 
     def _check(self, task: str, index: int, status: int) -> None:
         """What must be true after every attempt: nothing is said to be done that is not."""
-        objects = self._objects(task)
         done = self._done(task)
+        sizes = {info.key: info.size_bytes for info in self._store(task).list()}
         for record in done.values():
             for output in record.get("outputs", ()):
-                assert len(objects[output["key"]]) == output["size_bytes"], record
-        chunk = chunk_bounds(array_index=index, array_size=ARRAY_SIZE, n_entries=len(self.names))
+                assert sizes.get(output["key"]) == output["size_bytes"], f"recorded, not there: {record}"
+        chunk = chunk_bounds(array_index=index, array_size=ARRAY_SIZE, n_entries=len(self.keys))
         assert status != 0 or set(chunk) <= done.keys(), (status, sorted(done))
-        assert not _processes_with(f"CHAOS_SEED={self.seed}", str(self.folder))
 
     def _done(self, task: str) -> dict[int, dict]:
         """Give the records of what is done, by position; none has two."""
         store = self._store(task)
-        done: dict[int, dict] = {}
-        for info in store.list(".htcjob/default/done/"):
-            for line in store.read_range(info.key, 0).splitlines():
-                record = json.loads(line)
-                if record["result"] == "done":
-                    # Parts are copied before they are removed: the same record may be there twice.
-                    assert done.setdefault(record["position"], record) == record, "committed twice"
-        return done
+        while True:
+            done: dict[int, dict] = {}
+            try:
+                for info in store.list(".htcjob/default/done/"):
+                    for line in store.read_range(info.key, 0).splitlines():
+                        record = json.loads(line)
+                        if record["result"] == "done":
+                            # Parts are copied before they are removed: the same record may be there twice.
+                            assert done.setdefault(record["position"], record) == record, "committed twice"
+            except AbsentError:
+                continue  # another attempt has put parts together meanwhile
+            return done
 
     def _objects(self, task: str) -> dict[str, bytes]:
+        """Give what is in task storage besides the ledger, by key."""
         store = self._store(task)
         return {
             info.key: store.read_range(info.key, 0)
@@ -187,14 +266,13 @@ class Chaos:
         return open_store(f"s3://{self.bucket}/{name}", access)
 
 
-def _processes_with(variable: str, home: str) -> list[str]:
-    """Give the processes that have *variable* in their environment, and that home: an attempt's, or its children."""
+def _processes_with(variable: str) -> list[str]:
+    """Give the processes that have *variable* in their environment: an attempt's, or its children."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
-                if {variable.encode(), f"HOME={home}".encode()} <= set(variables):
+                if variable.encode() in Path("/proc", name, "environ").read_bytes().split(b"\0"):
                     found.append(Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ").decode())
             except OSError:
                 continue
@@ -203,14 +281,16 @@ def _processes_with(variable: str, home: str) -> list[str]:
 
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    photos = Path(sys.argv[2] if sys.argv[2:3] > [""] else REPOSITORY.parent / "shared" / "images" / "dev")
-    paths = sorted(path for path in photos.iterdir() if path.suffix in (".jpg", ".png"))
+    folder = Path(sys.argv[2] if sys.argv[2:3] > [""] else REPOSITORY.parent / "shared" / "images" / "dev")
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
+    again = islice(enumerate(cycle(paths)), max(ENTRIES, len(paths)))
+    photos = {f"{n // len(paths)}/{path.name}": path for n, path in again}
     with tempfile.TemporaryDirectory() as directory, running_rgw(Path(directory, "rgw")) as rgw:
         for seed in range(seeds):
-            folder = Path(directory, str(seed))
-            folder.mkdir()
+            work = Path(directory, str(seed))
+            work.mkdir()
             started = time.monotonic()
-            Chaos(rgw, paths, folder, seed=seed).run()
+            Chaos(rgw, photos, work, seed=seed).run()
             print(f"seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
 
 

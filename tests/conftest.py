@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.disk import small_disk
 from tests.support.htc_api import htc_api_fixture  # noqa: F401
 from tests.support.rgw import rgw  # noqa: F401
 from tests.support.skipping import skip_or_fail
@@ -128,19 +129,11 @@ def _wait_until():
     return wait_until
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(name="small_disk")
+def _small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        skip_or_fail(
-            "HTCJOB_REQUIRE_MOUNT", f"no small disk, only root can mount one: {mounted.stderr.strip()}"
-        )
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", size_kb=256) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

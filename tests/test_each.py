@@ -145,7 +145,7 @@ def test_killed_in_the_middle_and_run_again_every_entry_is_done_once(htcjob, sig
                 time.sleep(luck.uniform(0, 0.2))
                 process.send_signal(signum)
             process.communicate(timeout=60)
-        # A signal in the very last moment ends an attempt that has done everything.
+        # A signal may come behind the last record: then nothing is left, and the status is the signal's.
         assert process.returncode != 0 or len(htcjob.records()) == 30
         if process.returncode == 0:
             break
@@ -163,10 +163,10 @@ def test_an_error_that_concerns_all_ends_the_attempt_and_keeps_what_is_finished(
     program = htcjob.project.parent / "program"
     program.write_text('#!/bin/sh\nif [ "$HTCJOB_ENTRY" = e10 ]; then rm "$0"; fi\n')
     program.chmod(0o755)
-    done = htcjob.run("--workers", "2", "--each", "--", str(program))
+    # One worker: a second one could be caught between the program's start and its shell reading it.
+    done = htcjob.run("--workers", "1", "--each", "--", str(program))
     assert done.returncode == 127
-    assert 10 <= len(htcjob.records()) <= 12
-    assert {record["result"] for record in htcjob.records()} == {"done"}
+    assert htcjob.results() == dict.fromkeys(range(11), "done")
 
 
 def test_the_lines_of_one_entry_stay_in_order(htcjob):

@@ -113,7 +113,7 @@ def test_what_goes_wrong_costs_the_entry_in_hand_only(htcjob, module, workers):
         "nan-1": ("failed", "ValueError: Out of range float values are not JSON compliant"),
         "long-1": (
             "failed",
-            "ValueError: the value returned has 100002 characters as JSON: write it to a file",
+            "ValueError: the value has 100002 characters as JSON: write it to a file",
         ),
     }
     names = [name for bad in expected for name in (bad, f"good-{bad}")]

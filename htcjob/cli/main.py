@@ -110,7 +110,7 @@ def _status_of(args: list[str] | None) -> int:
         error.show()
         return os.EX_USAGE
     except click.UsageError as error:
-        return _say(_ending_of_usage(error), usage=error.ctx.get_usage() if error.ctx else None)
+        return _say(ending_of_usage(error), usage=error.ctx.get_usage() if error.ctx else None)
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
     except click.ClickException as error:
@@ -136,7 +136,7 @@ def _say(ending: Ending, *, usage: str | None = None) -> int:
     return say_ending(ending)
 
 
-def _ending_of_usage(error: click.UsageError) -> Ending:
+def ending_of_usage(error: click.UsageError) -> Ending:
     """Tell a mistake on the command line (64) from a bad value in the injected environment (78)."""
     message = error.format_message()
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:

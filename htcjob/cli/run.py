@@ -25,7 +25,7 @@ from htcjob.cli.options import (
 )
 from htcjob.errors import UsageError
 from htcjob.machine import cpus
-from htcjob.outcome import FailureBudget, TerminationReason
+from htcjob.outcome import TerminationReason
 from htcjob.plan import Plan
 from htcjob.runtime import run_attempt
 
@@ -137,7 +137,6 @@ def run(
     timeout: float | Multiple | None,
     deadline_s: float | None,
     grace_s: float,
-    max_failures: FailureBudget | None,
     permanent_exit: str,
     log_format: str,
     log_level: str,
@@ -173,26 +172,20 @@ def run(
         raise click.UsageError(
             "Give COMMAND, or --call." if call is None else "Give COMMAND or --call, not both."
         )
-    if deadline_s and deadline_s <= grace_s:
-        raise UsageError("--deadline must be longer than --grace, which is its last part")
-    factor = timeout.factor if isinstance(timeout, Multiple) else None
-    if factor is not None and not (is_each or call):
-        raise UsageError("--timeout 5x compares entries: it needs --each or --call")
+    plan = make_plan(
+        command=command,
+        call=call,
+        is_each=is_each,
+        workers=workers,
+        timeout=timeout,
+        deadline_s=deadline_s,
+        grace_s=grace_s,
+        permanent_exit=permanent_exit,
+        **rest,
+    )
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
-        Plan(
-            command=command,
-            call=call,
-            is_each=is_each or call is not None,
-            workers=workers or max(1, int(cpus())),
-            timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
-            timeout_factor=factor,
-            deadline_s=deadline_s or None,
-            grace_s=grace_s,
-            max_failures=max_failures,
-            permanent_exit=int(permanent_exit),
-            **rest,
-        ),
+        plan,
         environ=env.current(),
         flags={
             "array_index": array_index,
@@ -206,3 +199,38 @@ def run(
         report_bug(error)
         return ending.exit_status
     return say_ending(ending)
+
+
+def make_plan(
+    *,
+    call: str | None,
+    is_each: bool,
+    workers: int | None,
+    timeout: float | Multiple | None,
+    deadline_s: float | None,
+    grace_s: float,
+    permanent_exit: str,
+    **rest: Any,
+) -> Plan:
+    """
+    Give what the options of `run` ask for.
+
+    Raises:
+        UsageError: two of them contradict each other.
+    """
+    if deadline_s and deadline_s <= grace_s:
+        raise UsageError("--deadline must be longer than --grace, which is its last part")
+    factor = timeout.factor if isinstance(timeout, Multiple) else None
+    if factor is not None and not (is_each or call):
+        raise UsageError("--timeout 5x compares entries: it needs --each or --call")
+    return Plan(
+        call=call,
+        is_each=is_each or call is not None,
+        workers=workers or max(1, int(cpus())),
+        timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
+        timeout_factor=factor,
+        deadline_s=deadline_s or None,
+        grace_s=grace_s,
+        permanent_exit=int(permanent_exit),
+        **rest,
+    )
