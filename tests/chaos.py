@@ -194,12 +194,12 @@ class Chaos:
             variables |= {"HTCJOB_RETRY_ENTRY": "1", "HTCJOB_PREFETCH": luck.choice(["0", "4", "16"])}
             variables |= {"HTCJOB_DISK_BUDGET": "300kB"} if luck.random() < 0.3 else {}
             variables |= {"HTCJOB_DEADLINE_IN": "6s"} if luck.random() < 0.1 else {}
-            variables |= {"CHAOS_KILL": "1"}
+            variables |= {"HTCJOB_TIMEOUT": "5s", "CHAOS_KILL": "1"}
+        command = [sys.executable, "-m", self.program, "run"]
+        variables["HTCJOB_CALL"] = tagger
         if self.is_loop and disk is not None:
+            del variables["HTCJOB_TIMEOUT"]
             command = [sys.executable, "-m", "tests.support.chaotic_loop"]
-        else:
-            variables |= {"HTCJOB_CALL": tagger, "HTCJOB_TIMEOUT": "5s"}
-            command = [sys.executable, "-m", self.program, "run"]
         log_path = self.folder / f"log-{name}"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
