@@ -123,7 +123,7 @@ class Job:
         if "HTCJOB_MESSAGE_FILE" in environ or "HTCJOB_WORKER" in environ:
             raise ConfigurationError(
                 "htcjob.Job inside a command of htcjob run: both would work on the same entries; "
-                "start the program without htcjob run"
+                "start the program without it, or name the manifest in the program only: then it supervises"
             )
         if options["timeout"]:
             raise ConfigurationError(

@@ -31,7 +31,7 @@ from htcjob.errors import AbsentError
 from htcjob.storage.access import Access
 from htcjob.storage.contract import Store
 from htcjob.storage.urls import open_store
-from tests.support.disk import small_disk
+from tests.support.disk import CannotMountError, small_disk
 from tests.support.rgw import Rgw, running_rgw
 from tests.support.wire import FaultProxy
 
@@ -86,15 +86,15 @@ class Chaos:
         host, port = self.rgw.endpoint.removeprefix("http://").split(":")
         # Far away, so that there is time to be killed between an output and its record.
         with ExitStack() as world:
-            disks = [
-                world.enter_context(small_disk(self.folder / f"disk-{index}", size_kb=self.disk_kb))
-                for index in range(ARRAY_SIZE)
-            ]
+            disks = [self.folder / f"disk-{index}" for index in range(ARRAY_SIZE)]
+            may_mount = self._mount(disks, world)
             proxy = world.enter_context(FaultProxy(host, int(port), round_trip_s=0.05))
             for n, (kind, probability) in enumerate(FAULTS.items()):
                 proxy.faults.add(kind, probability=probability, seed=self.seed * 10 + n)
             is_over = threading.Event()
-            weather = threading.Thread(target=self._weather, args=(proxy, disks, is_over))
+            weather = threading.Thread(
+                target=self._weather, args=(proxy, disks if may_mount else [], is_over)
+            )
             weather.start()
             try:
                 self._array("chaos", endpoint=proxy.url, disks=disks)
@@ -102,18 +102,31 @@ class Chaos:
                 is_over.set()
                 weather.join()
             print(dict(proxy.struck), proxy.requests)
-            assert sum(proxy.struck.values()) > 10, "storage hardly failed"
+            assert proxy.struck, "storage never failed"
         calm, chaos = self._objects("calm"), self._objects("chaos")
         assert calm.keys() == chaos.keys(), calm.keys() ^ chaos.keys()
         assert calm == chaos, [key for key, data in calm.items() if chaos[key] != data]
         endings = dict(sorted(self.endings.items()))
         print(f"seed {self.seed}: {len(self.keys)} entries, {len(chaos)} outputs, ended {endings}")
 
+    def _mount(self, disks: Sequence[Path], world: ExitStack) -> bool:
+        """Make the disks small; where we may not, they are folders, and never full."""
+        try:
+            for disk in disks:
+                world.enter_context(small_disk(disk, size_kb=self.disk_kb))
+        except CannotMountError:
+            if os.environ.get("HTCJOB_REQUIRE_MOUNT") == "1":
+                raise
+            for disk in disks:
+                disk.mkdir(exist_ok=True)
+            return False
+        return True
+
     def _weather(self, proxy: FaultProxy, disks: Sequence[Path], is_over: threading.Event) -> None:
         """Storage goes away, or somebody else fills a disk; for a while."""
         luck = random.Random(f"weather {self.seed}")
         while not is_over.wait(luck.uniform(2, 6)):
-            if luck.random() < 0.5:
+            if not disks or luck.random() < 0.5:
                 with proxy.refusing():
                     is_over.wait(luck.uniform(0.5, 3))
             else:
@@ -194,12 +207,12 @@ class Chaos:
             variables |= {"HTCJOB_RETRY_ENTRY": "1", "HTCJOB_PREFETCH": luck.choice(["0", "4", "16"])}
             variables |= {"HTCJOB_DISK_BUDGET": "300kB"} if luck.random() < 0.3 else {}
             variables |= {"HTCJOB_DEADLINE_IN": "6s"} if luck.random() < 0.1 else {}
-            variables |= {"CHAOS_KILL": "1"}
+            variables |= {"HTCJOB_TIMEOUT": "5s", "CHAOS_KILL": "1"}
+        command = [sys.executable, "-m", self.program, "run"]
+        variables["HTCJOB_CALL"] = tagger
         if self.is_loop and disk is not None:
+            del variables["HTCJOB_TIMEOUT"]
             command = [sys.executable, "-m", "tests.support.chaotic_loop"]
-        else:
-            variables |= {"HTCJOB_CALL": tagger, "HTCJOB_TIMEOUT": "5s"}
-            command = [sys.executable, "-m", self.program, "run"]
         log_path = self.folder / f"log-{name}"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
@@ -216,11 +229,13 @@ class Chaos:
         text = log_path.read_text(errors="replace")
         assert status != 70, text
         assert disk is not None or status == 0, text
-        until = time.monotonic() + (30 if status in KILLED else 0)
+        # Killed, by itself at the very end of its grace period too: then nobody tidies up.
+        is_cut = status in KILLED or " given_up " in text
+        until = time.monotonic() + (30 if is_cut else 0)
         while left := _processes_with(f"CHAOS_ATTEMPT={variables['CHAOS_ATTEMPT']}"):
             assert time.monotonic() < until, (status, left)
             time.sleep(0.05)
-        if status in KILLED:
+        if is_cut:
             shutil.rmtree(work)  # as a container's disk goes with it
         else:
             assert not list(work.iterdir()), (status, list(work.iterdir()), text)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support.disk import small_disk
+from tests.support.disk import CannotMountError, small_disk
 from tests.support.htc_api import htc_api_fixture  # noqa: F401
 from tests.support.rgw import rgw  # noqa: F401
 from tests.support.skipping import skip_or_fail
@@ -132,7 +133,11 @@ def _wait_until():
 @pytest.fixture(name="small_disk")
 def _small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    with small_disk(tmp_path / "disk", size_kb=256) as folder:
+    with ExitStack() as resources:
+        try:
+            folder = resources.enter_context(small_disk(tmp_path / "disk", size_kb=256))
+        except CannotMountError as error:
+            skip_or_fail("HTCJOB_REQUIRE_MOUNT", str(error))
         yield folder
 
 

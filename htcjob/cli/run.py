@@ -131,16 +131,9 @@ def run(
     manifest: str | None,
     project_store: str | None,
     task_store: str | None,
-    call: str | None,
-    is_each: bool,
-    workers: int | None,
-    timeout: float | Multiple | None,
-    deadline_s: float | None,
-    grace_s: float,
-    permanent_exit: str,
     log_format: str,
     log_level: str,
-    **rest: Any,
+    **asked: Any,
 ) -> int:
     """
     Stage in this job's chunk, run COMMAND, stage out its results.
@@ -168,21 +161,9 @@ def run(
         with run.make_context("htcjob run", list(command[2:])) as context:
             status: int = run.invoke(context)
             return status
-    if bool(command) == bool(call):
-        raise click.UsageError(
-            "Give COMMAND, or --call." if call is None else "Give COMMAND or --call, not both."
-        )
-    plan = make_plan(
-        command=command,
-        call=call,
-        is_each=is_each,
-        workers=workers,
-        timeout=timeout,
-        deadline_s=deadline_s,
-        grace_s=grace_s,
-        permanent_exit=permanent_exit,
-        **rest,
-    )
+    if bool(command) == bool(asked["call"]):
+        raise click.UsageError("Give COMMAND or --call, not both." if command else "Give COMMAND, or --call.")
+    plan = make_plan(command=command, **asked)
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
         plan,
