@@ -96,7 +96,7 @@ class _Attempt:
     def __init__(self, plan: Plan, environ: Mapping[str, str]) -> None:
         self.plan = plan
         self.environ = environ
-        self.facts = Facts(budget=plan.max_failures or FailureBudget(), permanent_exit=plan.permanent_exit)
+        self.facts = Facts(plan.max_failures or FailureBudget(), permanent_exit=plan.permanent_exit)
         self.started_at = time.time()
         self.started = time.monotonic()
         self.context: JobContext | None = None
