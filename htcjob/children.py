@@ -27,6 +27,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 LEFTOVERS_GRACE_S = 2.0
 """Seconds that processes which outlive their command have after SIGTERM."""
 
+REAP_S = 1.0
+"""Seconds that an orphan which has ended waits at most, where nobody is told of each child's end."""
+
 _WATCHED = 32
 """So many leftovers are waited for at a time: each costs a file descriptor."""
 
@@ -59,6 +62,8 @@ class Children:
         """Held where a process id must not change hands; signal handlers of its thread come in between."""
         self.is_starting = False
         """Whether a child may exist that `running` does not name yet."""
+        self.is_told = True
+        """Whether `reap` is called at each child's end; else whoever waits calls it now and then."""
         self._is_reaping_due = False
         self._adopts: bool | None = None
         """Whether orphans come to us and can be seen; None: not arranged yet."""
@@ -112,6 +117,17 @@ class Children:
                     if not self._is_orphan(ended.si_pid):
                         return  # its owner is about to wait for it; the rest is reaped then
                     os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
+
+    def wait_readable(self, descriptors: Sequence[int], until: float | None) -> list[int]:
+        """Do as the function of that name, and reap the orphans that end meanwhile."""
+        while not self.is_told:
+            look_at = time.monotonic() + REAP_S
+            if until is not None and until <= look_at:
+                break
+            if ready := wait_readable(descriptors, look_at):
+                return ready
+            self.reap()
+        return wait_readable(descriptors, until)
 
     def end_leftovers(self, command: int | None, *, grace_s: float) -> None:
         """
@@ -270,15 +286,25 @@ def _children() -> list[int]:
     """
     pid = os.getpid()
     try:
-        with open(f"/proc/self/task/{pid}/children", "rb", buffering=0) as file:
-            return [int(child) for child in file.read().split()]
+        return [int(child) for child in _content_of(f"/proc/self/task/{pid}/children").split()]
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
         return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(name) == pid]
 
 
 def _parent_of(name: str) -> int:
     try:
-        with open(f"/proc/{name}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
+        return int(_content_of(f"/proc/{name}/stat").rpartition(b")")[2].split()[1])
     except OSError:
         return 0
+
+
+def _content_of(path: str) -> bytes:
+    """Give the content of a file of /proc, with a third of the system calls of `open`: every command pays."""
+    pieces = []
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while piece := os.read(descriptor, 1 << 16):
+            pieces.append(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces)

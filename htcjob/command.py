@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 
-from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
+from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group
 from htcjob.errors import ShortageError
 from htcjob.outcome import CommandResult
 from htcjob.signals import STOPPING, Signals
@@ -162,7 +162,8 @@ def _await_exit(
     while True:
         alarms = [kill_at] if stop else [moment for moment in (deadline, finish_by) if moment is not None]
         watched = [exit_fd] if stop or finish_by else [exit_fd, signals.stop_fd]
-        ready = wait_readable(watched, min((alarm for alarm in alarms if alarm is not None), default=None))
+        until = min((alarm for alarm in alarms if alarm is not None), default=None)
+        ready = signals.children.wait_readable(watched, until)
         now = time.monotonic()
         if exit_fd in ready:
             return stop

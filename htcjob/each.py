@@ -29,7 +29,7 @@ from htcjob.flow import Flow, Next
 from htcjob.logs import event
 from htcjob.outcome import EntryResult, judge_command, stops_attempt
 from htcjob.staging import find_outputs
-from htcjob.workplace import Place, in_work_directory, remove_tree, said_by_command
+from htcjob.workplace import Place, in_work_directory, said_by_command
 
 if TYPE_CHECKING:
     from htcjob.ledger import Record
@@ -91,7 +91,8 @@ class Each:
             is_stopped=self._is_stopped,
         )
         try:
-            flow.run()
+            with pipeline.signals.many_commands():
+                flow.run()
         finally:
             for warm in self._warm.values():
                 warm.hang_up()
@@ -243,7 +244,7 @@ class Each:
         trip.taken_bytes += size_bytes
 
     def _clear(self, trip: Trip) -> None:
-        remove_tree(trip.place.root)
+        trip.place.remove(trip.path)
         self.disk.give_back(trip.taken_bytes)
         trip.taken_bytes = 0
 

@@ -68,6 +68,25 @@ class Place:
         """Where the command says why it failed."""
         return os.path.join(self.root, "message")
 
+    def remove(self, input_path: str) -> None:
+        """
+        Remove the directories and all in them.
+
+        Most often that is *input_path* alone, and no time is spent on a look. A link that the command put in
+        place of a folder is not followed.
+        """
+        folder, name = os.path.split(input_path)
+        try:
+            with _open_folder(self.root) as root:
+                if folder == self.inputs:
+                    with _open_folder("work", root) as inputs:
+                        os.unlink(name, dir_fd=inputs)
+                os.rmdir("work", dir_fd=root)
+                os.rmdir("output", dir_fd=root)
+            os.rmdir(self.root)
+        except OSError:
+            remove_tree(self.root)
+
     def variables(self) -> dict[str, str]:
         """Give what tells the command of these places."""
         return {
@@ -75,6 +94,15 @@ class Place:
             "HTCJOB_OUTPUT_DIR": self.outputs,
             "HTCJOB_MESSAGE_FILE": self.message_file,
         }
+
+
+@contextmanager
+def _open_folder(path: str, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(path: str) -> None:
