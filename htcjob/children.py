@@ -129,9 +129,11 @@ class Children:
             self.reap()
         return wait_readable(descriptors, until)
 
-    def end_leftovers(self, command: int | None, *, grace_s: float) -> None:
+    def end_leftovers(self, command: int | None, *, grace_s: float) -> bool:
         """
         End what *command* left running: SIGTERM, and SIGKILL when the grace period is over.
+
+        Tells whether nothing that it started is alive for sure.
 
         That is its process group and every orphan it left, whatever group, session or name it took. Must be
         called between the command's end and `wait`, while its process id is still its own. An orphan that
@@ -139,7 +141,7 @@ class Children:
         Takes twice the grace period at most. Does nothing where orphans do not come to us (`adopts`).
         """
         if not self._adopts:
-            return
+            return False
         for signum in (signal.SIGTERM, signal.SIGKILL):
             until = time.monotonic() + grace_s
             told = set()
@@ -147,29 +149,33 @@ class Children:
                 told.add(command)
                 signal_group(command, signum)
                 signal_group(command, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
-            while left := self._left_by(command):
+            while True:
+                left, others = self._left_by(command)
+                if not left:
+                    return not others
                 for group in {group for _, group in left} - told:
                     told.add(group)
                     signal_group(group, signum)
                     signal_group(group, signal.SIGCONT)
                 if not _wait_for_any([pid for pid, _ in left], until):
                     break
-            else:
-                return
+        return False
 
-    def _left_by(self, command: int | None) -> list[tuple[int, int]]:
-        """Give the living orphans of *command* and their process groups; those that ended are reaped."""
-        found = []
+    def _left_by(self, command: int | None) -> tuple[list[tuple[int, int]], list[int]]:
+        """Give the living orphans of *command*, with their process groups, and all other living orphans."""
+        found, others = [], []
         with self.lock:
             for pid in _children():
                 with suppress(ChildProcessError, ProcessLookupError):  # reaped in a signal handler meanwhile
                     if (
                         self._is_orphan(pid)
-                        and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None
-                        and self._is_of(pid, command)
+                        and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None  # else it is reaped
                     ):
-                        found.append((pid, os.getpgid(pid)))
-        return found
+                        if self._is_of(pid, command):
+                            found.append((pid, os.getpgid(pid)))
+                        else:
+                            others.append(pid)
+        return found, others
 
     def _is_orphan(self, pid: int) -> bool:
         if pid in self.running or pid in self._earlier:

@@ -29,7 +29,7 @@ from htcjob.flow import Flow, Next
 from htcjob.logs import event
 from htcjob.outcome import EntryResult, judge_command, stops_attempt
 from htcjob.staging import find_outputs
-from htcjob.workplace import Place, in_work_directory, said_by_command
+from htcjob.workplace import Place, Places, in_work_directory, said_by_command
 
 if TYPE_CHECKING:
     from htcjob.ledger import Record
@@ -58,6 +58,8 @@ class Trip:
     stage_in_s: float = 0.0
     record: Record | None = None
     """What its command did; its outputs are to be put still."""
+    is_left: bool = True
+    """No process that was told of its place is alive."""
     tries: int = 0
     """How often it was tried to no avail, and is to be tried again."""
     is_over: bool = False
@@ -76,6 +78,7 @@ class Each:
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
     _warm: dict[int, Worker] = field(default_factory=dict)
     """The Python processes of the workers, where a function is called."""
+    _places: Places = field(default_factory=Places)
     _unfilled: set[str] = field(default_factory=set)
     """Words that look like placeholders and are none; each is warned of once."""
 
@@ -125,7 +128,7 @@ class Each:
         try:
             if not self._has_room(trip, is_forced=is_alone):
                 return Next.POSTPONE
-            Place.make(trip.place.root)
+            self._places.make(trip.place)
             trip.path = self.pipeline.stage_in(entry, trip.place.inputs)
             self._take(trip, os.path.getsize(trip.path) - trip.taken_bytes)
             if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
@@ -147,6 +150,7 @@ class Each:
         timeout_s = self.pipeline.plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
         act = self._run if self.pipeline.plan.call is None else self._call
         result, value, problem = act(trip, worker, timeout_s)
+        trip.is_left = result.is_all_over
         if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
@@ -244,7 +248,7 @@ class Each:
         trip.taken_bytes += size_bytes
 
     def _clear(self, trip: Trip) -> None:
-        trip.place.remove(trip.path)
+        self._places.remove(trip.place, trip.path, is_left=trip.is_left)
         self.disk.give_back(trip.taken_bytes)
         trip.taken_bytes = 0
 

@@ -3,9 +3,9 @@ Who does what next when entries overlap: fetched ahead, worked on, finished behi
 
 This room knows threads and nothing of storage or commands; `each.py` says what the steps are. *Workers* work
 on what is fetched. *Stagers* finish what has been worked on, which frees room, and fetch ahead; there are more
-as soon as a worker has to wait. As long as every step is short there are none of them, and workers stage for
-themselves: to hand a thing to another thread costs more than a small file on this disk. The main thread only
-waits: signals arrive there.
+of them as soon as a worker has to wait. As long as every step is short there is none, and workers stage for
+themselves: handing a thing to another thread takes longer than fetching a small file from this disk. The main
+thread only waits: signals arrive there.
 """
 
 from __future__ import annotations

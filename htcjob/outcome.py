@@ -133,6 +133,8 @@ class CommandResult(NamedTuple):
     """Why it could not be started."""
     is_unusable: bool = False
     """The program itself is why: it would not start for another entry either."""
+    is_all_over: bool = False
+    """No process that it started is alive."""
     elapsed_s: float = 0.0
     """Wall time."""
     cpu_s: float = 0.0

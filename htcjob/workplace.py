@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from htcjob.errors import FailureReportError, UnwritableError
 from htcjob.ledger import LONGEST_MESSAGE
@@ -68,24 +68,31 @@ class Place:
         """Where the command says why it failed."""
         return os.path.join(self.root, "message")
 
-    def remove(self, input_path: str) -> None:
+    def clear(self, input_path: str, folder: FolderStatus) -> bool:
         """
-        Remove the directories and all in them.
+        Remove *input_path*, and tell whether nothing else was left here and all is as it was made.
 
-        Most often that is *input_path* alone, and no time is spent on a look. A link that the command put in
-        place of a folder is not followed.
+        No link that the command put in place of a folder is followed.
+
+        Args:
+            input_path: The input, or empty.
+            folder: What each of the directories was.
         """
-        folder, name = os.path.split(input_path)
+        above, name = os.path.split(input_path)
         try:
-            with _open_folder(self.root) as root:
-                if folder == self.inputs:
-                    with _open_folder("work", root) as inputs:
-                        os.unlink(name, dir_fd=inputs)
-                os.rmdir("work", dir_fd=root)
-                os.rmdir("output", dir_fd=root)
-            os.rmdir(self.root)
+            with (
+                _open_folder(self.root) as root,
+                _open_folder("work", root) as inputs,
+                _open_folder("output", root) as outputs,
+            ):
+                if name and above == self.inputs:
+                    os.unlink(name, dir_fd=inputs)
+                folders = (root, inputs, outputs)
+                contents = [sorted(os.listdir(descriptor)) for descriptor in folders]
+                kinds = {FolderStatus.of(descriptor) for descriptor in folders}
         except OSError:
-            remove_tree(self.root)
+            return False
+        return contents == [["output", "work"], [], []] and kinds == {folder}
 
     def variables(self) -> dict[str, str]:
         """Give what tells the command of these places."""
@@ -94,6 +101,62 @@ class Place:
             "HTCJOB_OUTPUT_DIR": self.outputs,
             "HTCJOB_MESSAGE_FILE": self.message_file,
         }
+
+
+class FolderStatus(NamedTuple):
+    """What a command can change of a directory besides its content."""
+
+    mode: int
+    owner: int
+    group: int
+
+    @classmethod
+    def of(cls, folder: str | int) -> FolderStatus:
+        """Give that of a path or descriptor."""
+        status = os.stat(folder)
+        return cls(status.st_mode, status.st_uid, status.st_gid)
+
+
+class Places:
+    """
+    Makes and removes the places of entries. May be used from any thread.
+
+    A place that is empty again becomes the next one, under another name: making and removing three folders
+    can take a disk longer than a short command takes.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[tuple[Place, FolderStatus]] = []
+        """Empty ones."""
+        self._made: dict[str, FolderStatus] = {}
+        """What those in use were at first, by their root."""
+
+    def make(self, place: Place) -> None:
+        """Make the directories of *place*."""
+        try:
+            free, status = self._free.pop()
+        except IndexError:
+            Place.make(place.root)
+            status = FolderStatus.of(place.root)
+        else:
+            with in_work_directory(place.root):
+                os.rename(free.root, place.root)
+        self._made[place.root] = status
+
+    def remove(self, place: Place, input_path: str, *, is_left: bool) -> None:
+        """
+        Remove *place* with whatever is in it, if it was made.
+
+        Args:
+            place: The place.
+            input_path: The input in it, or empty.
+            is_left: No process that was told of it is alive.
+        """
+        status = self._made.pop(place.root, None)
+        if status is not None and is_left and place.clear(input_path, status):
+            self._free.append((place, status))
+        else:
+            remove_tree(place.root)
 
 
 @contextmanager
