@@ -2,8 +2,8 @@
 Who does what next when entries overlap: fetched ahead, worked on, finished behind, within bounds.
 
 This room knows threads and nothing of storage or commands; `each.py` says what the steps are. *Workers* work
-on what is fetched. *Stagers* finish what has been worked on, which frees room, and fetch ahead; there are more
-of them as soon as a worker has to wait. As long as every step is short there is none, and workers stage for
+on what is fetched. *Stagers* finish what has been worked on, which frees room, and fetch ahead; there are
+more of them as soon as a worker waits. As long as every step is short there is none, and workers stage for
 themselves: handing a thing to another thread takes longer than fetching a small file from this disk. The main
 thread only waits: signals arrive there.
 """
