@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
@@ -126,22 +127,27 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._free: list[tuple[Place, FolderStatus]] = []
-        """Empty ones."""
+        self._free: dict[str, FolderStatus] = {}
+        """Empty ones, by their root."""
+        self._lock = threading.Lock()
+        """Held while one gets its next name: an entry that is fetched again may have lent its own."""
         self._made: dict[str, FolderStatus] = {}
         """What those in use were at first, by their root."""
 
     def make(self, place: Place) -> None:
         """Make the directories of *place*."""
-        try:
-            free, status = self._free.pop()
-        except IndexError:
-            Place.make(place.root)
-            status = FolderStatus.of(place.root)
-        else:
-            with in_work_directory(place.root):
-                os.rename(free.root, place.root)
-        self._made[place.root] = status
+        with self._lock:
+            if place.root in self._free:
+                self._made[place.root] = self._free.pop(place.root)
+                return
+            if self._free:
+                root, status = self._free.popitem()
+                with in_work_directory(place.root):
+                    os.rename(root, place.root)
+                self._made[place.root] = status
+                return
+        Place.make(place.root)
+        self._made[place.root] = FolderStatus.of(place.root)
 
     def remove(self, place: Place, input_path: str, *, is_left: bool) -> None:
         """
@@ -154,7 +160,7 @@ class Places:
         """
         status = self._made.pop(place.root, None)
         if status is not None and is_left and place.clear(input_path, status):
-            self._free.append((place, status))
+            self._free[place.root] = status
         else:
             remove_tree(place.root)
 
