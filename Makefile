@@ -42,6 +42,7 @@ types: $(VENV)/installed  ## Check types, strictly.
 
 bench: $(VENV)/installed  ## Measure start-up and throughput, side by side with what bounds them.
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.resume
 	$(BIN)/python -m benchmarks.throughput "$(PHOTOS)"
 	$(BIN)/python -m benchmarks.pipeline "$(PHOTOS)"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,38 @@ os.write(int(sys.argv[1]), " ".join(map(str, facts)).encode())
 """
 """A small process between us and what is measured: the kernel counts the starter's memory as the child's
 peak (`ru_maxrss` outlives exec), and this one has a few megabytes."""
+
+
+class Begun(NamedTuple):
+    """What it took until a process's command began."""
+
+    wall_s: float
+    memory_bytes: int
+    """The resident memory of the process itself, then."""
+    peak_memory_bytes: int
+    """The most that it had until then."""
+
+
+WAITING = ("sh", "-c", "echo; exec sleep 1000")
+"""A command that says that it has begun, and goes on until it is stopped."""
+
+
+def until_begun(argv: Sequence[str], environment: Mapping[str, str]) -> Begun:
+    """Run *argv*, which runs `WAITING`, until that has begun; give what it took, and stop it."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise RuntimeError(f"{argv} began nothing")
+        wall_s = time.perf_counter() - started
+        with open(f"/proc/{process.pid}/status") as file:
+            status = dict(line.split(":", 1) for line in file)
+        process.terminate()
+        process.stdout.read()
+    memory, peak = (int(status[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return Begun(wall_s, memory, peak)
 
 
 def interleaved(

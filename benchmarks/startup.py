@@ -1,5 +1,7 @@
 """
-What every job pays before its work: `htcjob run` against Python itself and against importing click.
+What every job pays: the time of `htcjob run` before its work, and its memory while the command runs.
+
+The time is measured against Python itself and against importing click.
 
     python -m benchmarks.startup [ROUNDS]
 """
@@ -10,7 +12,7 @@ import os
 import sys
 import tempfile
 
-from benchmarks.measure import HTCJOB, interleaved, print_machine, print_ratios
+from benchmarks.measure import HTCJOB, WAITING, interleaved, print_machine, print_ratios, until_begun
 
 
 def main() -> None:
@@ -36,8 +38,24 @@ def main() -> None:
             environment,
             rounds=rounds,
         )
+        ours = (HTCJOB, "run", "--grace", "0s")
+        with_store = (
+            "--entry",
+            "a",
+            "--each",
+            "--project-store",
+            directory,
+            "--task-store",
+            f"{directory}/t",
+        )
+        memory = {
+            "htcjob run": until_begun((*ours, "--", *WAITING), environment),
+            "htcjob run --each, local stores": until_begun((*ours, *with_store, "--", *WAITING), environment),
+        }
     print_machine()
     print_ratios(costs, against=["python -c pass", "python -c 'import click'"])
+    for name, begun in memory.items():
+        print(f"{name}: {begun.memory_bytes / 2**20:.1f} MiB resident while the command runs")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 LEFTOVERS_GRACE_S = 2.0
 """Seconds that processes which outlive their command have after SIGTERM."""
 
+REAP_S = 1.0
+"""Seconds that an orphan which has ended waits at most, where nobody is told of each child's end."""
+
 _WATCHED = 32
 """So many leftovers are waited for at a time: each costs a file descriptor."""
 
@@ -59,6 +62,8 @@ class Children:
         """Held where a process id must not change hands; signal handlers of its thread come in between."""
         self.is_starting = False
         """Whether a child may exist that `running` does not name yet."""
+        self.is_told = True
+        """Whether `reap` is called at each child's end; else whoever waits calls it now and then."""
         self._is_reaping_due = False
         self._adopts: bool | None = None
         """Whether orphans come to us and can be seen; None: not arranged yet."""
@@ -113,9 +118,22 @@ class Children:
                         return  # its owner is about to wait for it; the rest is reaped then
                     os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
 
-    def end_leftovers(self, command: int | None, *, grace_s: float) -> None:
+    def wait_readable(self, descriptors: Sequence[int], until: float | None) -> list[int]:
+        """Do as the function of that name, and reap the orphans that end meanwhile."""
+        while not self.is_told:
+            look_at = time.monotonic() + REAP_S
+            if until is not None and until <= look_at:
+                break
+            if ready := wait_readable(descriptors, look_at):
+                return ready
+            self.reap()
+        return wait_readable(descriptors, until)
+
+    def end_leftovers(self, command: int | None, *, grace_s: float) -> bool:
         """
         End what *command* left running: SIGTERM, and SIGKILL when the grace period is over.
+
+        Tells whether nothing that it started is alive for sure.
 
         That is its process group and every orphan it left, whatever group, session or name it took. Must be
         called between the command's end and `wait`, while its process id is still its own. An orphan that
@@ -123,7 +141,7 @@ class Children:
         Takes twice the grace period at most. Does nothing where orphans do not come to us (`adopts`).
         """
         if not self._adopts:
-            return
+            return False
         for signum in (signal.SIGTERM, signal.SIGKILL):
             until = time.monotonic() + grace_s
             told = set()
@@ -131,29 +149,33 @@ class Children:
                 told.add(command)
                 signal_group(command, signum)
                 signal_group(command, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
-            while left := self._left_by(command):
+            while True:
+                left, others = self._left_by(command)
+                if not left:
+                    return not others
                 for group in {group for _, group in left} - told:
                     told.add(group)
                     signal_group(group, signum)
                     signal_group(group, signal.SIGCONT)
                 if not _wait_for_any([pid for pid, _ in left], until):
                     break
-            else:
-                return
+        return False
 
-    def _left_by(self, command: int | None) -> list[tuple[int, int]]:
-        """Give the living orphans of *command* and their process groups; those that ended are reaped."""
-        found = []
+    def _left_by(self, command: int | None) -> tuple[list[tuple[int, int]], list[int]]:
+        """Give the living orphans of *command*, with their process groups, and all other living orphans."""
+        found, others = [], []
         with self.lock:
             for pid in _children():
                 with suppress(ChildProcessError, ProcessLookupError):  # reaped in a signal handler meanwhile
                     if (
                         self._is_orphan(pid)
-                        and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None
-                        and self._is_of(pid, command)
+                        and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None  # else it is reaped
                     ):
-                        found.append((pid, os.getpgid(pid)))
-        return found
+                        if self._is_of(pid, command):
+                            found.append((pid, os.getpgid(pid)))
+                        else:
+                            others.append(pid)
+        return found, others
 
     def _is_orphan(self, pid: int) -> bool:
         if pid in self.running or pid in self._earlier:
@@ -270,15 +292,25 @@ def _children() -> list[int]:
     """
     pid = os.getpid()
     try:
-        with open(f"/proc/self/task/{pid}/children", "rb", buffering=0) as file:
-            return [int(child) for child in file.read().split()]
+        return [int(child) for child in _content_of(f"/proc/self/task/{pid}/children").split()]
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
         return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(name) == pid]
 
 
 def _parent_of(name: str) -> int:
     try:
-        with open(f"/proc/{name}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
+        return int(_content_of(f"/proc/{name}/stat").rpartition(b")")[2].split()[1])
     except OSError:
         return 0
+
+
+def _content_of(path: str) -> bytes:
+    """Give the content of a file of /proc, with a third of the system calls of `open`: every command pays."""
+    pieces = []
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while piece := os.read(descriptor, 1 << 16):
+            pieces.append(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 
-from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
+from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group
 from htcjob.errors import ShortageError
 from htcjob.outcome import CommandResult
 from htcjob.signals import STOPPING, Signals
@@ -112,7 +112,7 @@ def run_command(
                     may_finish=may_finish,
                 )
             elapsed_s = time.monotonic() - started
-            signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
+            is_all_over = signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
         except BaseException as error:  # whatever failed here, the command must not go on unwatched
             signal_group(pid, signal.SIGKILL)
             if isinstance(error, OSError) and error.errno in _SHORTAGES:
@@ -133,6 +133,7 @@ def run_command(
         signal=-code if code < 0 else None,
         timed_out=stop is _Stop.TIMEOUT,
         stopped_by=signals.stop_signal if stop is _Stop.SIGNAL else None,
+        is_all_over=is_all_over,
         elapsed_s=elapsed_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
         peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),
@@ -162,7 +163,8 @@ def _await_exit(
     while True:
         alarms = [kill_at] if stop else [moment for moment in (deadline, finish_by) if moment is not None]
         watched = [exit_fd] if stop or finish_by else [exit_fd, signals.stop_fd]
-        ready = wait_readable(watched, min((alarm for alarm in alarms if alarm is not None), default=None))
+        until = min((alarm for alarm in alarms if alarm is not None), default=None)
+        ready = signals.children.wait_readable(watched, until)
         now = time.monotonic()
         if exit_fd in ready:
             return stop

@@ -29,7 +29,7 @@ from htcjob.flow import Flow, Next
 from htcjob.logs import event
 from htcjob.outcome import EntryResult, judge_command, stops_attempt
 from htcjob.staging import find_outputs
-from htcjob.workplace import Place, in_work_directory, remove_tree, said_by_command
+from htcjob.workplace import Place, Places, in_work_directory, said_by_command
 
 if TYPE_CHECKING:
     from htcjob.ledger import Record
@@ -58,6 +58,8 @@ class Trip:
     stage_in_s: float = 0.0
     record: Record | None = None
     """What its command did; its outputs are to be put still."""
+    is_left: bool = True
+    """No process that was told of its place is alive."""
     tries: int = 0
     """How often it was tried to no avail, and is to be tried again."""
     is_over: bool = False
@@ -83,6 +85,7 @@ class Each:
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
     _warm: dict[int, Worker] = field(default_factory=dict)
     """The Python processes of the workers, where a function is called."""
+    _places: Places = field(default_factory=Places)
     _unfilled: set[str] = field(default_factory=set)
     """Words that look like placeholders and are none; each is warned of once."""
 
@@ -98,7 +101,8 @@ class Each:
             is_stopped=self._is_stopped,
         )
         try:
-            flow.run()
+            with pipeline.signals.many_commands():
+                flow.run()
         finally:
             for warm in self._warm.values():
                 warm.hang_up()
@@ -131,7 +135,7 @@ class Each:
         try:
             if not self._has_room(trip, is_forced=is_alone):
                 return Next.POSTPONE
-            Place.make(trip.place.root)
+            self._places.make(trip.place)
             trip.path = self.pipeline.stage_in(entry, trip.place.inputs)
             self._take(trip, os.path.getsize(trip.path) - trip.taken_bytes)
             if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
@@ -154,6 +158,7 @@ class Each:
         act = self.act or (self._run if self.pipeline.plan.call is None else self._call)
         result, value, problem = act(trip, worker, timeout_s)
         self.pipeline.note_memory(result.peak_memory_bytes)
+        trip.is_left = result.is_all_over
         if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
@@ -250,7 +255,7 @@ class Each:
         trip.taken_bytes += size_bytes
 
     def _clear(self, trip: Trip) -> None:
-        remove_tree(trip.place.root)
+        self._places.remove(trip.place, trip.path, is_left=trip.is_left)
         self.disk.give_back(trip.taken_bytes)
         trip.taken_bytes = 0
 

@@ -8,8 +8,7 @@ string counts as not set. What the platforms inject is the table in `platforms.p
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import ConfigurationError
 from htcjob.platforms import CREDENTIAL_VARIABLES, PLATFORMS, Found, Platform, shown, whole_number
@@ -52,8 +51,7 @@ _LARGEST_TOKEN_FILE = 64 * 1024
 """Bytes; a bearer token has a few thousand."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobContext:
+class JobContext(NamedTuple):
     """What the platform told this attempt about itself; made by `read_context`."""
 
     platform: str
@@ -226,7 +224,7 @@ def variables_of(field: str) -> tuple[str, ...]:
     names = list(_NAMES[field])
     for row in PLATFORMS:
         names += {
-            "array_index": (row.index, row.index_ends),
+            "array_index": (row.own_index, row.index_ends),
             "array_size": (*row.size, row.last),
             "attempt": (row.attempt,),
             "job_id": (row.job_id,),
@@ -246,7 +244,7 @@ def injected(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     known = {*CREDENTIAL_VARIABLES, *(name for names in _NAMES.values() for name in names)}
     for row in PLATFORMS:
         if row.is_here(environ):
-            known.update((row.index, row.index_ends, row.first, row.step, row.last))
+            known.update((row.own_index, row.index_ends, row.first, row.step, row.last))
             known.update((*row.size, row.attempt, row.job_id, *row.only_with))
     return [
         (name, REDACTED if value and name in CREDENTIAL_VARIABLES else redact(value))

@@ -2,17 +2,21 @@
 Who does what next when entries overlap: fetched ahead, worked on, finished behind, within bounds.
 
 This room knows threads and nothing of storage or commands; `each.py` says what the steps are. *Workers* work
-on what is fetched. *Stagers* finish what has been worked on, which frees room, and fetch ahead; there is one
-of them, and more as soon as a worker has to wait. The main thread only waits: signals arrive there.
+on what is fetched. *Stagers* finish what has been worked on, which frees room, and fetch ahead; there are
+more of them as soon as a worker waits. As long as every step is short there is none, and workers stage for
+themselves: handing a thing to another thread takes longer than fetching a small file from this disk. The main
+thread only waits: signals arrive there.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
@@ -24,6 +28,9 @@ T_contra = TypeVar("T_contra", contravariant=True)
 HUNGRY_S = 0.01
 """Seconds that a worker waits for something to do before there are twice as many stagers. With a store that
 is 50 ms away they are all there before its first answer; with one on this disk there stays one."""
+
+SHORT_S = 0.1
+"""Seconds. A step that takes longer is worth a thread that stages meanwhile."""
 
 MOST_STAGERS = 32
 """As many as objects move at once (`transfer.TRANSFERS`)."""
@@ -92,7 +99,7 @@ class Flow(Generic[T]):
         self._is_told_to_stop = is_stopped
         first = list(islice(rest := iter(things), max(workers, 2)))
         self._workers = min(workers, len(first))
-        self._is_one = len(first) < 2
+        self._is_one = len(first) == 1
         self._things: Iterator[T] = chain(first, rest)
         self._reading = threading.Lock()
         """Held while the next thing is taken."""
@@ -113,10 +120,12 @@ class Flow(Generic[T]):
         self._is_full = False
         """There was no room for one; only a single thing is fetched until something leaves."""
         self._hungry = 0
-        """Workers that wait."""
+        """Workers without a thing."""
         self._idle = 0
         """Stagers that wait."""
         self._stagers = 0
+        self._step_began = [time.monotonic()] * self._workers
+        """When each worker began what it does now."""
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
         self._has_ended = threading.Event()
@@ -130,72 +139,76 @@ class Flow(Generic[T]):
             ShortageError: this machine gives no thread.
         """
         if self._is_one:
-            self._run_in_this_thread()
-        else:
+            self._work(0)
+        elif self._workers:
             self._run_in_threads()
         if self._error is not None:
             raise self._error
 
-    def _run_in_this_thread(self) -> None:
-        self._hungry = 1
-        if self._workers:
-            self._guarded(lambda: self._steps.prepare(0))
-        while True:
-            with self._lock:
-                step = self._staging_step()
-                if step is None:
-                    if not self._ready:
-                        return
-                    thing = self._ready.popleft()
-            if step is None:
-                self._work_on(thing, 0)
-            else:
-                step()
-
     def _run_in_threads(self) -> None:
         with self._lock:
-            if self._start(self._stage):
-                self._stagers = 1
-                for number in range(self._workers):
-                    if not self._start(self._work, number):
-                        break
-            if len(self._threads) < 2:
+            for number in range(self._workers):
+                if not self._start(self._work, number):
+                    break
+            if not self._threads:
                 self._error = ShortageError("no thread can be started now")
                 self._wake()
-        if self._threads:
-            self._has_ended.wait()
+        while not self._has_ended.wait(None if self._stagers else SHORT_S):
+            self._look()
         for thread in self._threads:
             thread.join()
+
+    def _look(self) -> None:
+        """Start stagers when a step takes long: many when it is staging, for then storage is far away."""
+        with self._lock:
+            is_short = min(self._step_began) > time.monotonic() - SHORT_S
+            while not is_short and self._may_grow() and self._start(self._stage):
+                self._stagers += 1
+                is_short = not self._hungry
 
     # Workers
 
     def _work(self, number: int) -> None:
         self._guarded(lambda: self._steps.prepare(number))
-        while True:
-            with self._lock:
-                while not self._ready:
-                    if self._is_over():
-                        return
-                    self._hungry += 1
-                    self._wake()
-                    if not self._for_workers.wait(HUNGRY_S if self._may_grow() else None):
-                        self._grow()
+        with self._lock:
+            self._hungry += 1
+        while step := self._next_step(number):
+            step()
+
+    def _next_step(self, number: int) -> Callable[[], None] | None:
+        """Give what a worker without a thing is to do now; None: there is nothing any more."""
+        with self._lock:
+            self._step_began[number] = time.monotonic()
+            while not self._is_over():
+                step: Callable[[], None] | None = None
+                if self._ready:
+                    thing = self._ready.popleft()
                     self._hungry -= 1
-                thing = self._ready.popleft()
+                    step = partial(self._work_on, thing, number)
+                elif not self._stagers:
+                    step = self._staging_step()
                 self._wake()
-            self._work_on(thing, number)
+                if step is not None:
+                    return step
+                if not self._for_workers.wait(HUNGRY_S if self._stagers and self._may_grow() else None):
+                    self._grow()
+            self._wake()
+            return None
 
     def _work_on(self, thing: T, number: int) -> None:
         def work() -> Next:
             # Asked again: the stop may have come since it was fetched.
             return Next.LEAVE if self._is_stopped() else self._steps.work(thing, number)
 
-        self._passed(thing, self._guarded(work))
+        what = self._guarded(work)
+        with self._lock:
+            self._hungry += 1
+        self._passed(thing, what)
 
     def _may_grow(self) -> bool:
         """Whether more stagers than there are could do something; the lock is held."""
         has_work = not self._idle or bool(self._worked_on) or self._may_fetch()
-        return has_work and self._stagers < min(self._prefetch, MOST_STAGERS)
+        return has_work and self._stagers < min(max(self._prefetch, 1), MOST_STAGERS)
 
     def _grow(self) -> None:
         for _ in range(self._stagers):
@@ -220,7 +233,7 @@ class Flow(Generic[T]):
     def _staging_step(self) -> Callable[[], None] | None:
         """Give what a stager is to do now, begun already as far as the counters go; the lock is held."""
         may_fetch = self._may_fetch()
-        if self._worked_on and (self._ready or not may_fetch):
+        if self._worked_on and (self._ready or not may_fetch or not self._stagers):
             thing = self._worked_on.popleft()
             self._finishing += 1
             return lambda: self._finish(thing)
@@ -313,8 +326,8 @@ class Flow(Generic[T]):
             self._for_workers.notify_all()
             self._for_stagers.notify_all()
             self._has_ended.set()
-        elif self._idle and (self._worked_on or self._may_fetch()):
-            self._for_stagers.notify()
+        elif (self._idle or not self._stagers) and (self._worked_on or self._may_fetch()):
+            (self._for_stagers if self._stagers else self._for_workers).notify()
 
     def _is_stopped(self) -> bool:
         return self._error is not None or self._is_told_to_stop()

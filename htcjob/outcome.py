@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -134,6 +133,8 @@ class CommandResult(NamedTuple):
     """Why it could not be started."""
     is_unusable: bool = False
     """The program itself is why: it would not start for another entry either."""
+    is_all_over: bool = False
+    """No process that it started is alive."""
     elapsed_s: float = 0.0
     """Wall time."""
     cpu_s: float = 0.0
@@ -158,36 +159,40 @@ class FailureBudget(NamedTuple):
         return f"{self.limit:g}%" if self.is_percent else f"{self.limit:g}"
 
 
-@dataclass(slots=True)
 class Facts:
-    """What is known of an attempt when it ends; collected on the way, judged once by `decide`."""
+    """
+    What is known of an attempt when it ends; collected on the way, judged once by `decide`.
 
-    chunk_size: int = 0
-    """Entries in this job's chunk."""
-    already_done: int = 0
-    """Entries of the chunk that earlier attempts committed."""
-    results: dict[EntryResult, int] = field(default_factory=lambda: dict.fromkeys(EntryResult, 0))
-    """Entries by what became of them in this attempt."""
-    budget: FailureBudget = field(default_factory=FailureBudget)
-    """Failures that still count as success."""
-    has_given_up: bool = False
-    """The budget was spent before all entries were tried."""
-    permanent_exit: int = 65
-    """Exit status where nothing is left but entries that failed for good."""
-    command: CommandResult | None = None
-    """The command of the whole chunk, or of a plain entrypoint."""
-    is_plain: bool = False
-    """No manifest: the command's own status is the whole truth."""
-    command_message: str = ""
-    """Why that command failed, in its own words, where it left any."""
-    first_failure: str = ""
-    """The entry that failed first in this attempt, and why."""
-    stop_signal: int | None = None
-    """The signal that asked this attempt to stop."""
-    is_deadline_over: bool = False
-    """That signal was our own, at the attempt's deadline."""
-    error: BaseException | None = None
-    """What stopped the attempt before its end."""
+    Args:
+        budget: Failures that still count as success.
+        permanent_exit: Exit status where nothing is left but entries that failed for good.
+    """
+
+    def __init__(self, budget: FailureBudget, *, permanent_exit: int = 65) -> None:
+        self.budget = budget
+        self.permanent_exit = permanent_exit
+        self.chunk_size = 0
+        """Entries in this job's chunk."""
+        self.already_done = 0
+        """Entries of the chunk that earlier attempts committed."""
+        self.results = dict.fromkeys(EntryResult, 0)
+        """Entries by what became of them in this attempt."""
+        self.has_given_up = False
+        """The budget was spent before all entries were tried."""
+        self.command: CommandResult | None = None
+        """The command of the whole chunk, or of a plain entrypoint."""
+        self.is_plain = False
+        """No manifest: the command's own status is the whole truth."""
+        self.command_message = ""
+        """Why that command failed, in its own words, where it left any."""
+        self.first_failure = ""
+        """The entry that failed first in this attempt, and why."""
+        self.stop_signal: int | None = None
+        """The signal that asked this attempt to stop."""
+        self.is_deadline_over = False
+        """That signal was our own, at the attempt's deadline."""
+        self.error: BaseException | None = None
+        """What stopped the attempt before its end."""
 
     @property
     def failed(self) -> int:

@@ -6,7 +6,6 @@ Only `env.py` uses this.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import ConfigurationError
@@ -31,29 +30,28 @@ class Found(NamedTuple):
     """`NAME='value'`, for messages."""
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(NamedTuple):
     """
     How one platform tells a job its place in the array.
 
-    The array index, from 0, is (*index* - first) / step: first is in the variable *first*, or else
+    The array index, from 0, is (*own_index* - first) / step: first is in the variable *first*, or else
     it is *counts_from*; step is in the variable *step*, or else 1.
     """
 
     name: str
     """As in `JobContext.platform`."""
-    index: str
+    own_index: str
     """Variable that holds the platform's own index."""
     index_ends: str = ""
-    """Variable whose value ends in `:<index>`; read where *index* is not set."""
+    """Variable whose value ends in `:<index>`; read where *own_index* is not set."""
     no_array: str = ""
-    """Value of *index* that means: not an array job."""
+    """Value of *own_index* that means: not an array job."""
     counts_from: int = 0
     """The platform's first index, where no variable says it."""
     first: str = ""
-    """Variable with the array's lowest index; must be set where *index* is."""
+    """Variable with the array's lowest index; must be set where *own_index* is."""
     step: str = ""
-    """Variable with the distance of two indices, 1 or more; must be set where *index* is."""
+    """Variable with the distance of two indices, 1 or more; must be set where *own_index* is."""
     last: str = ""
     """Variable with the array's highest index: (last - first) // step + 1 is the size."""
     size: tuple[str, ...] = ()
@@ -79,7 +77,7 @@ class Platform:
             ConfigurationError: A variable is malformed, missing beside another, or off the array's
                 steps; or the array's indices are an uneven list.
         """
-        name, held = self.index, environ.get(self.index, "")
+        name, held = self.own_index, environ.get(self.own_index, "")
         text = held
         if not held:
             name, held = self.index_ends, environ.get(self.index_ends, "")
@@ -112,7 +110,7 @@ class Platform:
         Raises:
             ConfigurationError: A variable is malformed, or missing beside another.
         """
-        if self.no_array and environ.get(self.index) == self.no_array:
+        if self.no_array and environ.get(self.own_index) == self.no_array:
             return []
         sizes = []
         for name in self.size:
@@ -151,7 +149,7 @@ class Platform:
         text = environ.get(name)
         if not text:
             raise ConfigurationError(
-                f"{name} is not set: expected it beside {self.index}, as {self.name} does; "
+                f"{name} is not set: expected it beside {self.own_index}, as {self.name} does; "
                 "or set HTCJOB_ARRAY_INDEX and HTCJOB_ARRAY_SIZE"
             )
         return whole_number(name, text, lowest=lowest)
@@ -197,7 +195,7 @@ PLATFORMS = (
     # tutorial's convention they set BATCH_JOB_ARRAY_SIZE.
     Platform(
         "rescale",
-        index="AWS_BATCH_JOB_ARRAY_INDEX",
+        own_index="AWS_BATCH_JOB_ARRAY_INDEX",
         index_ends="AWS_BATCH_JOB_ID",
         size=("BATCH_JOB_ARRAY_SIZE", "AWS_BATCH_JOB_ARRAY_SIZE"),
         attempt="AWS_BATCH_JOB_ATTEMPT",
@@ -215,7 +213,7 @@ PLATFORMS = (
     # children of an array have an index, and their id is `<parent>:<index>`; attempts start at 1.
     Platform(
         "aws-batch",
-        index="AWS_BATCH_JOB_ARRAY_INDEX",
+        own_index="AWS_BATCH_JOB_ARRAY_INDEX",
         index_ends="AWS_BATCH_JOB_ID",
         size=("BATCH_JOB_ARRAY_SIZE", "AWS_BATCH_JOB_ARRAY_SIZE"),
         attempt="AWS_BATCH_JOB_ATTEMPT",
@@ -225,7 +223,7 @@ PLATFORMS = (
     # every task has an index and a count, also when it is the only one; retries count from 0.
     Platform(
         "google-batch",
-        index="BATCH_TASK_INDEX",
+        own_index="BATCH_TASK_INDEX",
         size=("BATCH_TASK_COUNT",),
         attempt="BATCH_TASK_RETRY_ATTEMPT",
         attempt_from=0,
@@ -233,12 +231,12 @@ PLATFORMS = (
     ),
     # https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode: neither the
     # number of completions nor that of failures is injected; a pod template can set ours.
-    Platform("kubernetes", index="JOB_COMPLETION_INDEX"),
+    Platform("kubernetes", own_index="JOB_COMPLETION_INDEX"),
     # https://slurm.schedmd.com/job_array.html. SLURM_RESTART_COUNT is not set in the first attempt.
     # A list (`--array=1,3,7`) is refused: COUNT, MIN, MAX and STEP do not say which ids are in it.
     Platform(
         "slurm",
-        index="SLURM_ARRAY_TASK_ID",
+        own_index="SLURM_ARRAY_TASK_ID",
         first="SLURM_ARRAY_TASK_MIN",
         step="SLURM_ARRAY_TASK_STEP",
         last="SLURM_ARRAY_TASK_MAX",
@@ -251,7 +249,7 @@ PLATFORMS = (
     # attempt is called 2 as well. JOB_ID and RESTARTED are words that others use, too.
     Platform(
         "sge",
-        index="SGE_TASK_ID",
+        own_index="SGE_TASK_ID",
         no_array="undefined",
         first="SGE_TASK_FIRST",
         step="SGE_TASK_STEPSIZE",
@@ -264,29 +262,29 @@ PLATFORMS = (
     # The indices are the user's own (`qsub -J 0-9`); where they start, their step and their number
     # are told nowhere. So they are taken as they are: `-J 1-10` needs HTCJOB_ARRAY_OFFSET=-1, and
     # without it job 10 of 10 fails. PBS_ARRAY_ID is no index but the id of the whole array.
-    Platform("pbs", index="PBS_ARRAY_INDEX", job_id="PBS_JOBID"),
+    Platform("pbs", own_index="PBS_ARRAY_INDEX", job_id="PBS_JOBID"),
     # Torque, `qsub -t 0-9`: as PBS.
-    Platform("torque", index="PBS_ARRAYID", job_id="PBS_JOBID"),
+    Platform("torque", own_index="PBS_ARRAYID", job_id="PBS_JOBID"),
     # Indices are 1 or more, 0 means no array (`bsub -J "name[1-10]"`). LSB_JOBINDEX_END, the
     # highest one, is not read: `[5-10]` and `[1,4,10]` have the same as `[1-10]`, and a size made
     # from it would leave chunks to nobody, in silence. With HTCJOB_ARRAY_SIZE a wrong start shows
     # as an index that is not below the size; `[5-10]` works with HTCJOB_ARRAY_OFFSET=-4.
     Platform(
         "lsf",
-        index="LSB_JOBINDEX",
+        own_index="LSB_JOBINDEX",
         no_array="0",
         counts_from=1,
         step="LSB_JOBINDEX_STEP",
         job_id="LSB_JOBID",
     ),
     # flux-submit(1), --cc=IDSET: the ids are the user's own, as with PBS.
-    Platform("flux", index="FLUX_JOB_CC", job_id="FLUX_JOB_ID"),
+    Platform("flux", own_index="FLUX_JOB_CC", job_id="FLUX_JOB_ID"),
     # nomad, client/taskenv/env.go: every allocation has an index, from 0; none is told the count.
-    Platform("nomad", index="NOMAD_ALLOC_INDEX", job_id="NOMAD_ALLOC_ID"),
+    Platform("nomad", own_index="NOMAD_ALLOC_INDEX", job_id="NOMAD_ALLOC_ID"),
     # HTCondor injects nothing; by convention environment = "HTC_INDEX=$(Process) HTC_COUNT=1000".
-    Platform("htcondor", index="HTC_INDEX", size=("HTC_COUNT",)),
+    Platform("htcondor", own_index="HTC_INDEX", size=("HTC_COUNT",)),
     # Fujitsu TCS, `pjsub --bulk --sparam 0-9`: as PBS.
-    Platform("pjm", index="PJM_BULKNUM", job_id="PJM_JOBID"),
+    Platform("pjm", own_index="PJM_BULKNUM", job_id="PJM_JOBID"),
 )
 """Every platform; where several say the same, the first one names the context."""
 

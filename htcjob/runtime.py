@@ -98,7 +98,7 @@ class Attempt:
         self.plan = plan
         self.environ = environ
         self.act = act
-        self.facts = Facts(budget=plan.max_failures or FailureBudget(), permanent_exit=plan.permanent_exit)
+        self.facts = Facts(plan.max_failures or FailureBudget(), permanent_exit=plan.permanent_exit)
         self.started_at = time.time()
         self.started = time.monotonic()
         self.context: JobContext | None = None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,24 @@ class Signals:
     def stops_in_s(self) -> float | None:
         """Seconds until `stop_after` takes effect; None: never."""
         return None if self._stop_at is None else max(self._stop_at - time.monotonic(), 0.0)
+
+    @contextmanager
+    def many_commands(self) -> Iterator[None]:
+        """
+        Have a command's end wake only the thread that waits for it, as long as the context lasts.
+
+        SIGCHLD would wake the main thread, and `LastResort`'s, and for commands as short as `true` that is
+        a third of all the time. Must be entered in the main thread. A job that needs the terminal must not
+        run meanwhile.
+        """
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.children.is_told = False
+        try:
+            yield
+        finally:
+            self.children.is_told = True
+            signal.signal(signal.SIGCHLD, before)
+            self.children.reap()
 
     @property
     def stop_fd(self) -> int:

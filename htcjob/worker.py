@@ -221,7 +221,7 @@ class Worker:
                 return line, None
             alarms = [kill_at] if stop else [deadline, finish_by]
             until = min((alarm for alarm in alarms if alarm is not None), default=None)
-            ready = wait_readable(list(watched), until)
+            ready = self._signals.children.wait_readable(list(watched), until)
             now = time.monotonic()
             if answers in ready:
                 data = os.read(answers, 1 << 16)

@@ -11,11 +11,12 @@ import json
 import logging
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from htcjob.errors import FailureReportError, UnwritableError
 from htcjob.ledger import LONGEST_MESSAGE
@@ -68,6 +69,32 @@ class Place:
         """Where the command says why it failed."""
         return os.path.join(self.root, "message")
 
+    def clear(self, input_path: str, folder: FolderStatus) -> bool:
+        """
+        Remove *input_path*, and tell whether nothing else was left here and all is as it was made.
+
+        No link that the command put in place of a folder is followed.
+
+        Args:
+            input_path: The input, or empty.
+            folder: What each of the directories was.
+        """
+        above, name = os.path.split(input_path)
+        try:
+            with (
+                _open_folder(self.root) as root,
+                _open_folder("work", root) as inputs,
+                _open_folder("output", root) as outputs,
+            ):
+                if name and above == self.inputs:
+                    os.unlink(name, dir_fd=inputs)
+                folders = (root, inputs, outputs)
+                contents = [sorted(os.listdir(descriptor)) for descriptor in folders]
+                kinds = {FolderStatus.of(descriptor) for descriptor in folders}
+        except OSError:
+            return False
+        return contents == [["output", "work"], [], []] and kinds == {folder}
+
     def variables(self) -> dict[str, str]:
         """Give what tells the command of these places."""
         return {
@@ -75,6 +102,76 @@ class Place:
             "HTCJOB_OUTPUT_DIR": self.outputs,
             "HTCJOB_MESSAGE_FILE": self.message_file,
         }
+
+
+class FolderStatus(NamedTuple):
+    """What a command can change of a directory besides its content."""
+
+    mode: int
+    owner: int
+    group: int
+
+    @classmethod
+    def of(cls, folder: str | int) -> FolderStatus:
+        """Give that of a path or descriptor."""
+        status = os.stat(folder)
+        return cls(status.st_mode, status.st_uid, status.st_gid)
+
+
+class Places:
+    """
+    Makes and removes the places of entries. May be used from any thread.
+
+    A place that is empty again becomes the next one, under another name: making and removing three folders
+    can take a disk longer than a short command takes.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[str, FolderStatus] = {}
+        """Empty ones, by their root."""
+        self._lock = threading.Lock()
+        """Held while one gets its next name: an entry that is fetched again may have lent its own."""
+        self._made: dict[str, FolderStatus] = {}
+        """What those in use were at first, by their root."""
+
+    def make(self, place: Place) -> None:
+        """Make the directories of *place*."""
+        with self._lock:
+            if place.root in self._free:
+                self._made[place.root] = self._free.pop(place.root)
+                return
+            if self._free:
+                root, status = self._free.popitem()
+                with in_work_directory(place.root):
+                    os.rename(root, place.root)
+                self._made[place.root] = status
+                return
+        Place.make(place.root)
+        self._made[place.root] = FolderStatus.of(place.root)
+
+    def remove(self, place: Place, input_path: str, *, is_left: bool) -> None:
+        """
+        Remove *place* with whatever is in it, if it was made.
+
+        Args:
+            place: The place.
+            input_path: The input in it, or empty.
+            is_left: No process that was told of it is alive.
+        """
+        status = self._made.pop(place.root, None)
+        if status is not None and is_left and place.clear(input_path, status):
+            self._free[place.root] = status
+        else:
+            remove_tree(place.root)
+
+
+@contextmanager
+def _open_folder(path: str, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(path: str) -> None:

@@ -114,6 +114,54 @@ def test_the_disk_budget_is_kept(htcjob, workers):
     assert most[0] >= 100_000, "nothing was seen"
 
 
+LEAVINGS = {
+    "a file beside its input": ': > "$HTCJOB_WORK_DIR/left"',
+    "a folder without a file": 'mkdir "$HTCJOB_OUTPUT_DIR/left"',
+    "a file above": ': > "$HTCJOB_WORK_DIR/../left"',
+    "a place that is not writable": 'chmod 500 "$HTCJOB_OUTPUT_DIR"',
+    "a place open to all": 'chmod 777 "$HTCJOB_WORK_DIR"',
+    "no place": 'rm -r "$HTCJOB_WORK_DIR" "$HTCJOB_OUTPUT_DIR"; mkdir "$HTCJOB_OUTPUT_DIR"',
+    "a link": 'mv "$HTCJOB_WORK_DIR" "$0/$HTCJOB_ENTRY" && ln -s "$0/$HTCJOB_ENTRY" "$HTCJOB_WORK_DIR"',
+}
+"""What a command can leave behind in its place."""
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_every_entry_finds_a_fresh_place(htcjob, leaving):
+    """Whatever those before it left in theirs: its input and nothing else. What lies outside is not touched."""
+    htcjob.entries(*(f"e{n}" for n in range(9)))
+    outside = htcjob.project.parent / "outside"
+    outside.mkdir()
+    look = 'cd "$HTCJOB_WORK_DIR/.."; find * -type d -printf "%p %m\n" -o -print | sort | tr "\n" " "; echo'
+    leave = f"case $HTCJOB_ENTRY in e[147]) {LEAVINGS[leaving]};; esac"
+    done = htcjob.run("--workers", "1", "--each", "--", "sh", "-c", f"{look}; {leave}", str(outside))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"output 700 work 700 work/e{n} " for n in range(9)]
+    moved = ["e1", "e4", "e7"] if leaving == "a link" else []
+    assert sorted(path.name for path in outside.rglob("*") if path.is_file()) == moved
+
+
+def test_a_daemon_of_unknown_origin_writes_into_no_other_entrys_place(htcjob):
+    """It lives as long as any other command, and its own place, empty as it is, is not used again."""
+    names = ["a", "b", *(f"c{n}" for n in range(6))]
+    htcjob.entries(*names)
+    places = htcjob.project.parent / "places"
+    places.mkdir()
+    daemon = 'while :; do [ ! -e "$0/c" ] || touch stray; echo >> "$0/rounds"; sleep 0.01; done 2> /dev/null'
+    begins = f'cd "$HTCJOB_OUTPUT_DIR"; setsid env -i sh -c \'{daemon}\' "$0" &'
+    script = (
+        'until_there() { until [ -e "$0/$1" ]; do sleep 0.01; done; }; case $HTCJOB_ENTRY in '
+        f"a) until_there b; {begins} until_there rounds;; "
+        'b) : > "$0/b"; until_there end;; '
+        'c*) : > "$0/c"; n=$(wc -l < "$0/rounds"); until [ "$(wc -l < "$0/rounds")" -gt $((n + 2)) ]; do sleep 0.01; done;; '
+        'esac; [ "$HTCJOB_ENTRY" != c5 ] || : > "$0/end"'
+    )
+    options = ("--workers", "2", "--timeout", "60s", "--each")
+    done = htcjob.run(*options, "--", "sh", "-c", script, str(places))
+    assert done.returncode == 0, done.stderr
+    assert [record["entry"] for record in htcjob.records() if record.get("outputs")] == []
+
+
 def test_a_disk_too_small_for_what_is_ahead_fails_nothing(htcjob, small_disk):
     """256 KiB for a hundred inputs of 60 kB: fetching pauses until something is finished."""
     names = [f"e{n}" for n in range(60)]
@@ -161,7 +209,9 @@ def test_an_error_that_concerns_all_ends_the_attempt_and_keeps_what_is_finished(
     names = [f"e{n:02d}" for n in range(20)]
     htcjob.entries(*names)
     program = htcjob.project.parent / "program"
-    program.write_text('#!/bin/sh\nif [ "$HTCJOB_ENTRY" = e10 ]; then rm "$0"; fi\n')
+    program.write_text(
+        '#!/bin/sh\ncase $HTCJOB_ENTRY in e0*) ;; e10) rm "$0";; *) while [ -e "$0" ]; do sleep 0.01; done;; esac\n'
+    )
     program.chmod(0o755)
     # One worker: a second one could be caught between the program's start and its shell reading it.
     done = htcjob.run("--workers", "1", "--each", "--", str(program))

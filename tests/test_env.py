@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -439,8 +438,8 @@ class TestNumbers:
 
     def test_empty_is_unset(self):
         """Variables that hold the empty string change nothing."""
-        names = {name for row in PLATFORMS for name in (row.index, row.attempt, *row.size)}
-        names |= {name for field in dataclasses.fields(JobContext) for name in known(field.name)}
+        names = {name for row in PLATFORMS for name in (row.own_index, row.attempt, *row.size)}
+        names |= {name for field in JobContext._fields for name in known(field)}
         empty = dict.fromkeys((names - {"", "HTCJOB_TERMINATION_LOG"}) | {"SGE_TASK_FIRST"}, "")
         assert len(empty) > 30
         assert read_context(empty) == read_context({})
@@ -929,13 +928,13 @@ class TestModule:
     def test_variables_of_every_field(self):
         """Every field that a variable can give has its variables, ours first."""
         derived = {"platform", "index_variable"}
-        for field in dataclasses.fields(JobContext):
-            if field.name in derived:
+        for field in JobContext._fields:
+            if field in derived:
                 with pytest.raises(KeyError):
-                    variables_of(field.name)
+                    variables_of(field)
             else:
-                first, *rest = variables_of(field.name)
-                assert first.startswith("HTCJOB_") or field.name == "refresh_token"
+                first, *rest = variables_of(field)
+                assert first.startswith("HTCJOB_") or field == "refresh_token"
                 assert len({first, *rest}) == len(rest) + 1
         assert variables_of("array_index")[:2] == (
             "HTCJOB_ARRAY_INDEX",
@@ -957,7 +956,7 @@ class TestModule:
 
     def test_frozen(self):
         """A context cannot be changed after it was made."""
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             read_context({}).attempt = 2  # type: ignore[misc]
 
     def test_only_reader(self):

@@ -25,7 +25,10 @@ OK = CommandResult(0)
 
 
 def facts(chunk_size=10, *, done=0, failed=0, retry=0, timed_out=0, **members) -> Facts:
-    found = Facts(chunk_size=chunk_size, **members)
+    found = Facts(FailureBudget())
+    for name, value in {"chunk_size": chunk_size, **members}.items():
+        assert hasattr(found, name)
+        setattr(found, name, value)
     found.results.update(
         {
             EntryResult.DONE: done,

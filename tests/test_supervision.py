@@ -520,7 +520,7 @@ def test_a_leftover_that_cannot_be_ended_does_not_hold_the_job(monkeypatch):
     children = Children()
     with started("sleep", "1000", start_new_session=True) as stubborn:
         monkeypatch.setattr(children, "_adopts", True)
-        monkeypatch.setattr(children, "_left_by", lambda command: [(stubborn.pid, stubborn.pid)])
+        monkeypatch.setattr(children, "_left_by", lambda command: ([(stubborn.pid, stubborn.pid)], []))
         children.end_leftovers(None, grace_s=0.1)
         assert stubborn.poll() is None
 

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-from dataclasses import replace
 from getopt import GetoptError, gnu_getopt
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -150,8 +149,7 @@ def _open(given: Mapping[str, str], retry: RetryPolicy) -> Store:
 
     environ = env.current()
     context = env.read_context(environ)
-    context = replace(
-        context,
+    context = context._replace(
         project_id=given.get("project-id") or context.project_id,
         task_id=given.get("task-id") or context.task_id,
     )
@@ -181,7 +179,7 @@ def _with_token(context: JobContext, environ: Mapping[str, str], retry: RetryPol
     token = answer.body.get("tokenValue")
     if not isinstance(token, str):
         raise ConfigurationError(f"{answer.url}: the answer has no tokenValue; is HTCJOB_API_URL right?")
-    return replace(context, token=Secret(token))
+    return context._replace(token=Secret(token))
 
 
 def _key(path: str) -> str:
