@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -266,6 +267,11 @@ class _StopSignals(Signals):
         self._set_back()
         os.close(self._stop_read)
         os.close(self._stop_write)
+
+    @contextmanager
+    def many_commands(self) -> Iterator[None]:
+        """Nothing: there are none, and SIGCHLD is the user's."""
+        yield
 
     def stop_after(self, seconds: float) -> None:
         """Ask this attempt to stop after so long, as SIGTERM would; SIGALRM is the user's."""
