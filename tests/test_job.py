@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,43 +54,51 @@ runpy.run_path(sys.argv[1])
 
 
 class Loop:
-    """Runs a program with a loop in a process of its own."""
+    """Runs a program with a loop in a process of its own; entries come in the manifest's order."""
 
     def __init__(self, htcjob):
         self.htcjob = htcjob
+        self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, body: str, *, options: str = "", **variables: str) -> subprocess.Popen[str]:
         lines = "\n".join(" " * 8 + line for line in body.strip().splitlines())
         return self.start_program(LOOP.format(options=options, body=lines), **variables)
 
     def start_program(self, program: str, *arguments: object, **variables: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        # Fetched ahead by several threads, they come in any order.
+        in_order = {"PYTHONPATH": str(REPOSITORY), "HTCJOB_PREFETCH": "0"}
+        process = subprocess.Popen(
             [sys.executable, "-c", program, *map(str, arguments)],
-            env={**self.htcjob.variables, "PYTHONPATH": str(REPOSITORY), **variables},
+            env={**self.htcjob.variables, **in_order, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.htcjob.work,
         )
+        self.processes.append(process)
+        return process
 
     def __call__(self, body: str, *, options: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
         return finished(self.start(body, options=options, **variables))
 
 
 def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
-    with process:
-        try:
-            out, err = process.communicate(timeout=120)
-        except BaseException:
-            process.kill()
-            raise
+    try:
+        out, err = process.communicate(timeout=120)
+    except BaseException:
+        process.kill()
+        raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.fixture
-def loop(htcjob) -> Loop:
-    return Loop(htcjob)
+def loop(htcjob) -> Iterator[Loop]:
+    loop = Loop(htcjob)
+    yield loop
+    for process in loop.processes:
+        process.kill()
+        finished(process)
 
 
 # The example
@@ -125,11 +134,11 @@ def test_the_example_counts_the_words_of_every_text(htcjob, texts):
 
 def test_the_example_goes_on_where_it_was_killed(htcjob, loop, texts, wait_until, tmp_path):
     """SIGKILL in the middle: what is in storage stays, the rest is done by the next attempt, nothing twice."""
-    with loop.start_program(PAUSED, EXAMPLE, tmp_path / "go", HTCJOB_ATTEMPT="1") as process:
-        assert process.stdout.readline() == "paused\n"
-        wait_until(lambda: len(htcjob.records()) == 2)
-        process.kill()
-        process.communicate()
+    process = loop.start_program(PAUSED, EXAMPLE, tmp_path / "go", HTCJOB_ATTEMPT="1")
+    assert process.stdout.readline() == "paused\n"
+    wait_until(lambda: len(htcjob.records()) == 2)
+    process.kill()
+    assert finished(process).returncode == -signal.SIGKILL
     (tmp_path / "go").touch()
     done = finished(loop.start_program(PAUSED, EXAMPLE, tmp_path / "go", HTCJOB_ATTEMPT="2"))
     assert done.returncode == 0, done.stderr
@@ -140,11 +149,11 @@ def test_the_example_goes_on_where_it_was_killed(htcjob, loop, texts, wait_until
 
 def test_the_example_finishes_its_text_when_it_is_preempted(htcjob, loop, texts, tmp_path):
     """SIGTERM in the middle: the text in hand is finished and committed, no other is begun, 143 is the end."""
-    with loop.start_program(PAUSED, EXAMPLE, tmp_path / "go") as process:
-        assert process.stdout.readline() == "paused\n"
-        process.terminate()
-        (tmp_path / "go").touch()
-        stopped = finished(process)
+    process = loop.start_program(PAUSED, EXAMPLE, tmp_path / "go")
+    assert process.stdout.readline() == "paused\n"
+    process.terminate()
+    (tmp_path / "go").touch()
+    stopped = finished(process)
     assert stopped.returncode == 143
     assert "stopped by SIGTERM with 2 of 5 entries left" in stopped.stderr
     assert htcjob.exit_record()["termination_reason"] == "preempted"
