@@ -156,7 +156,7 @@ class Each:
         record = self.pipeline.record(
             trip.entry,
             verdict,
-            message=problem or message,
+            message=message if verdict is EntryResult.OUT_OF_MEMORY else problem or message,
             exit_status=result.exit_status,
             value=value,
             stage_in_s=trip.stage_in_s,

@@ -52,6 +52,8 @@ class TerminationReason(str, Enum):
     """The command ended with a non-zero status of its own."""
     COMMAND_KILLED = "command_killed"
     """The command was ended by a signal that was not ours."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The command was ended because it needed more memory than there is."""
     COMMAND_NOT_EXECUTABLE = "command_not_executable"
     """The command exists and cannot be executed."""
     COMMAND_NOT_FOUND = "command_not_found"
@@ -95,6 +97,7 @@ EXIT_STATUS: Mapping[TerminationReason, int] = {
     TerminationReason.TIMED_OUT: 124,
     TerminationReason.COMMAND_NOT_EXECUTABLE: 126,
     TerminationReason.COMMAND_NOT_FOUND: 127,
+    TerminationReason.OUT_OF_MEMORY: 128 + signal.SIGKILL,
 }
 """Numbers of sysexits.h, GNU timeout and the shell. Reasons not here take the command's or a signal's."""
 
@@ -114,7 +117,7 @@ EXIT_TABLE = (
     ("78", "injected environment wrong, or run mismatch", "no"),
     ("124", "timeout, nothing left to try", "no"),
     ("126 / 127", "command not executable / not found", "no"),
-    ("128+n", "ended by signal n (143 preempted or cancelled, 137 killed)", "yes"),
+    ("128+n", "ended by signal n (143 preempted or cancelled, 137 killed or out of memory)", "yes"),
 )
 """Status, meaning, try again?: the rows that `--help` and the README show."""
 
@@ -130,6 +133,8 @@ class CommandResult(NamedTuple):
     """We stopped it at its timeout; stays true even if it then exits 0."""
     stopped_by: int | None = None
     """The signal that asked the attempt to stop while it ran."""
+    shortage: str = ""
+    """It was ended for want of memory: what was short."""
     start_error: str | None = None
     """Why it could not be started."""
     is_unusable: bool = False
@@ -292,6 +297,8 @@ def judge_command(result: CommandResult) -> tuple[EntryResult, str]:
     """Give the result of an entry from its command's ending, and the reason in words."""
     if result.timed_out:
         return EntryResult.TIMED_OUT, f"timed out after {result.elapsed_s:.1f} s"
+    if result.shortage:
+        return EntryResult.OUT_OF_MEMORY, f"out of memory: {result.shortage}"
     if result.start_error is not None:
         return EntryResult.FAILED, result.start_error
     if result.signal is not None:
@@ -356,11 +363,13 @@ def _ending_of_command(command: CommandResult, message: str, *, is_plain: bool) 
     """Give the ending that the command of a whole chunk forces, or None when it ended well."""
     if command.timed_out:
         return _ending(TerminationReason.TIMED_OUT, f"command timed out after {command.elapsed_s:.1f} s")
-    if command.start_error is not None:
-        return _not_started(command.exit_status, command.start_error)
     if command.stopped_by is not None and not is_plain:
         # A status of 0 after SIGTERM says that the command ended tidily, not that its work was done.
         return _stopped(command.stopped_by, "before the command had finished; nothing is committed")
+    if command.shortage:
+        return _ending(TerminationReason.OUT_OF_MEMORY, f"command ran out of memory: {command.shortage}")
+    if command.start_error is not None:
+        return _not_started(command.exit_status, command.start_error)
     if command.signal is not None:
         return Ending(
             TerminationReason.COMMAND_KILLED,

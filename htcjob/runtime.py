@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
@@ -36,6 +36,7 @@ from htcjob.errors import (
     UsageError,
 )
 from htcjob.logs import event, utc
+from htcjob.machine import has_memory_limit
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def run_attempt(
         flags: What the command line says of the job's context; it wins over *environ*.
     """
     attempt = _Attempt(plan, environ)
-    with Signals() as signals:
+    with Signals() as signals, _memory_guard(signals):
         if plan.deadline_s is not None:
             signals.stop_after(plan.deadline_s - plan.grace_s)
         try:
@@ -104,6 +105,15 @@ class _Attempt:
         self.ledger: Ledger | None = None
         self.pipeline: Pipeline | None = None
         self.last_resort: LastResort | None = None
+
+
+def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
+    """Give the memory guard, where there is a limit to guard."""
+    if not has_memory_limit():
+        return nullcontext()
+    from htcjob.guard import Guard
+
+    return Guard(signals.children)
 
 
 def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
