@@ -97,6 +97,8 @@ class Children:
                 self.running[pid] = command
             finally:
                 self.is_starting = False
+        if self.memory is not None:
+            _let_die_first(pid)
         if self._is_reaping_due:
             self.reap()
         return pid
@@ -292,6 +294,20 @@ def _be_subreaper(is_one: bool) -> bool:
     except (ImportError, AttributeError, OSError):  # a Python without it, or not Linux
         return False
     return bool(done == 0)
+
+
+def _let_die_first(pid: int) -> None:
+    """
+    Have the kernel, where memory is short before anybody could act, choose that process before this one.
+
+    Its children inherit it. The number is in thousandths of the memory there is, added to what a process
+    uses: https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html. A platform may have set ours.
+    """
+    with suppress(OSError, ValueError):
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            ours = int(file.read())
+        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"%d" % min(ours + 500, 1000))
 
 
 def _sees_itself() -> bool:

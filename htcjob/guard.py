@@ -35,14 +35,18 @@ class Guard:
     """
     Watches our control group's memory, from `__enter__` to `__exit__`, in a thread of its own.
 
-    Where it is full (`memory.FULL_SHARE`), the command with the most memory is sent SIGKILL with everything it
-    started, and `Command.shortage` says so. The next one is chosen only when that one's memory is back, or
-    others have filled it again. Where memory would be full without any command, none is ended.
+    Where it is full (`memory.FULL_SHARE`), the command with the most memory is sent SIGKILL with everything
+    it started, and `Command.shortage` says so. The next one is chosen only when that one's memory is back,
+    or others have filled it again. Where memory would be full without any command, none is ended.
+
+    Args:
+        children: The commands.
+        memory: Closed in `__exit__`.
     """
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: Children, memory: Memory) -> None:
         self._children = children
-        self._memory = Memory()
+        self._memory = memory
         self._victim: tuple[int, Command] | None = None
         self._used_then = 0
         """What was used when the victim had gone."""
@@ -145,7 +149,7 @@ class Guard:
 
 
 def _kill(group: int, others: list[int]) -> None:
-    """Kill a command's process group at once, so that none of it sees another one end, and then the others."""
+    """Kill a command's process group, all at once, so that none of it sees another end; then the others."""
     signal_group(group, signal.SIGKILL)
     for pid in others:
         with suppress(ProcessLookupError, PermissionError):

@@ -117,7 +117,8 @@ EXIT_TABLE = (
     ("78", "injected environment wrong, or run mismatch", "no"),
     ("124", "timeout, nothing left to try", "no"),
     ("126 / 127", "command not executable / not found", "no"),
-    ("128+n", "ended by signal n (143 preempted or cancelled, 137 killed or out of memory)", "yes"),
+    ("137", "out of memory (a command of a whole chunk, or a plain one), or killed", "killed: yes"),
+    ("128+n", "ended by signal n (143 preempted or cancelled)", "yes"),
 )
 """Status, meaning, try again?: the rows that `--help` and the README show."""
 

@@ -112,8 +112,13 @@ def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
     if not has_memory_limit():
         return nullcontext()
     from htcjob.guard import Guard
+    from htcjob.memory import Memory
 
-    return Guard(signals.children)
+    try:
+        return Guard(signals.children, Memory())
+    except OSError as error:
+        event(log, logging.WARNING, "memory_not_watched", cause=str(error))
+        return nullcontext()
 
 
 def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
