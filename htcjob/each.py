@@ -171,6 +171,8 @@ class Each:
             if self.disk.is_exact:
                 self._take(trip, size_of_tree(trip.place.root) - trip.taken_bytes)
         else:
+            if verdict is EntryResult.OUT_OF_MEMORY:
+                self._clear(trip)  # its files may be what fills the memory: before the next entry begins
             self._settle(trip, record)
         return Next.FINISH
 

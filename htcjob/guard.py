@@ -27,7 +27,7 @@ FILLED_PER_S = 4e9
 LONGEST_PAUSE_S, SHORTEST_PAUSE_S = 1.0, 0.002
 """Between two looks. In between it depends on how soon the limit could be reached."""
 
-SETTLE_S = 0.5
+SETTLE_S = 2.0
 """Seconds in which what an ended command leaves in a tmpfs is removed, before another one is ended."""
 
 
@@ -75,7 +75,7 @@ class Guard:
         try:
             while not self._over.wait(pause_s):
                 pause_s = self._look()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the group is gone, or tells something else than numbers
             event(log, logging.WARNING, "memory_not_watched", cause=str(error))
 
     def _look(self) -> float:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -262,15 +261,16 @@ def test_what_the_kernel_kills_is_out_of_memory_too(limited_memory, program):
 @pytest.fixture
 def numbers(tmp_path):
     """A control group of 1000 MB that is said to use what a test says."""
-    root = make(tmp_path, V2, group("a/b", str(1000 * MB), "0", stat=""))
+    root = make(tmp_path, V2, group("a/b", str(1000 * MB), f"{0:020}", stat=f"shmem {0:020}"))
 
     class Numbers:
         memory = Memory(root)
 
         def use(self, megabytes: int, *, tmpfs: int = 0) -> None:
-            folder = tmp_path / "sys/fs/cgroup/a/b"
-            (folder / "memory.stat").write_text(f"shmem {tmpfs * MB}\n")
-            (folder / "memory.current").write_text(f"{megabytes * MB:020}")  # never seen half written
+            for name, text in (("stat", f"shmem {tmpfs * MB:020}"), ("current", f"{megabytes * MB:020}")):
+                # In one piece and in place: the file is open, and is being read.
+                with open(f"{root}/sys/fs/cgroup/a/b/memory.{name}", "r+b", buffering=0) as file:
+                    file.write(text.encode())
 
     return Numbers()
 

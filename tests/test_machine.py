@@ -158,5 +158,5 @@ def test_files_that_cannot_be_read_are_an_error(tmp_path):
     """The guard says so, and does not take a group that is gone for an empty one."""
     root = make(tmp_path, V2, {"sys/fs/cgroup/a/b/memory.max": "9\n"})
     assert has_memory_limit(root)
-    with pytest.raises(OSError, match="memory.current"):
+    with pytest.raises(OSError, match=r"memory\.current"):
         Memory(root)
