@@ -70,6 +70,8 @@ def run_attempt(
             signals.stop_after(plan.deadline_s - plan.grace_s)
         try:
             context = attempt.context = read_context(environ, flags=flags)
+            if context.ends_at is not None:
+                _stop_before(context.ends_at, plan.grace_s, signals)
             if context.manifest is None and not plan.entries:
                 _run_plain(attempt, context, signals)
             else:
@@ -105,6 +107,18 @@ class _Attempt:
         self.ledger: Ledger | None = None
         self.pipeline: Pipeline | None = None
         self.last_resort: LastResort | None = None
+
+
+def _stop_before(ends_at: int, grace_s: float, signals: Signals) -> None:
+    """Stop a grace period before the platform does, unless the attempt's own deadline is earlier."""
+    left_s = ends_at - time.time()
+    if left_s <= 0:
+        # The limit of a job that has ended, inherited; or one that the platform does not enforce.
+        event(log, logging.WARNING, "platform_limit_ignored", ended_at=utc(ends_at))
+        return
+    stop_in_s = left_s - grace_s
+    if signals.stops_in_s is None or stop_in_s < signals.stops_in_s:
+        signals.stop_after(stop_in_s)
 
 
 def _memory_guard(signals: Signals) -> AbstractContextManager[object]:

@@ -44,6 +44,10 @@ _NOT_PASSED_ON = {
 }
 
 
+_LONGEST_TIMER_S = 1e9
+"""A kernel's timer holds no number of seconds that --deadline may be."""
+
+
 class Signals:
     """
     The signals this process is sent, from `__enter__` to `__exit__`.
@@ -105,6 +109,7 @@ class Signals:
 
     def stop_after(self, seconds: float) -> None:
         """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
+        seconds = min(seconds, _LONGEST_TIMER_S)
         self._stop_at = time.monotonic() + seconds
         self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
