@@ -188,6 +188,21 @@ def read_context(
     )
 
 
+def metadata_server(environ: Mapping[str, str], cloud: str) -> tuple[str, str]:
+    """
+    Give the variable that may name a cloud's metadata server, and the server's base URL.
+
+    Args:
+        environ: The variables, which are those of the cloud's SDKs.
+        cloud: `aws` or `google`.
+    """
+    if cloud == "aws":
+        name = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+        return name, environ.get(name) or "http://169.254.169.254"
+    name = "GCE_METADATA_HOST"
+    return name, f"http://{environ.get(name) or 'metadata.google.internal'}"
+
+
 def termination_log(environ: Mapping[str, str]) -> str | None:
     """
     Give the file for a copy of the exit record; None: no copy.

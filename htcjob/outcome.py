@@ -82,6 +82,17 @@ class TerminationReason(str, Enum):
     """A bug in htcjob."""
 
 
+class StopCause(Enum):
+    """Who asked an attempt to stop."""
+
+    SIGNAL = "signal"
+    """Somebody else, by a signal."""
+    DEADLINE = "deadline"
+    """We ourselves, at the attempt's deadline."""
+    NOTICE = "notice"
+    """The cloud, which takes the machine away."""
+
+
 EXIT_STATUS: Mapping[TerminationReason, int] = {
     TerminationReason.SUCCEEDED: 0,
     TerminationReason.EMPTY_CHUNK: 0,
@@ -190,8 +201,8 @@ class Facts:
     """The entry that failed first in this attempt, and why."""
     stop_signal: int | None = None
     """The signal that asked this attempt to stop."""
-    is_deadline_over: bool = False
-    """That signal was our own, at the attempt's deadline."""
+    stop_cause: StopCause = StopCause.SIGNAL
+    """Whose signal it was."""
     error: BaseException | None = None
     """What stopped the attempt before its end."""
 
@@ -231,12 +242,10 @@ def decide(facts: Facts) -> Ending:
     """
     if facts.error is not None:
         if facts.stop_signal is not None and isinstance(facts.error, TransientError):
-            return _stopped(facts.stop_signal, f"meanwhile {facts.error}; run the same again")
+            return _stopped(facts, facts.stop_signal, f"meanwhile {facts.error}; run the same again")
         return ending_of_error(facts.error)
     if facts.command is not None:
-        ending = _ending_at_deadline(facts) or _ending_of_command(
-            facts.command, facts.command_message, is_plain=facts.is_plain
-        )
+        ending = _ending_at_deadline(facts) or _ending_of_command(facts, facts.command)
         if ending is not None:
             return ending
         if facts.is_plain:
@@ -245,9 +254,9 @@ def decide(facts: Facts) -> Ending:
         left = (
             f"with {facts.left} of {facts.chunk_size} entries left; what is done is kept, run the same again"
         )
-        if facts.is_deadline_over:
+        if facts.stop_cause is StopCause.DEADLINE:
             return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline {left}")
-        return _stopped(facts.stop_signal, left)
+        return _stopped(facts, facts.stop_signal, left)
     is_inside = facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size)
     # Where failures are no reason to try again, entries that are left are the news.
     is_for_good = facts.permanent_exit != 0 or facts.has_given_up or not facts.left
@@ -340,17 +349,16 @@ def _ending(reason: TerminationReason, message: str) -> Ending:
     return Ending(reason, EXIT_STATUS[reason], message)
 
 
-def _stopped(signal_number: int, detail: str) -> Ending:
-    return Ending(
-        TerminationReason.PREEMPTED,
-        128 + signal_number,
-        f"stopped by {signal_name(signal_number)} {detail}",
-    )
+def _stopped(facts: Facts, signal_number: int, detail: str) -> Ending:
+    is_notice = facts.stop_cause is StopCause.NOTICE
+    by = "the cloud's preemption notice" if is_notice else signal_name(signal_number)
+    return Ending(TerminationReason.PREEMPTED, 128 + signal_number, f"stopped by {by} {detail}")
 
 
 def _ending_at_deadline(facts: Facts) -> Ending | None:
     """Give the ending of an attempt whose command was stopped at the deadline, if so it was."""
-    if not facts.is_deadline_over or facts.command is None or facts.command.stopped_by is None:
+    is_deadline = facts.stop_cause is StopCause.DEADLINE
+    if not is_deadline or facts.command is None or facts.command.stopped_by is None:
         return None
     if facts.is_plain:
         return _ending(TerminationReason.TIMED_OUT, "command stopped at the attempt's deadline")
@@ -360,13 +368,16 @@ def _ending_at_deadline(facts: Facts) -> Ending | None:
     )
 
 
-def _ending_of_command(command: CommandResult, message: str, *, is_plain: bool) -> Ending | None:
+def _ending_of_command(facts: Facts, command: CommandResult) -> Ending | None:
     """Give the ending that the command of a whole chunk forces, or None when it ended well."""
+    message = facts.command_message
     if command.timed_out:
         return _ending(TerminationReason.TIMED_OUT, f"command timed out after {command.elapsed_s:.1f} s")
-    if command.stopped_by is not None and not is_plain:
+    if command.stopped_by is not None and not facts.is_plain:
         # A status of 0 after SIGTERM says that the command ended tidily, not that its work was done.
-        return _stopped(command.stopped_by, "before the command had finished; nothing is committed")
+        return _stopped(facts, command.stopped_by, "before the command had finished; nothing is committed")
+    if command.stopped_by is not None and command.signal == command.stopped_by:
+        return _stopped(facts, command.stopped_by, "before the command had finished")
     if command.shortage:
         return _ending(TerminationReason.OUT_OF_MEMORY, f"command ran out of memory: {command.shortage}")
     if command.start_error is not None:

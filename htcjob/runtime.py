@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING
 
 from htcjob import __version__
 from htcjob.command import STOPPING, Signals, check_program, run_command
-from htcjob.env import JobContext, command_environment, read_context, termination_log
+from htcjob.env import (
+    JobContext,
+    command_environment,
+    metadata_server,
+    read_context,
+    termination_log,
+)
 from htcjob.errors import (
     AbsentError,
     CommandNotStartedError,
@@ -72,11 +78,12 @@ def run_attempt(
             context = attempt.context = read_context(environ, flags=flags)
             if context.ends_at is not None:
                 _stop_before(context.ends_at, plan.grace_s, signals)
-            if context.manifest is None and not plan.entries:
-                _run_plain(attempt, context, signals)
-            else:
-                attempt.last_resort = _last_resort(attempt)
-                _work(attempt, context, signals)
+            with _preemption_notices(plan, environ, signals):
+                if context.manifest is None and not plan.entries:
+                    _run_plain(attempt, context, signals)
+                else:
+                    attempt.last_resort = _last_resort(attempt)
+                    _work(attempt, context, signals)
         except Exception as error:  # whatever it is, it has an ending
             attempt.facts.error = error
         try:
@@ -85,7 +92,7 @@ def run_attempt(
         except Exception as error:
             attempt.facts.error = attempt.facts.error or error
         attempt.facts.stop_signal = signals.stop_signal
-        attempt.facts.is_deadline_over = signals.is_deadline_over
+        attempt.facts.stop_cause = signals.stop_cause
         ending = decide(attempt.facts)
         _write_exit_record(attempt, ending)
         if attempt.last_resort is not None:
@@ -133,6 +140,18 @@ def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
     except OSError as error:
         event(log, logging.WARNING, "memory_not_watched", cause=str(error))
         return nullcontext()
+
+
+def _preemption_notices(
+    plan: Plan, environ: Mapping[str, str], signals: Signals
+) -> AbstractContextManager[object]:
+    """Give what listens to the cloud, where that is asked for."""
+    if plan.preemption_notice is None:
+        return nullcontext()
+    from htcjob.preemption import Notices
+
+    endpoint = metadata_server(environ, plan.preemption_notice)
+    return Notices(plan.preemption_notice, endpoint, signals.stop_by_notice)
 
 
 def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:

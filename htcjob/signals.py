@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from htcjob.children import Children, Command, signal_group, wait_readable
+from htcjob.outcome import StopCause
 from htcjob.terminal import Terminal, is_orphaned
 
 if TYPE_CHECKING:
@@ -60,8 +62,9 @@ class Signals:
     def __init__(self) -> None:
         self.stop_signal: int | None = None
         """The first signal that asked us to stop."""
-        self.is_deadline_over = False
-        """Whether that signal was our own (`stop_after`)."""
+        self.stop_cause = StopCause.SIGNAL
+        """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
+        self._is_noticed = False
         self.children = Children()
         self.terminal: Terminal | None = None
         """Our controlling terminal, where we have one."""
@@ -114,6 +117,11 @@ class Signals:
         self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
 
+    def stop_by_notice(self) -> None:
+        """Ask this attempt to stop now, as SIGTERM would; may be called in any thread."""
+        self._is_noticed = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
     @property
     def stops_in_s(self) -> float | None:
         """Seconds until `stop_after` takes effect; None: never."""
@@ -161,11 +169,11 @@ class Signals:
         return status, usage
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        if signum == signal.SIGALRM and self.stops_in_s == 0 and not self.is_deadline_over:
-            self.is_deadline_over = self.stop_signal is None
-            signum = signal.SIGTERM
+        cause = StopCause.NOTICE if self._is_noticed else StopCause.SIGNAL
+        if signum == signal.SIGALRM and self.stops_in_s == 0 and self.stop_cause is not StopCause.DEADLINE:
+            signum, cause = signal.SIGTERM, StopCause.DEADLINE
         if signum in STOPPING and self.stop_signal is None:
-            self.stop_signal = signum
+            self.stop_signal, self.stop_cause = signum, cause
             os.write(self._stop_write, b"!")
         if signum in _PAUSING and self.terminal is not None and is_orphaned():
             return  # as the kernel would: nobody could make us go on
