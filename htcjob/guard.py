@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 
 from htcjob.children import Children, Command, signal_group
 from htcjob.logs import event
@@ -59,12 +58,7 @@ class Guard:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._over.set()
         self._thread.join()
         self._children.memory = None

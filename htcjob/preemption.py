@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException
-from types import TracebackType
 from typing import Protocol
 
 from htcjob.errors import ConfigurationError
@@ -76,12 +75,7 @@ class Notices:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         with self._lock:
             self._over.set()  # the thread may wait for an answer still; nobody waits for it
 

@@ -231,6 +231,14 @@ with open({str(tmp_path / "big")!r}, "rb") as file:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_kernel_is_told_to_take_commands_first(limited):
+    """Where it is faster than the guard, htcjob lives on to say so."""
+    theirs, ours = "$(cat /proc/self/oom_score_adj)", "$(cat /proc/$PPID/oom_score_adj)"
+    script = f"until [ {theirs} -gt {ours} ]; do sleep 0.01; done"  # it is told when the command has begun
+    done = limited.run("--timeout", "60s", "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+
+
 IN_GROUP = """
 import os, sys
 from htcjob.command import Signals, run_command
