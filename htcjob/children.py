@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resource import struct_rusage
 
+    from htcjob.memory import Memory
+
 _PR_SET_CHILD_SUBREAPER = 36
 """https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html"""
 
@@ -37,7 +39,7 @@ _WATCHED = 32
 class Command:
     """What is known of a running command; its process group bears its process id."""
 
-    __slots__ = ("is_job", "mark", "may_finish")
+    __slots__ = ("is_job", "mark", "may_finish", "oom_kills", "shortage")
 
     def __init__(self, *, may_finish: bool, is_job: bool, mark: bytes | None) -> None:
         self.may_finish = may_finish
@@ -46,6 +48,10 @@ class Command:
         """Whether it is in our session, as a shell's job is, rather than in one of its own."""
         self.mark = mark
         """A variable (`NAME=value`) that only its processes have in their environment."""
+        self.shortage = ""
+        """What memory was short when the memory guard ended it; empty: it did not."""
+        self.oom_kills = 0
+        """Processes that the kernel had ended for want of memory when it began."""
 
 
 class Children:
@@ -67,6 +73,8 @@ class Children:
         self._is_reaping_due = False
         self._adopts: bool | None = None
         """Whether orphans come to us and can be seen; None: not arranged yet."""
+        self.memory: Memory | None = None
+        """Our control group's, where it is limited and watched."""
         self._earlier: frozenset[int] = frozenset()
         """Children that were ours before the first command."""
 
@@ -83,6 +91,7 @@ class Children:
 
     def start(self, spawn: Callable[[], int], command: Command) -> int:
         """Start *command* by *spawn*, which gives its process id and must put it into a group of its own."""
+        self.begin(command)
         with self.lock:
             if self._adopts is None:
                 self._adopts = _be_subreaper(True) and _sees_itself()
@@ -93,6 +102,8 @@ class Children:
                 self.running[pid] = command
             finally:
                 self.is_starting = False
+        if self.memory is not None:
+            _let_die_first(pid)
         if self._is_reaping_due:
             self.reap()
         return pid
@@ -105,6 +116,30 @@ class Children:
             _, status, usage = os.wait4(pid, 0)
         self.reap()  # orphans may have been hidden behind it
         return status, usage
+
+    def begin(self, command: Command) -> None:
+        """Note what `shortage` needs: *command*, or another entry of a warm worker's, begins now."""
+        if self.memory is not None:
+            command.oom_kills = self.memory.oom_kills()
+
+    def shortage(self, command: Command, code: int) -> str:
+        """
+        Say what memory was short when *command* ended; empty: that is not why it ended.
+
+        It is when the memory guard killed it, or when it was killed, or a shell says so of what it ran, and
+        meanwhile the kernel has killed a process of ours for want of memory.
+
+        Args:
+            command: One that has ended.
+            code: Its exit status, or -n for signal n: one that ended by itself at that very moment has
+                ended by itself.
+        """
+        if code == -signal.SIGKILL and command.shortage:
+            return command.shortage
+        is_killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        if is_killed and self.memory is not None and self.memory.oom_kills() > command.oom_kills:
+            return "killed by the kernel"
+        return ""
 
     def reap(self) -> None:
         """Reap the orphans that have ended; for SIGCHLD, in a signal handler or anywhere."""
@@ -160,6 +195,13 @@ class Children:
                 if not _wait_for_any([pid for pid, _ in left], until):
                     break
         return False
+
+    def owner_of(self, pid: int) -> int | None:
+        """Give the running command that left the orphan *pid*, a child of ours; None: none is known."""
+        with self.lock, suppress(ProcessLookupError):
+            if self._is_orphan(pid):
+                return next((command for command in self.running if self._is_of(pid, command)), None)
+        return None
 
     def _left_by(self, command: int | None) -> tuple[list[tuple[int, int]], list[int]]:
         """Give the living orphans of *command*, with their process groups, and all other living orphans."""
@@ -274,6 +316,20 @@ def _be_subreaper(is_one: bool) -> bool:
     except (ImportError, AttributeError, OSError):  # a Python without it, or not Linux
         return False
     return bool(done == 0)
+
+
+def _let_die_first(pid: int) -> None:
+    """
+    Have the kernel, where memory is short before anybody could act, choose that process before this one.
+
+    Its children inherit it. The number is in thousandths of the memory there is, added to what a process
+    uses: https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html. A platform may have set ours.
+    """
+    with suppress(OSError, ValueError):
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            ours = int(file.read())
+        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"%d" % min(ours + 500, 1000))
 
 
 def _sees_itself() -> bool:

@@ -133,6 +133,7 @@ def run_command(
         signal=-code if code < 0 else None,
         timed_out=stop is _Stop.TIMEOUT,
         stopped_by=signals.stop_signal if stop is _Stop.SIGNAL else None,
+        shortage=signals.children.shortage(command, code),
         is_all_over=is_all_over,
         elapsed_s=elapsed_s,
         cpu_s=usage.ru_utime + usage.ru_stime,

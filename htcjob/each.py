@@ -169,7 +169,7 @@ class Each:
         record = self.pipeline.record(
             trip.entry,
             verdict,
-            message=problem or message,
+            message=message if verdict is EntryResult.OUT_OF_MEMORY else problem or message,
             exit_status=result.exit_status,
             value=value,
             stage_in_s=trip.stage_in_s,
@@ -184,6 +184,8 @@ class Each:
             if self.disk.is_exact:
                 self._take(trip, size_of_tree(trip.place.root) - trip.taken_bytes)
         else:
+            if verdict is EntryResult.OUT_OF_MEMORY:
+                self._clear(trip)  # its files may be what fills the memory: before the next entry begins
             self._settle(trip, record)
         return Next.FINISH
 

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import ConfigurationError
-from htcjob.platforms import CREDENTIAL_VARIABLES, PLATFORMS, Found, Platform, shown, whole_number
+from htcjob.platforms import CREDENTIAL_VARIABLES, PLATFORMS, Found, Platform, moment, shown, whole_number
 from htcjob.redact import REDACTED, Secret, redact
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _NAMES = {
     "array_offset": (_OFFSET,),
     "array_size": ("HTCJOB_ARRAY_SIZE",),
     "attempt": ("HTCJOB_ATTEMPT",),
+    "ends_at": ("HTCJOB_ENDS_AT",),
     "project_id": ("HTCJOB_PROJECT_ID", "RESCALE_HTC_PROJECT_ID"),
     "task_id": ("HTCJOB_TASK_ID", "RESCALE_HTC_TASK_ID"),
     "job_id": ("HTCJOB_JOB_ID",),
@@ -62,6 +63,8 @@ class JobContext(NamedTuple):
     """Jobs in the array, 1 or more; None: there is an index, and nobody says of how many."""
     attempt: int
     """Runs of this index by the platform, this one included: the first is 1."""
+    ends_at: int | None = None
+    """When the platform ends this job, in seconds since the epoch; None: nobody says."""
     project_id: str | None = None
     """The platform's project."""
     task_id: str | None = None
@@ -155,11 +158,17 @@ def read_context(
     attempt = _ours(environ, flags, "attempt", lowest=1) or _agreed(
         "attempt", [found for row in rows if (found := row.read_attempt(environ))]
     )
+    ends_at = (
+        moment(_NAMES["ends_at"][0], text)
+        if (text := environ.get(_NAMES["ends_at"][0]))
+        else _agreed("ends_at", [found for row in rows if (found := row.read_end(environ))])
+    )
     return JobContext(
         platform=platform,
         array_index=index.number if index else 0,
         array_size=size.number if size else None if index else 1,
         attempt=attempt.number if attempt else 1,
+        ends_at=ends_at.number if ends_at else None,
         project_id=_text(environ, flags, "project_id"),
         task_id=_text(environ, flags, "task_id"),
         job_id=_first_set(environ, [*_NAMES["job_id"], *(row.job_id for row in rows)]),
@@ -175,6 +184,21 @@ def read_context(
         termination_log=termination_log(environ),
         index_variable=index.name if index else "",
     )
+
+
+def metadata_server(environ: Mapping[str, str], cloud: str) -> tuple[str, str]:
+    """
+    Give the variable that may name a cloud's metadata server, and the server's base URL.
+
+    Args:
+        environ: The variables, which are those of the cloud's SDKs.
+        cloud: `aws` or `google`.
+    """
+    if cloud == "aws":
+        name = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+        return name, environ.get(name) or "http://169.254.169.254"
+    name = "GCE_METADATA_HOST"
+    return name, f"http://{environ.get(name) or 'metadata.google.internal'}"
 
 
 def termination_log(environ: Mapping[str, str]) -> str | None:
@@ -227,6 +251,7 @@ def variables_of(field: str) -> tuple[str, ...]:
             "array_index": (row.own_index, row.index_ends),
             "array_size": (*row.size, row.last),
             "attempt": (row.attempt,),
+            "ends_at": (row.ends_at,),
             "job_id": (row.job_id,),
         }.get(field, ())
     return tuple(dict.fromkeys(name for name in names if name))
@@ -245,7 +270,7 @@ def injected(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     for row in PLATFORMS:
         if row.is_here(environ):
             known.update((row.own_index, row.index_ends, row.first, row.step, row.last))
-            known.update((*row.size, row.attempt, row.job_id, *row.only_with))
+            known.update((*row.size, row.attempt, row.ends_at, row.job_id, *row.only_with))
     return [
         (name, REDACTED if value and name in CREDENTIAL_VARIABLES else redact(value))
         for name, value in sorted(environ.items())

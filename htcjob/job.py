@@ -35,9 +35,9 @@ from htcjob.env import read_context
 from htcjob.errors import ConfigurationError, HtcjobError, UsageError
 from htcjob.handover import Handover, JobEntry, LoopLeftError
 from htcjob.last_resort import LastResort
-from htcjob.outcome import CommandResult, Ending, TerminationReason, ending_of_error
+from htcjob.outcome import CommandResult, Ending, StopCause, TerminationReason, ending_of_error
 from htcjob.plan import Plan
-from htcjob.runtime import Attempt, end, guard, work
+from htcjob.runtime import Attempt, end, guard, warned_early, work
 
 __all__ = ["Job", "JobEntry"]
 
@@ -223,7 +223,8 @@ class Job:
             context = attempt.context = read_context(attempt.environ, flags=self._flags)
             if context.manifest is None and not attempt.plan.entries:
                 raise ConfigurationError("htcjob.Job needs entries: name a manifest with HTCJOB_MANIFEST")
-            work(attempt, context, signals)
+            with warned_early(attempt, context, signals):
+                work(attempt, context, signals)
         except LoopLeftError:
             pass
         except BaseException as error:
@@ -281,7 +282,7 @@ class _StopSignals(Signals):
         self._timer.start()
 
     def _deadline_came(self) -> None:
-        self.is_deadline_over = self.stop_signal is None
+        self._cause = StopCause.DEADLINE
         if self.last_resort is not None:
             self.last_resort.begin(signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""What this machine gives us: CPUs by quota and affinity, which is not what it has."""
+"""What this machine gives us, which is not what it has: CPUs by quota and affinity, memory by limit."""
 
 from __future__ import annotations
 
@@ -23,24 +23,56 @@ def cpus(root: str = "/") -> float:
     return min([allowed, *_quotas(root)])
 
 
-def _quotas(root: str) -> Iterator[float]:
-    """Give the quotas of our control group and of those above it, in CPUs."""
+def has_memory_limit(root: str = "/") -> bool:
+    """Tell whether our control group, or one above it, has a memory limit. Cheap: every job asks."""
+    return any(memory_limit(group) is not None for group in control_groups("memory", root))
+
+
+def memory_limit(group: str) -> int | None:
+    """Give the memory limit of the control group with that folder, in bytes; None: it has none."""
+    # https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    # https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        text = (_read(os.path.join(group, name)) or "").strip()
+        if text.isdecimal() and int(text) < NO_MEMORY_LIMIT:
+            return int(text)
+    return None
+
+
+NO_MEMORY_LIMIT = 1 << 60
+"""Version 1 says "unlimited" by the largest number of pages that it can count, times their size."""
+
+
+def control_groups(controller: str, root: str = "/") -> Iterator[str]:
+    """
+    Give the folders of our control group and of those above it, ours first; some may not be there.
+
+    Args:
+        controller: What they control, a name of version 1; one of version 2 controls everything.
+        root: Where /proc and /sys are.
+    """
     mounts = os.path.join(root, "sys/fs/cgroup")
     for line in (_read(os.path.join(root, "proc/self/cgroup")) or "").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if not controllers:  # version 2
             base = mounts
-        elif "cpu" in controllers.split(","):
-            base = os.path.join(mounts, "cpu")
+        elif controller in controllers.split(","):
+            base = os.path.join(mounts, controller)
         else:
             continue
         # In a container the path is often the host's, and not there: its own group is then the top one.
         folder = path.strip("/")
         while True:
-            yield from _quota(os.path.join(base, folder))
+            yield os.path.join(base, folder)
             if not folder:
                 break
             folder = os.path.dirname(folder)
+
+
+def _quotas(root: str) -> Iterator[float]:
+    """Give the quotas of our control group and of those above it, in CPUs."""
+    for group in control_groups("cpu", root):
+        yield from _quota(group)
 
 
 def _quota(group: str) -> Iterator[float]:
@@ -55,8 +87,18 @@ def _quota(group: str) -> Iterator[float]:
 
 
 def _read(path: str) -> str | None:
+    """Give a small file of the kernel's; without the layers of `open`, for many of them are not there."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return os.read(descriptor, _LARGEST).decode("ascii", errors="replace")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+_LARGEST = 1 << 16
+"""Bytes."""

@@ -51,6 +51,8 @@ class TerminationReason(str, Enum):
     """The command ended with a non-zero status of its own."""
     COMMAND_KILLED = "command_killed"
     """The command was ended by a signal that was not ours."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The command was ended because it needed more memory than there is."""
     COMMAND_NOT_EXECUTABLE = "command_not_executable"
     """The command exists and cannot be executed."""
     COMMAND_NOT_FOUND = "command_not_found"
@@ -79,6 +81,17 @@ class TerminationReason(str, Enum):
     """A bug in htcjob."""
 
 
+class StopCause(Enum):
+    """Who asked an attempt to stop."""
+
+    SIGNAL = "signal"
+    """Somebody else, by a signal."""
+    DEADLINE = "deadline"
+    """We ourselves, at the attempt's deadline."""
+    NOTICE = "notice"
+    """The cloud, which takes the machine away."""
+
+
 EXIT_STATUS: Mapping[TerminationReason, int] = {
     TerminationReason.SUCCEEDED: 0,
     TerminationReason.EMPTY_CHUNK: 0,
@@ -94,6 +107,7 @@ EXIT_STATUS: Mapping[TerminationReason, int] = {
     TerminationReason.TIMED_OUT: 124,
     TerminationReason.COMMAND_NOT_EXECUTABLE: 126,
     TerminationReason.COMMAND_NOT_FOUND: 127,
+    TerminationReason.OUT_OF_MEMORY: 128 + signal.SIGKILL,
 }
 """Numbers of sysexits.h, GNU timeout and the shell. Reasons not here take the command's or a signal's."""
 
@@ -113,7 +127,8 @@ EXIT_TABLE = (
     ("78", "injected environment wrong, or run mismatch", "no"),
     ("124", "timeout, nothing left to try", "no"),
     ("126 / 127", "command not executable / not found", "no"),
-    ("128+n", "ended by signal n (143 preempted or cancelled, 137 killed)", "yes"),
+    ("137", "out of memory (a command of a whole chunk, or a plain one), or killed", "killed: yes"),
+    ("128+n", "ended by signal n (143 preempted or cancelled)", "yes"),
 )
 """Status, meaning, try again?: the rows that `--help` and the README show."""
 
@@ -129,6 +144,8 @@ class CommandResult(NamedTuple):
     """We stopped it at its timeout; stays true even if it then exits 0."""
     stopped_by: int | None = None
     """The signal that asked the attempt to stop while it ran."""
+    shortage: str = ""
+    """It was ended for want of memory: what was short."""
     start_error: str | None = None
     """Why it could not be started."""
     is_unusable: bool = False
@@ -189,8 +206,8 @@ class Facts:
         """The entry that failed first in this attempt, and why."""
         self.stop_signal: int | None = None
         """The signal that asked this attempt to stop."""
-        self.is_deadline_over = False
-        """That signal was our own, at the attempt's deadline."""
+        self.stop_cause = StopCause.SIGNAL
+        """Whose signal it was."""
         self.error: BaseException | None = None
         """What stopped the attempt before its end."""
 
@@ -230,12 +247,10 @@ def decide(facts: Facts) -> Ending:
     """
     if facts.error is not None:
         if facts.stop_signal is not None and isinstance(facts.error, TransientError):
-            return _stopped(facts.stop_signal, f"meanwhile {facts.error}; run the same again")
+            return _stopped(facts, facts.stop_signal, f"meanwhile {facts.error}; run the same again")
         return ending_of_error(facts.error)
     if facts.command is not None:
-        ending = _ending_at_deadline(facts) or _ending_of_command(
-            facts.command, facts.command_message, is_plain=facts.is_plain
-        )
+        ending = _ending_at_deadline(facts) or _ending_of_command(facts, facts.command)
         if ending is not None:
             return ending
         if facts.is_plain:
@@ -244,9 +259,9 @@ def decide(facts: Facts) -> Ending:
         left = (
             f"with {facts.left} of {facts.chunk_size} entries left; what is done is kept, run the same again"
         )
-        if facts.is_deadline_over:
+        if facts.stop_cause is StopCause.DEADLINE:
             return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline {left}")
-        return _stopped(facts.stop_signal, left)
+        return _stopped(facts, facts.stop_signal, left)
     is_inside = facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size)
     # Where failures are no reason to try again, entries that are left are the news.
     is_for_good = facts.permanent_exit != 0 or facts.has_given_up or not facts.left
@@ -297,6 +312,8 @@ def judge_command(result: CommandResult) -> tuple[EntryResult, str]:
     """Give the result of an entry from its command's ending, and the reason in words."""
     if result.timed_out:
         return EntryResult.TIMED_OUT, f"timed out after {result.elapsed_s:.1f} s"
+    if result.shortage:
+        return EntryResult.OUT_OF_MEMORY, f"out of memory: {result.shortage}"
     if result.start_error is not None:
         return EntryResult.FAILED, result.start_error
     if result.signal is not None:
@@ -337,17 +354,16 @@ def _ending(reason: TerminationReason, message: str) -> Ending:
     return Ending(reason, EXIT_STATUS[reason], message)
 
 
-def _stopped(signal_number: int, detail: str) -> Ending:
-    return Ending(
-        TerminationReason.PREEMPTED,
-        128 + signal_number,
-        f"stopped by {signal_name(signal_number)} {detail}",
-    )
+def _stopped(facts: Facts, signal_number: int, detail: str) -> Ending:
+    is_notice = facts.stop_cause is StopCause.NOTICE
+    by = "the cloud's preemption notice" if is_notice else signal_name(signal_number)
+    return Ending(TerminationReason.PREEMPTED, 128 + signal_number, f"stopped by {by} {detail}")
 
 
 def _ending_at_deadline(facts: Facts) -> Ending | None:
     """Give the ending of an attempt whose command was stopped at the deadline, if so it was."""
-    if not facts.is_deadline_over or facts.command is None or facts.command.stopped_by is None:
+    is_deadline = facts.stop_cause is StopCause.DEADLINE
+    if not is_deadline or facts.command is None or facts.command.stopped_by is None:
         return None
     if facts.is_plain:
         return _ending(TerminationReason.TIMED_OUT, "command stopped at the attempt's deadline")
@@ -357,15 +373,20 @@ def _ending_at_deadline(facts: Facts) -> Ending | None:
     )
 
 
-def _ending_of_command(command: CommandResult, message: str, *, is_plain: bool) -> Ending | None:
+def _ending_of_command(facts: Facts, command: CommandResult) -> Ending | None:
     """Give the ending that the command of a whole chunk forces, or None when it ended well."""
+    message = facts.command_message
     if command.timed_out:
         return _ending(TerminationReason.TIMED_OUT, f"command timed out after {command.elapsed_s:.1f} s")
+    if command.stopped_by is not None and not facts.is_plain:
+        # A status of 0 after SIGTERM says that the command ended tidily, not that its work was done.
+        return _stopped(facts, command.stopped_by, "before the command had finished; nothing is committed")
+    if command.stopped_by is not None and command.signal == command.stopped_by:
+        return _stopped(facts, command.stopped_by, "before the command had finished")
+    if command.shortage:
+        return _ending(TerminationReason.OUT_OF_MEMORY, f"command ran out of memory: {command.shortage}")
     if command.start_error is not None:
         return _not_started(command.exit_status, command.start_error)
-    if command.stopped_by is not None and not is_plain:
-        # A status of 0 after SIGTERM says that the command ended tidily, not that its work was done.
-        return _stopped(command.stopped_by, "before the command had finished; nothing is committed")
     if command.signal is not None:
         return Ending(
             TerminationReason.COMMAND_KILLED,

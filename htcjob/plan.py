@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     """Seconds after its start at which the attempt has ended, the grace period included."""
     grace_s: float = 30.0
     """Seconds from SIGTERM to SIGKILL (Kubernetes' and AWS Batch's own default)."""
+    preemption_notice: str | None = None
+    """The cloud whose metadata server is asked whether the machine is taken away: `aws` or `google`."""
     max_failures: FailureBudget | None = None
     """Entries that may fail; past it the attempt stops. None: none may, and all are tried."""
     retry_entry: int = 0

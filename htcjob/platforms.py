@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _MOST_DIGITS = 18
 """More would pass 64 bits, in which others may read our records."""
+_LAST_MOMENT = 9_999_999_999
+"""In the year 2286; a present moment in milliseconds is later."""
 _LONGEST_SHOWN = 80
 
 
@@ -60,6 +62,8 @@ class Platform(NamedTuple):
     """Variable that counts the attempts."""
     attempt_from: int = 1
     """What *attempt* says in the first one, when it says anything."""
+    ends_at: str = ""
+    """Variable with the moment at which the platform ends the job, in seconds since the epoch."""
     job_id: str = ""
     """Variable that names the job for people."""
     only_with: tuple[str, ...] = ()
@@ -138,6 +142,16 @@ class Platform(NamedTuple):
         held = f"{self.attempt}={shown(text)}"
         return Found(number - self.attempt_from + 1, self.attempt, held)
 
+    def read_end(self, environ: Mapping[str, str]) -> Found | None:
+        """
+        Give when the platform ends the job, in seconds since the epoch; None where it does not tell.
+
+        Raises:
+            ConfigurationError: The variable is malformed.
+        """
+        text = environ.get(self.ends_at)
+        return moment(self.ends_at, text) if text else None
+
     def _grid(self, environ: Mapping[str, str]) -> tuple[int, int]:
         """Give the array's first index and the distance of two, in the platform's counting."""
         first = self._beside(environ, self.first, lowest=0) if self.first else self.counts_from
@@ -181,6 +195,19 @@ def whole_number(name: str, text: str, *, lowest: int | None = 0, held: str | No
         f"{name} holds {shown(text if held is None else held)}: "
         f"expected a whole number{bound}, in at most {_MOST_DIGITS} digits"
     )
+
+
+def moment(name: str, text: str) -> Found:
+    """
+    Give the moment that *text* is, in whole seconds since the epoch.
+
+    Raises:
+        ConfigurationError: *text* is anything else, milliseconds say.
+    """
+    seconds = whole_number(name, text, lowest=1)
+    if seconds > _LAST_MOMENT:
+        raise ConfigurationError(f"{name} holds {shown(text)}: expected seconds since 1970, not milliseconds")
+    return Found(seconds, name, f"{name}={shown(text)}")
 
 
 def shown(text: str) -> str:
@@ -234,6 +261,7 @@ PLATFORMS = (
     Platform("kubernetes", own_index="JOB_COMPLETION_INDEX"),
     # https://slurm.schedmd.com/job_array.html. SLURM_RESTART_COUNT is not set in the first attempt.
     # A list (`--array=1,3,7`) is refused: COUNT, MIN, MAX and STEP do not say which ids are in it.
+    # SLURM_JOB_END_TIME (22.05 and newer) is the end by the time limit as it was when the job started.
     Platform(
         "slurm",
         own_index="SLURM_ARRAY_TASK_ID",
@@ -243,6 +271,7 @@ PLATFORMS = (
         size=("SLURM_ARRAY_TASK_COUNT",),
         attempt="SLURM_RESTART_COUNT",
         attempt_from=0,
+        ends_at="SLURM_JOB_END_TIME",
         job_id="SLURM_JOB_ID",
     ),
     # qsub(1): all four are "undefined" outside of arrays. RESTARTED says 0 or 1, so the third

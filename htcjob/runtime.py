@@ -19,12 +19,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
 from htcjob.command import STOPPING, Signals, check_program, run_command
-from htcjob.env import JobContext, command_environment, read_context, termination_log
+from htcjob.env import (
+    JobContext,
+    command_environment,
+    metadata_server,
+    read_context,
+    termination_log,
+)
 from htcjob.errors import (
     AbsentError,
     CommandNotStartedError,
@@ -36,6 +42,7 @@ from htcjob.errors import (
     UsageError,
 )
 from htcjob.logs import event, utc
+from htcjob.machine import has_memory_limit
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
 if TYPE_CHECKING:
@@ -65,17 +72,18 @@ def run_attempt(
         flags: What the command line says of the job's context; it wins over *environ*.
     """
     attempt = Attempt(plan, environ)
-    with Signals() as signals:
+    with Signals() as signals, _memory_guard(signals):
         if plan.deadline_s is not None:
             signals.stop_after(plan.deadline_s - plan.grace_s)
         last_resort: LastResort | None = None
         try:
             context = attempt.context = read_context(environ, flags=flags)
-            if context.manifest is None and not plan.entries:
-                _run_plain(attempt, context, signals)
-            else:
-                last_resort = guard(attempt)
-                work(attempt, context, signals)
+            with warned_early(attempt, context, signals):
+                if context.manifest is None and not plan.entries:
+                    _run_plain(attempt, context, signals)
+                else:
+                    last_resort = guard(attempt)
+                    work(attempt, context, signals)
         except Exception as error:  # whatever it is, it has an ending
             attempt.facts.error = error
         ending = end(attempt, signals)
@@ -107,6 +115,44 @@ class Attempt:
         self.pipeline: Pipeline | None = None
         self.ending: Ending | None = None
         """Once it is decided and written down."""
+
+
+def warned_early(attempt: Attempt, context: JobContext, signals: Signals) -> AbstractContextManager[object]:
+    """Stop ahead of the platform's own limit, and at the cloud's notice where that is asked for."""
+    if context.ends_at is not None:
+        _stop_before(context.ends_at, attempt.plan.grace_s, signals)
+    cloud = attempt.plan.preemption_notice
+    if cloud is None:
+        return nullcontext()
+    from htcjob.preemption import Notices
+
+    return Notices(cloud, metadata_server(attempt.environ, cloud), signals.stop_by_notice)
+
+
+def _stop_before(ends_at: int, grace_s: float, signals: Signals) -> None:
+    """Stop a grace period before the platform does, unless the attempt's own deadline is earlier."""
+    left_s = ends_at - time.time()
+    if left_s <= 0:
+        # The limit of a job that has ended, inherited; or one that the platform does not enforce.
+        event(log, logging.WARNING, "platform_limit_ignored", ended_at=utc(ends_at))
+        return
+    stop_in_s = left_s - grace_s
+    if signals.stops_in_s is None or stop_in_s < signals.stops_in_s:
+        signals.stop_after(stop_in_s)
+
+
+def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
+    """Give the memory guard, where there is a limit to guard."""
+    if not has_memory_limit():
+        return nullcontext()
+    from htcjob.guard import Guard
+    from htcjob.memory import Memory
+
+    try:
+        return Guard(signals.children, Memory())
+    except OSError as error:
+        event(log, logging.WARNING, "memory_not_watched", cause=str(error))
+        return nullcontext()
 
 
 def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
@@ -213,7 +259,7 @@ def end(attempt: Attempt, signals: Signals) -> Ending:
     except Exception as error:
         facts.error = facts.error or error
     facts.stop_signal = signals.stop_signal
-    facts.is_deadline_over = signals.is_deadline_over
+    facts.stop_cause = signals.stop_cause
     ending = decide(facts)
     _write_exit_record(attempt, ending)
     attempt.ending = ending

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from htcjob.children import Children, Command, signal_group, wait_readable
+from htcjob.outcome import StopCause
 from htcjob.terminal import Terminal, is_orphaned
 
 if TYPE_CHECKING:
@@ -44,6 +46,10 @@ _NOT_PASSED_ON = {
 }
 
 
+_LONGEST_TIMER_S = 1e9
+"""A kernel's timer holds no number of seconds that --deadline may be."""
+
+
 class Signals:
     """
     The signals this process is sent, from `__enter__` to `__exit__`.
@@ -56,8 +62,10 @@ class Signals:
     def __init__(self) -> None:
         self.stop_signal: int | None = None
         """The first signal that asked us to stop."""
-        self.is_deadline_over = False
-        """Whether that signal was our own (`stop_after`)."""
+        self.stop_cause = StopCause.SIGNAL
+        """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
+        self._cause = StopCause.SIGNAL
+        """Whose a request to stop would be that came now."""
         self.children = Children()
         self.terminal: Terminal | None = None
         """Our controlling terminal, where we have one."""
@@ -110,14 +118,20 @@ class Signals:
 
     def stop_after(self, seconds: float) -> None:
         """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
+        seconds = min(seconds, _LONGEST_TIMER_S)
         self._stop_at = time.monotonic() + seconds
         self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
 
+    def stop_by_notice(self) -> None:
+        """Ask this attempt to stop now, as SIGTERM would; may be called in any thread."""
+        self._cause = StopCause.NOTICE
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
     def ask_to_stop(self, signum: int) -> None:
         """Take *signum* for a request to stop; the first one counts. May be called from any thread."""
         if self.stop_signal is None:
-            self.stop_signal = signum
+            self.stop_signal, self.stop_cause = signum, self._cause
             os.write(self._stop_write, b"!")
 
     @property
@@ -185,9 +199,8 @@ class Signals:
         return status, usage
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        if signum == signal.SIGALRM and self.stops_in_s == 0 and not self.is_deadline_over:
-            self.is_deadline_over = self.stop_signal is None
-            signum = signal.SIGTERM
+        if signum == signal.SIGALRM and self.stops_in_s == 0 and self._cause is not StopCause.DEADLINE:
+            signum, self._cause = signal.SIGTERM, StopCause.DEADLINE
         if signum in STOPPING:
             self.ask_to_stop(signum)
         if signum in _PAUSING and self.terminal is not None and is_orphaned():

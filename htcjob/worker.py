@@ -45,6 +45,7 @@ class _Stop(Enum):
 
 class _Process(NamedTuple):
     pid: int
+    command: Command
     requests: int
     answers: int
     has_ended: int
@@ -104,7 +105,7 @@ class Worker:
                 resources.callback(os.close, answers)
                 # Numbers that are free in the new process too: there they lose the close-on-exec flag.
                 numbers = [os.dup(descriptor) for descriptor in (theirs, theirs_too)]
-                pid = self._spawn((theirs, theirs_too), numbers)
+                pid, command = self._spawn((theirs, theirs_too), numbers)
             except OSError as error:
                 raise ShortageError(f"worker cannot be started now: {error.strerror}") from error
             finally:
@@ -112,11 +113,11 @@ class Worker:
                     os.close(descriptor)
             resources.enter_context(dies_with_us(pid))
             has_ended = resources.enter_context(exit_fd(pid))
-            self._process = _Process(pid, requests, answers, has_ended, resources.pop_all())
+            self._process = _Process(pid, command, requests, answers, has_ended, resources.pop_all())
         self._is_ready = False
         self._unread = b""
 
-    def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> int:
+    def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> tuple[int, Command]:
         argv = [*self._argv, *map(str, numbers), self._target]
         moves = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(ends, numbers, strict=True)]
 
@@ -132,10 +133,9 @@ class Worker:
             )
 
         mark = f"HTCJOB_WORKER={self._environment['HTCJOB_WORKER']}".encode()
+        command = Command(may_finish=True, is_job=False, mark=mark)
         try:
-            return self._signals.start(
-                spawn, Command(may_finish=True, is_job=False, mark=mark), lends_terminal=False
-            )
+            return self._signals.start(spawn, command, lends_terminal=False), command
         except (FileNotFoundError, PermissionError) as error:
             reason = f"{argv[0]}: {error.strerror}"
             raise CommandNotStartedError(
@@ -149,10 +149,13 @@ class Worker:
         At the timeout the process group is sent SIGTERM, and SIGKILL when the grace period is over. After a
         request to stop it has most of the grace period to finish, as a command that may finish has.
         """
+        if self._has_ended_idle():
+            self._end()  # which is not the fault of this entry
         self.start()
         if not self._is_ready and (answer := self._await_ready()) is not None:
             return answer
         assert self._process is not None  # noqa: S101 - for mypy
+        self._signals.children.begin(self._process.command)
         started = time.monotonic()
         try:
             data = json.dumps(request).encode() + b"\n"
@@ -185,6 +188,13 @@ class Worker:
             wait_readable([self._process.has_ended], time.monotonic() + LEFTOVERS_GRACE_S)
             self._end()
 
+    def _has_ended_idle(self) -> bool:
+        """Tell whether the process ended, or is being ended by the memory guard, with no entry in hand."""
+        if self._process is None:
+            return False
+        has_ended = self._is_ready and bool(wait_readable([self._process.has_ended], time.monotonic()))
+        return has_ended or bool(self._process.command.shortage)
+
     def _await_ready(self) -> Answer | None:
         """Wait until the process can take a request; give the ending of the call when it never can."""
         line, stop = self._await_line(START_S)
@@ -194,9 +204,10 @@ class Worker:
         if said.get("is_ready"):
             self._is_ready = self.has_been_ready = True
             return None
-        problem = said.get("problem")
+        problem, shortage = said.get("problem"), ""
         if problem is None:
             result = self._ended(stop, START_S).result
+            shortage = result.shortage
             how = f"exit status {result.exit_status}" if result.signal is None else signal_name(result.signal)
             problem = (
                 f"not ready after {START_S:g} s"
@@ -205,12 +216,16 @@ class Worker:
             )
         self._end()
         status = said.get("exit_status", 126)
-        return Answer(CommandResult(status, start_error=f"{self._target}: {problem}", is_unusable=True))
+        return Answer(
+            CommandResult(
+                status, shortage=shortage, start_error=f"{self._target}: {problem}", is_unusable=True
+            )
+        )
 
     def _await_line(self, timeout_s: float | None) -> tuple[bytes | None, _Stop | None]:
         """Give the next line; None: the process has ended instead, and why we stopped it, if we did."""
         assert self._process is not None  # noqa: S101 - for mypy
-        pid, _, answers, has_ended, _ = self._process
+        pid, _, _, answers, has_ended, _ = self._process
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         stop: _Stop | None = None
         finish_by = kill_at = None
@@ -250,6 +265,7 @@ class Worker:
 
     def _ended(self, stop: _Stop | None, elapsed_s: float) -> Answer:
         """Give the ending of a call in the middle of which the process ended."""
+        command = self._process.command if self._process is not None else None
         code, cpu_s = self._end()
         told = self._signals.stop_signal
         if stop is None and told is not None and (told == signal.SIGINT or code == -told):
@@ -259,6 +275,7 @@ class Worker:
             signal=-code if code < 0 else None,
             timed_out=stop is _Stop.TIMEOUT,
             stopped_by=told if stop is _Stop.SIGNAL else None,
+            shortage="" if command is None else self._signals.children.shortage(command, code),
             elapsed_s=elapsed_s,
             cpu_s=cpu_s,
         )

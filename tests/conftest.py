@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Htcjob:
         self.task = tmp_path / "task"
         self.work = tmp_path / "work"
         self.termination_log = tmp_path / "termination-log"
+        self.prefix: tuple[str, ...] = ()  # a program that takes the place of itself by `htcjob`
         for directory in (self.project, self.task, self.work):
             directory.mkdir()
         self.variables = {
@@ -65,7 +66,7 @@ class Htcjob:
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "htcjob", *arguments],
+            [*self.prefix, sys.executable, "-m", "htcjob", *arguments],
             env={**self.variables, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -139,6 +140,29 @@ def _small_disk(tmp_path: Path) -> Iterator[Path]:
         except CannotMountError as error:
             skip_or_fail("HTCJOB_REQUIRE_MOUNT", str(error))
         yield folder
+
+
+@pytest.fixture
+def limited_memory() -> Iterator[Callable[[int], tuple[str, ...]]]:
+    """Give what makes a control group of so many bytes, and the words that start a program in it."""
+    version_1, version_2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    is_1 = (version_1 / "memory.usage_in_bytes").exists()
+    groups = []
+
+    def make(limit_bytes: int) -> tuple[str, ...]:
+        group = (version_1 if is_1 else version_2) / f"htcjob-test-{os.getpid()}-{len(groups)}"
+        try:
+            group.mkdir()
+            groups.append(group)
+            (group / ("memory.limit_in_bytes" if is_1 else "memory.max")).write_text(str(limit_bytes))
+        except OSError as error:
+            skip_or_fail("HTCJOB_REQUIRE_CGROUP", f"no control group, only root can make one: {error}")
+        return ("sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
+
+    yield make
+    for group in groups:
+        wait_until(lambda group=group: not (group / "cgroup.procs").read_text())
+        group.rmdir()
 
 
 @pytest.fixture(scope="session")

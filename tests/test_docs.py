@@ -85,6 +85,7 @@ def test_the_exit_table_is_the_codes():
         ("added to a platform's index", "array_offset"),
         ("array size", "array_size"),
         ("attempt, from 1", "attempt"),
+        ("when the platform ends the job, in seconds since 1970", "ends_at"),
         ("bearer token", "token"),
         ("refresh token", "refresh_token"),
         ("keys that sign it (file or URL)", "jwks"),

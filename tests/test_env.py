@@ -85,6 +85,7 @@ SLURM = {
     "SLURM_ARRAY_TASK_STEP": "2",
     "SLURM_ARRAY_TASK_COUNT": "5",
     "SLURM_RESTART_COUNT": "1",
+    "SLURM_JOB_END_TIME": "1767225600",
     "SLURM_PROCID": "0",
     "SLURM_NTASKS": "1",
 }
@@ -385,6 +386,8 @@ class TestNumbers:
             ("SLURM_ARRAY_TASK_STEP", SLURM),
             ("SLURM_ARRAY_TASK_COUNT", SLURM),
             ("SLURM_RESTART_COUNT", SLURM),
+            ("SLURM_JOB_END_TIME", SLURM),
+            ("HTCJOB_ENDS_AT", {}),
             ("RESTARTED", SGE),
             ("PBS_ARRAY_INDEX", {"HTCJOB_ARRAY_SIZE": "10"}),
             ("LSB_JOBINDEX_STEP", LSF),
@@ -637,6 +640,21 @@ class TestFlags:
         """A misspelt field is a mistake of ours, and does not pass unseen."""
         with pytest.raises(TypeError, match="array_indx"):
             read_context({}, flags={"array_indx": 1})
+
+
+class TestEnd:
+    def test_the_platforms_end_and_ours_before_it(self):
+        """Seconds since the epoch, as Slurm injects them, in an array or not; else nobody knows."""
+        assert read_context({}).ends_at is None
+        assert read_context(SLURM).ends_at == 1767225600
+        assert read_context({**SLURM_SINGLE, "SLURM_JOB_END_TIME": "5"}).ends_at == 5
+        assert read_context({**SLURM, "HTCJOB_ENDS_AT": "1800000000"}).ends_at == 1800000000
+        assert read_context({**SLURM, "SLURM_JOB_END_TIME": ""}).ends_at is None
+
+    @pytest.mark.parametrize("name", ["SLURM_JOB_END_TIME", "HTCJOB_ENDS_AT"])
+    def test_milliseconds_are_refused(self, name):
+        """They would be a limit in fifty thousand years."""
+        assert refused({name: "1767225600000"}).startswith(f"{name} holds '1767225600000'")
 
 
 class TestTexts:

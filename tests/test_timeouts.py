@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 
 import pytest
 
@@ -75,8 +76,6 @@ def test_an_entry_that_finishes_in_the_grace_period_is_kept(htcjob, wait_until):
     with htcjob.start("run", *command, "--", "sh", "-c", script, str(begun), str(go)) as process:
         wait_until(begun.exists)
         # Nothing outside tells that the deadline has come: it is 1 s after a start that lies before `begun`.
-        import time
-
         time.sleep(1.2)
         go.touch()
         process.communicate(timeout=60)
@@ -99,4 +98,49 @@ def test_a_deadline_that_is_not_reached_changes_nothing(htcjob):
     """Nor does an alarm that somebody else sends."""
     htcjob.entries("a")
     done = htcjob.run("--deadline", "10m", "--each", "--", "sh", "-c", "trap '' ALRM; kill -ALRM $PPID")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_END_TIME", "HTCJOB_ENDS_AT"])
+def test_the_platforms_own_limit_is_a_deadline(htcjob, variable):
+    """The attempt stops itself a grace period before it; the command is told, as of any deadline."""
+    htcjob.entries("a", "b")
+    script = (
+        'echo "$HTCJOB_DEADLINE" > "$HTCJOB_OUTPUT_DIR/$HTCJOB_ENTRY"; [ "$HTCJOB_ENTRY" = a ] || sleep 1000'
+    )
+    # The deadline of three hours is later, and so it does not count.
+    options = ("--workers", "1", "--deadline", "3h", "--grace", "1s", "--each")
+    ends_at = str(int(time.time()) + 7)
+    done = htcjob.run(*options, "--", "sh", "-c", script, "sh", **{variable: ends_at})
+    assert done.returncode == 75, done.stderr
+    assert "deadline" in done.stderr.splitlines()[-1]
+    assert htcjob.results() == {0: "done"}
+
+
+def test_an_earlier_deadline_wins_over_the_platforms_limit(htcjob):
+    """The platform's is an hour away."""
+    ends_at = str(int(time.time()) + 3600)
+    done = htcjob.run("--deadline", "2s", "--grace", "1s", "--", "sleep", "1000", SLURM_JOB_END_TIME=ends_at)
+    assert done.returncode == 124, done.stderr
+
+
+def test_a_limit_that_is_over_already_does_not_count(htcjob):
+    """It is another job's, inherited; that is said, once."""
+    done = htcjob.run("--", "true", SLURM_JOB_END_TIME="1000000000")
+    assert done.returncode == 0, done.stderr
+    assert "platform_limit_ignored ended_at=2001-09-09T01:46:40.000Z" in done.stderr
+
+
+def test_with_less_than_the_grace_period_left_nothing_is_begun(htcjob):
+    """The platform would end it in the middle; another attempt does it."""
+    htcjob.entries("a")
+    ends_at = str(int(time.time()) + 3600)
+    done = htcjob.run("--grace", "2h", "--each", "--", "true", SLURM_JOB_END_TIME=ends_at)
+    assert done.returncode == 75, done.stderr
+    assert htcjob.results() == {}
+
+
+def test_a_deadline_in_a_million_years_is_none(htcjob):
+    """No timer of a kernel holds so many seconds."""
+    done = htcjob.run("--deadline", "999999999d", "--", "true")
     assert done.returncode == 0, done.stderr

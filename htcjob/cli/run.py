@@ -96,6 +96,11 @@ from htcjob.runtime import run_attempt
     help="From SIGTERM to SIGKILL; keep it below the platform's.",
 )
 @ours(
+    "--preemption-notice",
+    type=click.Choice(["aws", "google"]),
+    help="Stop when this cloud says that it takes the machine away.  [default: wait for SIGTERM]",
+)
+@ours(
     "--max-failures",
     type=BUDGET,
     help="Entries that may fail before the attempt gives up.  [default: try all, and any failure is one]",
