@@ -14,7 +14,6 @@ With no manifest configured there is nothing to stage: the command is only super
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -35,7 +34,7 @@ from htcjob.errors import (
     UnwritableError,
     UsageError,
 )
-from htcjob.logs import event, utc
+from htcjob.logs import DEBUG, ERROR, INFO, WARNING, event, utc
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from htcjob.plan import Plan
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
-
-log = logging.getLogger(__name__)
 
 SYSTEM_TEMPORARY = "/tmp"  # noqa: S108 - only the parent of a fresh directory with a random name
 
@@ -120,8 +117,8 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
 
     plan, facts = attempt.plan, attempt.facts
     event(
-        log,
-        logging.INFO,
+        __name__,
+        INFO,
         "attempt_started",
         version=__version__,
         platform=context.platform,
@@ -156,8 +153,8 @@ def _work(attempt: _Attempt, context: JobContext, signals: Signals) -> None:
     done = ledger.done(attempt.chunk)
     facts.already_done = len(done)
     event(
-        log,
-        logging.INFO,
+        __name__,
+        INFO,
         "chunk_located",
         entries=manifest.n_entries,
         start=attempt.chunk.start,
@@ -333,7 +330,7 @@ def _last_resort(attempt: _Attempt) -> LastResort:
         attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
         ending = decide(attempt.facts)
         _write_termination_log(attempt, _exit_record(attempt, ending))
-        event(log, logging.ERROR, "given_up", exit_status=ending.exit_status, message=ending.message)
+        event(__name__, ERROR, "given_up", exit_status=ending.exit_status, message=ending.message)
 
     return LastResort(STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words)
 
@@ -342,8 +339,8 @@ def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
     """Write how the attempt ended: to task storage, to the termination log, and to the log."""
     record = _exit_record(attempt, ending)
     event(
-        log,
-        logging.DEBUG if attempt.facts.is_plain else logging.INFO,
+        __name__,
+        DEBUG if attempt.facts.is_plain else INFO,
         "attempt_ended",
         termination_reason=ending.reason.value,
         exit_status=ending.exit_status,
@@ -355,7 +352,7 @@ def _write_exit_record(attempt: _Attempt, ending: Ending) -> None:
         try:
             attempt.ledger.write_exit_record(record)
         except HtcjobError as error:
-            event(log, logging.WARNING, "exit_record_not_written", cause=str(error))
+            event(__name__, WARNING, "exit_record_not_written", cause=str(error))
     _write_termination_log(attempt, record)
 
 
@@ -368,7 +365,7 @@ def _write_termination_log(attempt: _Attempt, record: Mapping[str, object]) -> N
             with open(path, "wb", opener=_open_at_once) as file:
                 file.write(exit_record_json(record))
         except OSError as error:
-            event(log, logging.WARNING, "termination_log_not_written", path=path, cause=str(error))
+            event(__name__, WARNING, "termination_log_not_written", path=path, cause=str(error))
 
 
 def _open_at_once(path: str, flags: int) -> int:
