@@ -68,7 +68,7 @@ class Begun(NamedTuple):
     """The most that it had until then."""
 
 
-WAITING = ("sh", "-c", "echo; exec sleep 1000")
+WAITING = ("sh", "-c", "echo; exec sleep 86400")
 """A command that says that it has begun, and goes on until it is stopped."""
 
 

@@ -103,11 +103,16 @@ class Each:
         try:
             with pipeline.signals.many_commands():
                 flow.run()
+            self._hang_up()
+            pipeline.ledger.flush()  # while the processes end
         finally:
-            for warm in self._warm.values():
-                warm.hang_up()
+            self._hang_up()
             for warm in self._warm.values():
                 warm.close()
+
+    def _hang_up(self) -> None:
+        for warm in self._warm.values():
+            warm.hang_up()
 
     def _is_stopped(self) -> bool:
         return self._is_given_up or self.pipeline.signals.stop_signal is not None

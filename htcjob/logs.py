@@ -1,30 +1,52 @@
 """
-Log set-up: one event, one line, as text for people or as JSON for programs.
+Log set-up and events: one event, one line.
 
-Libraries call `event` on their own logger; only the command line calls `set_up`. Every line passes through
-`redact`, the second fence behind `Secret`.
+Libraries call `event`; only the command line calls `set_up`. Every line passes through `redact`, the second
+fence behind `Secret`. A job that shows no line does not import `logging`, which takes as long as all modules
+of a plain command together.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from htcjob.redact import redact
+if TYPE_CHECKING:
+    import logging
 
-LEVELS = ("debug", "info", "warning", "error")
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+"""Levels, as `logging` counts them."""
+
+LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+"""By the names that users give them."""
+
+_least = 0
+"""The least important level that is shown, once that was set up."""
+_wanted: tuple[str, str, TextIO | None] | None = None
+"""Format, level and stream of a set-up that waits for the first line."""
 
 
-def event(logger: logging.Logger, level: int, name: str, **fields: object) -> None:
+def event(logger: logging.Logger | str, level: int, name: str, **fields: object) -> None:
     """
     Log the event *name* with its *fields*.
 
     Names and fields are listed in the README; values are numbers, strings, lists or None. A field whose
     value is None is left out.
+
+    Args:
+        logger: Or its name, in a module that does not import `logging`.
+        level: As `logging` counts them.
+        name: What happened.
+        fields: The facts.
     """
+    if level < _least and "logging" not in sys.modules:
+        return
+    import logging
+
+    _install()
+    if isinstance(logger, str):
+        logger = logging.getLogger(logger)
     if logger.isEnabledFor(level):
         shown = {key: value for key, value in fields.items() if value is not None}
         logger.log(level, name, extra={"fields": shown})
@@ -39,75 +61,23 @@ def set_up(*, log_format: str, level: str, stream: TextIO | None = None) -> None
         level: One of `LEVELS`.
         stream: Default: standard error, flushed per line (containers die mid-buffer).
     """
-    handler = _Handler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    logger = logging.getLogger("htcjob")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    global _least, _wanted
+    _least, _wanted = LEVELS[level], (log_format, level, stream)
+    if "logging" in sys.modules:
+        _install()
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic from Python 3.11
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
-        """Be silent: a full disk under standard error is no reason for more talk."""
+def _install() -> None:
+    global _wanted
+    if _wanted is not None:
+        from htcjob.log_lines import install
 
-
-class TextFormatter(logging.Formatter):
-    """`2025-01-01T00:00:03Z htcjob INFO stage_in_done objects=5 elapsed_s=1.9`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
-        words = [_utc(record.created), "htcjob", record.levelname, record.getMessage()]
-        words += [f"{key}={_word(value)}" for key, value in _fields(record).items()]
-        return redact(" ".join(words) + _traceback(self, record))
-
-
-class JsonFormatter(logging.Formatter):
-    """`{"time":"2025-01-01T00:00:03Z","level":"info","event":"stage_in_done","objects":5}`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
-        line: dict[str, object] = {
-            "time": _utc(record.created),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **_fields(record),
-        }
-        traceback = _traceback(self, record)
-        if traceback:
-            line["traceback"] = traceback.strip()
-        return redact(_json(line))
+        log_format, level, stream = _wanted
+        install(log_format=log_format, level=level, stream=stream)
+        _wanted = None
 
 
 def utc(seconds: float) -> str:
     """Give seconds since the epoch as UTC in ISO 8601, to the millisecond."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{stamp}.{int(seconds % 1 * 1000):03d}Z"
-
-
-def _utc(seconds: float) -> str:
-    return utc(seconds)[:19] + "Z"
-
-
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    fields: dict[str, object] = getattr(record, "fields", {})
-    return fields
-
-
-def _word(value: object) -> str:
-    """Give *value* as one word; what is not plainly one is written as JSON, so no line can be forged."""
-    if isinstance(value, str) and value and value.isprintable() and set(value).isdisjoint(' "='):
-        return value
-    return _json(value)
-
-
-def _json(value: object) -> str:
-    """Give *value* as JSON on one printable line: no line break or colour of a terminal gets through."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
-    if text.isprintable():
-        return text
-    return json.dumps(value, separators=(",", ":"), default=str).replace("\x7f", "\\u007f")
-
-
-def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""

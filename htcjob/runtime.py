@@ -14,7 +14,6 @@ With no manifest configured there is nothing to stage: the command is only super
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -41,7 +40,7 @@ from htcjob.errors import (
     UnwritableError,
     UsageError,
 )
-from htcjob.logs import event, utc
+from htcjob.logs import DEBUG, ERROR, INFO, WARNING, event, utc
 from htcjob.machine import has_memory_limit
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
     from htcjob.plan import Plan
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
-
-log = logging.getLogger(__name__)
 
 SYSTEM_TEMPORARY = "/tmp"  # noqa: S108 - only the parent of a fresh directory with a random name
 
@@ -134,7 +131,7 @@ def _stop_before(ends_at: int, grace_s: float, signals: Signals) -> None:
     left_s = ends_at - time.time()
     if left_s <= 0:
         # The limit of a job that has ended, inherited; or one that the platform does not enforce.
-        event(log, logging.WARNING, "platform_limit_ignored", ended_at=utc(ends_at))
+        event(log, WARNING, "platform_limit_ignored", ended_at=utc(ends_at))
         return
     stop_in_s = left_s - grace_s
     if signals.stops_in_s is None or stop_in_s < signals.stops_in_s:
@@ -151,7 +148,7 @@ def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
     try:
         return Guard(signals.children, Memory())
     except OSError as error:
-        event(log, logging.WARNING, "memory_not_watched", cause=str(error))
+        event(log, WARNING, "memory_not_watched", cause=str(error))
         return nullcontext()
 
 
@@ -169,8 +166,8 @@ def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
 
     plan, facts = attempt.plan, attempt.facts
     event(
-        log,
-        logging.INFO,
+        __name__,
+        INFO,
         "attempt_started",
         version=__version__,
         platform=context.platform,
@@ -207,8 +204,8 @@ def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     done = ledger.done(attempt.chunk)
     facts.already_done = len(done)
     event(
-        log,
-        logging.INFO,
+        __name__,
+        INFO,
         "chunk_located",
         entries=manifest.n_entries,
         start=attempt.chunk.start,
@@ -404,6 +401,7 @@ def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> 
     """
     from htcjob.last_resort import OVERTIME_S, LastResort
 
+<<<<<<< HEAD
     def last_words(signum: int) -> int:
         ending = attempt.ending
         if ending is None:
@@ -415,6 +413,14 @@ def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> 
         status = ending.exit_status or 128 + signum
         event(log, logging.ERROR, "given_up", exit_status=status, message=ending.message)
         return status
+=======
+    def last_words(signum: int) -> None:
+        attempt.facts.stop_signal, attempt.facts.command = signum, None
+        attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
+        ending = decide(attempt.facts)
+        _write_termination_log(attempt, _exit_record(attempt, ending))
+        event(__name__, ERROR, "given_up", exit_status=ending.exit_status, message=ending.message)
+>>>>>>> wt4p
 
     return LastResort(
         STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words, at_once=at_once
@@ -425,8 +431,8 @@ def _write_exit_record(attempt: Attempt, ending: Ending) -> None:
     """Write how the attempt ended: to task storage, to the termination log, and to the log."""
     record = _exit_record(attempt, ending)
     event(
-        log,
-        logging.DEBUG if attempt.facts.is_plain else logging.INFO,
+        __name__,
+        DEBUG if attempt.facts.is_plain else INFO,
         "attempt_ended",
         termination_reason=ending.reason.value,
         exit_status=ending.exit_status,
@@ -438,7 +444,7 @@ def _write_exit_record(attempt: Attempt, ending: Ending) -> None:
         try:
             attempt.ledger.write_exit_record(record)
         except HtcjobError as error:
-            event(log, logging.WARNING, "exit_record_not_written", cause=str(error))
+            event(__name__, WARNING, "exit_record_not_written", cause=str(error))
     _write_termination_log(attempt, record)
 
 
@@ -451,7 +457,7 @@ def _write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> No
             with open(path, "wb", opener=_open_at_once) as file:
                 file.write(exit_record_json(record))
         except OSError as error:
-            event(log, logging.WARNING, "termination_log_not_written", path=path, cause=str(error))
+            event(__name__, WARNING, "termination_log_not_written", path=path, cause=str(error))
 
 
 def _open_at_once(path: str, flags: int) -> int:

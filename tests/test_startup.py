@@ -1,5 +1,6 @@
 """Start-up is part of every job's price: nothing is imported that this job does not need."""
 
+import os
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ HEAVY = (
 HEAVY += ("asyncio", "concurrent.futures", "urllib.request", "http", "ssl", "subprocess", "tempfile")
 
 
-def imported(htcjob, *arguments: str) -> set[str]:
+def imported(environment: dict[str, str], *arguments: str) -> set[str]:
     """Give the modules that a run of `htcjob` has imported at its end."""
     code = (
         "import sys\nfrom htcjob.cli.main import main\ntry: main(sys.argv[1:])\n"
@@ -28,7 +29,7 @@ def imported(htcjob, *arguments: str) -> set[str]:
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=htcjob.variables,
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
@@ -45,7 +46,7 @@ def heavy(modules: set[str]) -> set[str]:
 
 def test_a_plain_entrypoint_imports_nothing_heavy(htcjob):
     """Nor the rooms that only a manifest needs."""
-    modules = imported(htcjob, "run", "--", "true")
+    modules = imported(htcjob.variables, "run", "--", "true")
     assert heavy(modules) == set()
     assert not {name for name in modules if name.startswith("htcjob.")} & {
         "htcjob.pipeline",
@@ -56,10 +57,16 @@ def test_a_plain_entrypoint_imports_nothing_heavy(htcjob):
     }
 
 
+def test_a_plain_entrypoint_without_a_store_imports_little_besides_click():
+    """It shows no line and writes no record, so it needs nothing of what does."""
+    modules = imported({"PATH": os.environ["PATH"]}, "run", "--", "true")
+    assert not modules & {"logging", "json", "traceback", "dataclasses", "shutil", "htcjob.ledger"}
+
+
 def test_a_job_with_a_local_store_imports_nothing_heavy(htcjob):
     """No storage SDK, no cryptography, no thread pool for one file at a time."""
     htcjob.entries("a", "b")
-    assert heavy(imported(htcjob, "run", "--each", "--", "true")) == set()
+    assert heavy(imported(htcjob.variables, "run", "--each", "--", "true")) == set()
 
 
 @pytest.mark.parametrize("module", ["htcjob", "htcjob.storage", "htcjob.cli.main"])

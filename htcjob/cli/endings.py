@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import traceback
 
 import click
 
@@ -37,6 +35,8 @@ def forget(descriptor: int) -> None:
 
 def report_bug(error: BaseException) -> None:
     """Show the traceback of a fault of ours, and ask for a report."""
+    import traceback
+
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     say(
         f"{text}htcjob: error: this is a bug in htcjob {htcjob.__version__}; "
@@ -53,4 +53,8 @@ def say_ending(ending: Ending) -> int:
 
 def printable(text: str) -> str:
     """Give *text* so that it cannot break a line or colour a terminal: as JSON, where it is not plain."""
-    return text if text.isprintable() else json.dumps(text)
+    if text.isprintable():
+        return text
+    import json
+
+    return json.dumps(text)

@@ -176,7 +176,7 @@ def log_options(command: Decorated) -> Decorated:
             ),
             ours(
                 "--log-level",
-                type=click.Choice(LEVELS),
+                type=click.Choice(list(LEVELS)),
                 default="info",
                 show_default=True,
                 help="The least important lines to show.",

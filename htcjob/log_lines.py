@@ -1,0 +1,81 @@
+"""How a log line looks: as text for people or as JSON for programs, by Python's own `logging`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TextIO
+
+from htcjob.redact import redact
+
+
+def install(*, log_format: str, level: str, stream: TextIO | None) -> None:
+    """Send all log lines of htcjob to *stream* (`logs.set_up`)."""
+    handler = _Handler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logger = logging.getLogger("htcjob")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic from Python 3.11
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
+        """Be silent: a full disk under standard error is no reason for more talk."""
+
+
+class TextFormatter(logging.Formatter):
+    """`2025-01-01T00:00:03Z htcjob INFO stage_in_done objects=5 elapsed_s=1.9`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line."""
+        words = [_utc(record.created), "htcjob", record.levelname, record.getMessage()]
+        words += [f"{key}={_word(value)}" for key, value in _fields(record).items()]
+        return redact(" ".join(words) + _traceback(self, record))
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time":"2025-01-01T00:00:03Z","level":"info","event":"stage_in_done","objects":5}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line."""
+        line: dict[str, object] = {
+            "time": _utc(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **_fields(record),
+        }
+        traceback = _traceback(self, record)
+        if traceback:
+            line["traceback"] = traceback.strip()
+        return redact(_json(line))
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields: dict[str, object] = getattr(record, "fields", {})
+    return fields
+
+
+def _word(value: object) -> str:
+    """Give *value* as one word; what is not plainly one is written as JSON, so no line can be forged."""
+    if isinstance(value, str) and value and value.isprintable() and set(value).isdisjoint(' "='):
+        return value
+    return _json(value)
+
+
+def _json(value: object) -> str:
+    """Give *value* as JSON on one printable line: no line break or colour of a terminal gets through."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    if text.isprintable():
+        return text
+    return json.dumps(value, separators=(",", ":"), default=str).replace("\x7f", "\\u007f")
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""
