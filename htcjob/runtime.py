@@ -131,7 +131,7 @@ def _stop_before(ends_at: int, grace_s: float, signals: Signals) -> None:
     left_s = ends_at - time.time()
     if left_s <= 0:
         # The limit of a job that has ended, inherited; or one that the platform does not enforce.
-        event(log, WARNING, "platform_limit_ignored", ended_at=utc(ends_at))
+        event(__name__, WARNING, "platform_limit_ignored", ended_at=utc(ends_at))
         return
     stop_in_s = left_s - grace_s
     if signals.stops_in_s is None or stop_in_s < signals.stops_in_s:
@@ -148,7 +148,7 @@ def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
     try:
         return Guard(signals.children, Memory())
     except OSError as error:
-        event(log, WARNING, "memory_not_watched", cause=str(error))
+        event(__name__, WARNING, "memory_not_watched", cause=str(error))
         return nullcontext()
 
 
@@ -401,7 +401,6 @@ def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> 
     """
     from htcjob.last_resort import OVERTIME_S, LastResort
 
-<<<<<<< HEAD
     def last_words(signum: int) -> int:
         ending = attempt.ending
         if ending is None:
@@ -411,16 +410,8 @@ def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> 
             _write_termination_log(attempt, _exit_record(attempt, ending))
         # All may be committed, and the user's own program still hang: that is no success of the program.
         status = ending.exit_status or 128 + signum
-        event(log, logging.ERROR, "given_up", exit_status=status, message=ending.message)
+        event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)
         return status
-=======
-    def last_words(signum: int) -> None:
-        attempt.facts.stop_signal, attempt.facts.command = signum, None
-        attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
-        ending = decide(attempt.facts)
-        _write_termination_log(attempt, _exit_record(attempt, ending))
-        event(__name__, ERROR, "given_up", exit_status=ending.exit_status, message=ending.message)
->>>>>>> wt4p
 
     return LastResort(
         STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words, at_once=at_once
