@@ -306,11 +306,21 @@ def test_nobody_survives_a_killed_htcjob():
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert all(is_alive(pid) for pid in pids)
         wait_until(lambda: Path(f"/proc/{pids[0]}/comm").read_text() == "sleep\n")
-        # It waits for the command by now, all that comes before is done.
-        wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S")
+        # The command may be there before we could ask the kernel to end it with us.
+        wait_until(lambda: len(asynchronous_descriptors(process.pid)) == 2)
         process.kill()
         process.wait()
         wait_until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def asynchronous_descriptors(pid: int) -> list[str]:
+    """Give the descriptors of a process that have O_ASYNC."""
+    found = []
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if int(info.read_text().split("flags:")[1].split()[0], 8) & os.O_ASYNC:
+                found.append(info.name)
+    return found
 
 
 def test_the_command_inherits_no_file_descriptor_of_ours(as_pid_1):
