@@ -33,7 +33,7 @@ def copy(input, output_dir, key):
     if word == "segv":
         os.kill(os.getpid(), signal.SIGSEGV)
     if word == "hang":
-        subprocess.Popen(["sleep", "1003"])
+        subprocess.Popen(["sleep", "1234567"])
         time.sleep(1000)
     if word == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -131,7 +131,7 @@ def test_what_goes_wrong_costs_the_entry_in_hand_only(htcjob, module, workers):
     assert set(htcjob.outputs()) == {name for name in names if name.startswith("good")}
     assert "warm.py" not in done.stderr, "our own frames are nobody's business"
     assert "mine.py" in done.stderr
-    assert not alive("sleep 1003$")
+    assert not alive("sleep 1234567$")
     assert not alive(f"warm.py.*{module.stem}:copy")
 
 
