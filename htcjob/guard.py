@@ -55,12 +55,16 @@ class Guard:
 
     def __enter__(self) -> Guard:
         self._children.memory = self._memory
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread is left; the kernel's kills are known all the same
+            event(log, logging.WARNING, "memory_not_watched", cause=str(error))
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._over.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._children.memory = None
         self._memory.close()
 

@@ -51,12 +51,15 @@ class Memory:
     """
 
     def __init__(self, root: str = "/") -> None:
-        self._groups = [
-            _Group(folder, names)
-            for folder in control_groups("memory", root)
-            for names in (_VERSION_2, _VERSION_1)
-            if os.path.exists(os.path.join(folder, names.limit))
-        ]
+        self._groups: list[_Group] = []
+        try:
+            for folder in control_groups("memory", root):
+                for names in (_VERSION_2, _VERSION_1):
+                    if os.path.exists(os.path.join(folder, names.limit)):
+                        self._groups.append(_Group(folder, names))
+        except OSError:
+            self.close()
+            raise
 
     def use(self) -> Use | None:
         """
@@ -125,6 +128,7 @@ class _Group:
             raise
 
     def use(self) -> Use | None:
+        """Give how full it is; None: it has no limit."""
         limit = self._read(self._names.limit).strip()
         if not limit.isdigit() or int(limit) >= NO_MEMORY_LIMIT:
             return None

@@ -72,7 +72,10 @@ class Notices:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Notices:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread is left
+            event(log, logging.WARNING, "no_preemption_notices", cloud=self._name, cause=str(error))
         return self
 
     def __exit__(self, *_error: object) -> None:
