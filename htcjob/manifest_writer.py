@@ -1,0 +1,316 @@
+"""Makes the index of a manifest in one pass over its bytes; memory does not grow with the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import sys
+import tempfile
+import zlib
+from array import array
+from functools import partial
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from htcjob.errors import PermanentError, TransientError
+from htcjob.manifest_index import (
+    CRC,
+    GROUP_BYTES,
+    GROUP_ROW,
+    HAS_SIZES,
+    HEAD,
+    LONGEST_TAG_BYTES,
+    MAGIC,
+    MOST_PAGES,
+    PAGE_GROUPS,
+    PAGE_START,
+    SIZE_BYTES,
+    SUFFIX,
+    TABLE_ROW,
+    VERSION,
+    pages_stop,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from htcjob.retry import RetryPolicy
+    from htcjob.storage.contract import Store
+
+BLOCK_BYTES = 4 * 1024 * 1024
+"""Read at a time."""
+
+_NEWLINE = ord("\n")
+_BEGIN_NO_ENTRY = b" \t\n\r\v\f#"
+"""Bytes that the lines begin with that may be none."""
+_BOM = b"\xef\xbb\xbf"
+_MAYBE_NO_ENTRY = re.compile(rb"\n[\s#]")
+"""Where a line begins that may be blank or a comment; most manifests have none, and are counted fast."""
+
+
+class Indexed(NamedTuple):
+    """What an index was made of."""
+
+    n_entries: int
+    """Entries in the manifest."""
+    manifest_bytes: int
+    sha256: str
+    """Of the manifest, in hexadecimal."""
+    weight: int | None
+    """Size of all entries together, in bytes; None: no sizes were given."""
+    index_bytes: int
+
+
+class IndexWriter:
+    """
+    Takes a manifest piece by piece, then writes its index.
+
+        with IndexWriter(has_sizes=True) as writer:
+            writer.feed(b"a.jpg\\nb.jpg\\n")
+            writer.feed_sizes([4711, 42])
+            writer.write("/tmp/list.txt.idx", tag=store.head("list.txt").tag)
+
+    Sizes wait in a temporary file; a few bytes for each 16 KiB of the manifest are in memory.
+
+    Args:
+        has_sizes: Sizes of the entries will be given too, for `--balance bytes`.
+    """
+
+    def __init__(self, *, has_sizes: bool = False) -> None:
+        self._digest = hashlib.sha256()
+        self._fed_bytes = 0
+        self._begins_file = True
+        """Whether no group is closed yet: the next one may begin with a byte order mark."""
+        self._tail = b""
+        """The lines that are in no group yet, and the line that has not ended."""
+        self._long_line = _LongLine()
+        self._sizes: IO[bytes] | None = tempfile.TemporaryFile() if has_sizes else None  # noqa: SIM115
+        self._group_bytes = array("I")
+        self._group_entries = array("H")
+        self._group_lines = array("H")
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._sizes is not None:
+            self._sizes.close()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the manifest."""
+        self._digest.update(data)
+        self._fed_bytes += len(data)
+        if self._long_line.size_bytes:
+            stop = data.find(b"\n") + 1
+            if not stop:
+                self._long_line.add(data)
+                return
+            self._long_line.add(data[:stop])
+            self._end_long_line()
+            data = data[stop:]
+        self._tail = self._cut(self._tail + data if self._tail else data)
+
+    def feed_sizes(self, sizes: Iterable[int]) -> None:
+        """
+        Take the sizes of the next entries, in bytes.
+
+        They may come before or after the lines that they belong to, in the same order.
+        """
+        if self._sizes is None:
+            raise ValueError("the writer was made without sizes")
+        self._sizes.write(_packed(array("Q", sizes)))
+
+    def write(self, path: str, *, tag: str) -> Indexed:
+        """
+        Write the index to the file *path*; the last call.
+
+        Args:
+            path: A file of this machine.
+            tag: Of the manifest's version that was fed (`ObjectInfo.tag`).
+        """
+        if self._long_line.size_bytes:
+            self._end_long_line()
+        elif self._tail:
+            self._close(self._tail, 0, len(self._tail), may_have_others=True)
+        self._tail = b""
+        name = tag.encode()
+        if len(name) > LONGEST_TAG_BYTES:
+            raise PermanentError("index", path, f"storage gives the manifest an ETag of {len(name)} bytes")
+        n_entries, n_groups = sum(self._group_entries), len(self._group_bytes)
+        weights = self._group_weights(n_entries)
+        page_groups = max(PAGE_GROUPS, -(-n_groups // MOST_PAGES))
+        table, pages = self._pages(weights, page_groups)
+        head_bytes = HEAD.size + len(name) + len(table) + CRC.size
+        index_bytes = pages_stop(head_bytes, n_groups, page_groups)
+        if self._sizes is not None:
+            index_bytes += n_entries * SIZE_BYTES + n_groups * CRC.size
+        head = HEAD.pack(
+            MAGIC,
+            VERSION,
+            0 if self._sizes is None else HAS_SIZES,
+            head_bytes,
+            index_bytes,
+            self._fed_bytes,
+            self._digest.digest(),
+            n_entries,
+            sum(weights),
+            n_groups,
+            page_groups,
+            len(table) // TABLE_ROW.size,
+            len(name),
+        )
+        with open(path, "wb") as file:
+            file.write(_with_crc(head + name + table))
+            for page in pages:
+                file.write(page)
+            if self._sizes is not None:
+                self._sizes.seek(0)
+                for count in self._group_entries:
+                    file.write(_with_crc(self._sizes.read(count * SIZE_BYTES)))
+        return Indexed(
+            n_entries,
+            self._fed_bytes,
+            self._digest.hexdigest(),
+            None if self._sizes is None else sum(weights),
+            index_bytes,
+        )
+
+    def _cut(self, data: bytes) -> bytes:
+        """Close the groups whose end is certain; give what is left."""
+        may_have_others = self._begins_file or _MAYBE_NO_ENTRY.search(data) is not None
+        start = 0
+        while len(data) - start > GROUP_BYTES:
+            stop = data.rfind(b"\n", start, start + GROUP_BYTES) + 1
+            if stop <= start:
+                stop = data.find(b"\n", start + GROUP_BYTES) + 1
+                if not stop:
+                    self._long_line.add(data[start:], begins_file=self._begins_file)
+                    self._begins_file = False
+                    return b""
+            self._close(data, start, stop, may_have_others=may_have_others)
+            start = stop
+        return data[start:]
+
+    def _close(self, data: bytes, start: int, stop: int, *, may_have_others: bool) -> None:
+        """Make a group of the whole lines from *start* to *stop* in *data*."""
+        n_lines = data.count(b"\n", start, stop) + (data[stop - 1] != _NEWLINE)
+        n_entries = n_lines
+        if (
+            self._begins_file
+            or data[start] in _BEGIN_NO_ENTRY
+            or (may_have_others and _MAYBE_NO_ENTRY.search(data, start, stop))
+        ):
+            n_entries = _count_entries(data[start:stop], begins_file=self._begins_file)
+        self._begins_file = False
+        self._add_group(stop - start, n_entries, n_lines)
+
+    def _end_long_line(self) -> None:
+        line, self._long_line = self._long_line, _LongLine()
+        self._add_group(line.size_bytes, int(line.is_entry), 1)
+
+    def _add_group(self, size_bytes: int, n_entries: int, n_lines: int) -> None:
+        try:
+            self._group_bytes.append(size_bytes)
+        except OverflowError:
+            raise PermanentError("index", "manifest", f"a line of {size_bytes} bytes has no index") from None
+        self._group_entries.append(n_entries)
+        self._group_lines.append(n_lines)
+
+    def _group_weights(self, n_entries: int) -> array[int]:
+        """Give the size of each group's entries; zeros without sizes."""
+        weights = array("Q")
+        if self._sizes is None:
+            weights.frombytes(bytes(len(self._group_bytes) * SIZE_BYTES))
+            return weights
+        n_sizes = self._sizes.tell() // SIZE_BYTES
+        if n_sizes != n_entries:
+            raise ValueError(f"{n_sizes} sizes of {n_entries} entries")
+        self._sizes.seek(0)
+        for count in self._group_entries:
+            weights.append(sum(struct.unpack(f"<{count}Q", self._sizes.read(count * SIZE_BYTES))))
+        return weights
+
+    def _pages(self, weights: array[int], page_groups: int) -> tuple[bytes, list[bytes]]:
+        """Give the head's table, and the pages."""
+        table, pages = [], []
+        position, offset, line_number, weight = 0, 0, 1, 0
+        rows = list(zip(self._group_bytes, self._group_entries, self._group_lines, weights, strict=True))
+        for start in range(0, len(rows), page_groups):
+            table.append(TABLE_ROW.pack(position, weight))
+            page = [PAGE_START.pack(position, offset, line_number, weight)]
+            for row in rows[start : start + page_groups]:
+                page.append(GROUP_ROW.pack(*row))
+                size_bytes, n_entries, n_lines, of_group = row
+                offset, position = offset + size_bytes, position + n_entries
+                line_number, weight = line_number + n_lines, weight + of_group
+            pages.append(_with_crc(b"".join(page)))
+        return b"".join(table), pages
+
+
+class _LongLine:
+    """A line that is longer than a group, of which only what matters is kept."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        """With its line end; 0: there is no such line now."""
+        self._is_comment = False
+        self._is_blank = True
+
+    @property
+    def is_entry(self) -> bool:
+        return not (self._is_blank or self._is_comment)
+
+    def add(self, data: bytes, *, begins_file: bool = False) -> None:
+        """Take more of the line, maybe its end."""
+        content = data.removeprefix(_BOM) if begins_file else data
+        if self.size_bytes == 0:
+            self._is_comment = content.startswith(b"#")
+        self._is_blank = self._is_blank and not content.strip()
+        self.size_bytes += len(data)
+
+
+def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
+    """
+    Make the index of the manifest *key* beside it, in one pass over the manifest.
+
+    Raises:
+        AbsentError: there is no such manifest.
+        TransientError: the manifest was changed meanwhile; there is no new index.
+    """
+    url = store.url_of(key)
+    info = retry.call(partial(store.head, key))
+    with IndexWriter() as writer, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+        for start in range(0, info.size_bytes, BLOCK_BYTES):
+            stop = min(start + BLOCK_BYTES, info.size_bytes)
+            data, found = retry.call(partial(store.read_part, key, start, stop))
+            if found.tag != info.tag:
+                raise TransientError("index", url, "changed while it was read")
+            writer.feed(data)
+        path = f"{folder}/index"
+        indexed = writer.write(path, tag=info.tag)
+        if retry.call(partial(store.head, key)).tag != info.tag:
+            raise TransientError("index", url, "changed while it was read")
+        retry.call(partial(store.put, path, key + SUFFIX))
+    return indexed
+
+
+def _count_entries(group: bytes, *, begins_file: bool) -> int:
+    """Give how many lines of a group are entries, as `manifest.py` has it."""
+    lines = (group.removeprefix(_BOM) if begins_file else group).split(b"\n")
+    return sum(1 for line in lines if line.strip() and not line.startswith(b"#"))
+
+
+def _packed(numbers: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _with_crc(data: bytes) -> bytes:
+    return data + CRC.pack(zlib.crc32(data))
