@@ -122,7 +122,7 @@ def draw(results: Results, entries: int, picture: Path) -> None:
         axis.xaxis.set_major_formatter(in_full)
     axes[0][0].legend(frameon=False)
     figure.suptitle(
-        f"{entries:,} entries of {WORK_S * 1000:.0f} ms, {PLACES:,} jobs at a time; measured costs, simulated",
+        f"{entries:,} entries of {WORK_S * 1000:.0f} ms, {PLACES:,} jobs at a time: a simulation",
         fontsize=11,
     )
     picture.parent.mkdir(parents=True, exist_ok=True)
