@@ -32,8 +32,8 @@ says where each begins. All numbers are unsigned and little-endian; offsets and 
              …   8 each   size of each of its entries
              …   4        CRC-32 of these sizes
 
-CRC-32 is that of zlib and PNG. Pages follow the head, sizes follow the pages, each without a gap. The place of
-a page follows from its number, the place of a group's sizes from its number and its first position.
+CRC-32 is that of zlib and PNG. Pages follow the head, sizes follow the pages, each without a gap. The place
+of a page follows from its number, the place of a group's sizes from its number and its first position.
 """
 
 from __future__ import annotations
@@ -41,16 +41,24 @@ from __future__ import annotations
 import struct
 import zlib
 from bisect import bisect_left, bisect_right
+from functools import partial
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from htcjob.errors import UnusableIndexError
+from htcjob.chunk import chunk_bounds, weighted_bounds
+from htcjob.errors import PermanentError, UnusableIndexError
+from htcjob.manifest_groups import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from htcjob.chunk import Share
+    from htcjob.retry import RetryPolicy
+    from htcjob.storage.contract import ObjectInfo, Store
 
 SUFFIX = ".idx"
 """Behind the manifest's key: the key of its index."""
 
-GROUP_BYTES = 16 * 1024
-"""What the lines of a group take together, at most."""
 MOST_PAGES = 512
 """So that the head stays small."""
 PAGE_GROUPS = 128
@@ -58,6 +66,9 @@ PAGE_GROUPS = 128
 LONGEST_TAG_BYTES = 512
 HEAD_BYTES = 9 * 1024
 """No head is longer: one read of so much has all of it, and of a small index everything."""
+GAP_BYTES = 8 * 1024
+"""Of what lies between two pages, or two groups' sizes, that are wanted: more of it is left out, by another
+request."""
 SIZE_BYTES = 8
 """Of one size."""
 
@@ -116,36 +127,13 @@ class Head(NamedTuple):
         return bisect_right(self.positions, position) - 1
 
     def page_before(self, weight: int) -> int:
-        """Give the last page before which the entries have less than *weight*, 1 or more, together."""
-        return bisect_left(self.weights, weight) - 1
+        """Give the last page before which the entries have less than *weight* together; 0: the first."""
+        return max(bisect_left(self.weights, weight) - 1, 0)
 
     def sizes_bounds(self, group: Group) -> tuple[int, int]:
         """Give where the sizes of a group's entries begin and end in the index, with their CRC."""
         start = self.pages_stop + group.position * SIZE_BYTES + group.number * CRC.size
         return start, start + group.n_entries * SIZE_BYTES + CRC.size
-
-
-class Group(NamedTuple):
-    """Consecutive lines of the manifest."""
-
-    number: int
-    """Place among the groups, from 0."""
-    position: int
-    """Of its first entry."""
-    n_entries: int
-    offset: int
-    """Of its first line in the manifest."""
-    size_bytes: int
-    """What its lines take in the manifest."""
-    line_number: int
-    """Of its first line, from 1."""
-    weight_before: int
-    """Size of all entries before it."""
-
-    @property
-    def stop(self) -> int:
-        """Offset of what follows it."""
-        return self.offset + self.size_bytes
 
 
 class Page(NamedTuple):
@@ -164,6 +152,113 @@ class Page(NamedTuple):
         """Give the last group before which the entries have less than *weight* together."""
         before = bisect_left([group.weight_before for group in self.groups], weight) - 1
         return self.groups[max(before, 0)]
+
+
+class Span(NamedTuple):
+    """Where the entries of a chunk are."""
+
+    first: Group
+    """Has the first of them."""
+    last: Group
+    """Has the last of them."""
+
+
+class Index:
+    """
+    The index of a manifest in a store.
+
+    One request opens it, and reads all of a small one. To find a chunk takes one more, or two where its ends
+    are far from each other; chunks of equal bytes take as many again for the sizes of entries.
+
+    Args:
+        store: Where the manifest is.
+        key: The manifest's.
+        retry: What a transient failure is met with.
+
+    Raises:
+        AbsentError: there is none.
+        DeniedError: S3 says it of an absent one to who may not list.
+        UnusableIndexError: it cannot be trusted.
+    """
+
+    def __init__(self, store: Store, key: str, retry: RetryPolicy) -> None:
+        self.url = store.url_of(key + SUFFIX)
+        self._store = store
+        self._key = key + SUFFIX
+        self._retry = retry
+        self._start, info = self._read(0, HEAD_BYTES)
+        self._tag = info.tag
+        self.head = read_head(self._start, info.size_bytes)
+        self._pages: dict[int, Page] = {}
+        """Those read already."""
+
+    def chunk(self, share: Share) -> range:
+        """
+        Give the positions of a share of the manifest.
+
+        Raises:
+            UnusableIndexError: it is damaged, or has no sizes, which the share needs.
+        """
+        head = self.head
+        if not share.is_weighted:
+            return chunk_bounds(
+                array_index=share.array_index, array_size=share.array_size, n_entries=head.n_entries
+            )
+        if head.weight is None:
+            raise UnusableIndexError("it has no sizes")
+        return weighted_bounds(share, n_entries=head.n_entries, weight=head.weight, find=self._positions)
+
+    def span(self, chunk: range) -> Span:
+        """
+        Give where the entries at the positions of *chunk*, one at least, are.
+
+        Raises:
+            UnusableIndexError: it is damaged.
+        """
+        ends = chunk.start, chunk.stop - 1
+        pages = [self.head.page_of(position) for position in ends]
+        self._load(pages)
+        first, last = (self._pages[page].group_of(at) for page, at in zip(pages, ends, strict=True))
+        return Span(first, last)
+
+    def _positions(self, weights: Sequence[int]) -> list[int]:
+        """Give for each of *weights*, in order, the first position before which the entries have as much."""
+        pages = [self.head.page_before(weight) for weight in weights]
+        self._load(pages)
+        groups = [self._pages[page].group_before(weight) for page, weight in zip(pages, weights, strict=True)]
+        found = self._read_parts([self.head.sizes_bounds(group) for group in groups])
+        return [find_weight(*arguments) for arguments in zip(found, groups, weights, strict=True)]
+
+    def _load(self, pages: Sequence[int]) -> None:
+        """Read those of *pages*, in order, that are not read yet."""
+        missing = sorted(set(pages) - self._pages.keys())
+        found = self._read_parts([self.head.page_bounds(page) for page in missing])
+        for page, data in zip(missing, found, strict=True):
+            self._pages[page] = read_page(data, page, self.head)
+
+    def _read_parts(self, bounds: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Give parts of the index, in order; neighbours in one request."""
+        if not bounds:
+            return []
+        (first_start, first_stop), (last_start, last_stop) = bounds[0], bounds[-1]
+        if last_start - first_stop <= GAP_BYTES:
+            data = self._part(first_start, last_stop)
+            return [data[start - first_start : stop - first_start] for start, stop in bounds]
+        return [self._part(start, stop) for start, stop in bounds]
+
+    def _part(self, start: int, stop: int) -> bytes:
+        if stop <= len(self._start):
+            return self._start[start:stop]
+        data, info = self._read(start, stop)
+        if info.tag != self._tag:
+            raise UnusableIndexError("it was replaced while it was read")
+        return data
+
+    def _read(self, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
+        try:
+            return self._retry.call(partial(self._store.read_part, self._key, start, stop))
+        except PermanentError as error:
+            raise UnusableIndexError(f"it cannot be read: {error.reason}") from error
 
 
 def page_length(n_groups: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import struct
 import sys
 import tempfile
@@ -13,9 +11,9 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import PermanentError, TransientError
+from htcjob.manifest_groups import Grouper
 from htcjob.manifest_index import (
     CRC,
-    GROUP_BYTES,
     GROUP_ROW,
     HAS_SIZES,
     HEAD,
@@ -41,13 +39,6 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 4 * 1024 * 1024
 """Read at a time."""
 
-_NEWLINE = ord("\n")
-_BEGIN_NO_ENTRY = b" \t\n\r\v\f#"
-"""Bytes that the lines begin with that may be none."""
-_BOM = b"\xef\xbb\xbf"
-_MAYBE_NO_ENTRY = re.compile(rb"\n[\s#]")
-"""Where a line begins that may be blank or a comment; most manifests have none, and are counted fast."""
-
 
 class Indexed(NamedTuple):
     """What an index was made of."""
@@ -62,7 +53,7 @@ class Indexed(NamedTuple):
     index_bytes: int
 
 
-class IndexWriter:
+class IndexWriter(Grouper):
     """
     Takes a manifest piece by piece, then writes its index.
 
@@ -78,17 +69,8 @@ class IndexWriter:
     """
 
     def __init__(self, *, has_sizes: bool = False) -> None:
-        self._digest = hashlib.sha256()
-        self._fed_bytes = 0
-        self._begins_file = True
-        """Whether no group is closed yet: the next one may begin with a byte order mark."""
-        self._tail = b""
-        """The lines that are in no group yet, and the line that has not ended."""
-        self._long_line = _LongLine()
+        super().__init__()
         self._sizes: IO[bytes] | None = tempfile.TemporaryFile() if has_sizes else None  # noqa: SIM115
-        self._group_bytes = array("I")
-        self._group_entries = array("H")
-        self._group_lines = array("H")
 
     def __enter__(self) -> IndexWriter:
         return self
@@ -101,20 +83,6 @@ class IndexWriter:
     ) -> None:
         if self._sizes is not None:
             self._sizes.close()
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the manifest."""
-        self._digest.update(data)
-        self._fed_bytes += len(data)
-        if self._long_line.size_bytes:
-            stop = data.find(b"\n") + 1
-            if not stop:
-                self._long_line.add(data)
-                return
-            self._long_line.add(data[:stop])
-            self._end_long_line()
-            data = data[stop:]
-        self._tail = self._cut(self._tail + data if self._tail else data)
 
     def feed_sizes(self, sizes: Iterable[int]) -> None:
         """
@@ -134,15 +102,11 @@ class IndexWriter:
             path: A file of this machine.
             tag: Of the manifest's version that was fed (`ObjectInfo.tag`).
         """
-        if self._long_line.size_bytes:
-            self._end_long_line()
-        elif self._tail:
-            self._close(self._tail, 0, len(self._tail), may_have_others=True)
-        self._tail = b""
+        self.finish()
         name = tag.encode()
         if len(name) > LONGEST_TAG_BYTES:
             raise PermanentError("index", path, f"storage gives the manifest an ETag of {len(name)} bytes")
-        n_entries, n_groups = sum(self._group_entries), len(self._group_bytes)
+        n_entries, n_groups = self.n_entries, len(self.group_bytes)
         weights = self._group_weights(n_entries)
         page_groups = max(PAGE_GROUPS, -(-n_groups // MOST_PAGES))
         table, pages = self._pages(weights, page_groups)
@@ -156,8 +120,8 @@ class IndexWriter:
             0 if self._sizes is None else HAS_SIZES,
             head_bytes,
             index_bytes,
-            self._fed_bytes,
-            self._digest.digest(),
+            self.size_bytes,
+            bytes.fromhex(self.sha256),
             n_entries,
             sum(weights),
             n_groups,
@@ -171,68 +135,27 @@ class IndexWriter:
                 file.write(page)
             if self._sizes is not None:
                 self._sizes.seek(0)
-                for count in self._group_entries:
+                for count in self.group_entries:
                     file.write(_with_crc(self._sizes.read(count * SIZE_BYTES)))
         return Indexed(
             n_entries,
-            self._fed_bytes,
-            self._digest.hexdigest(),
+            self.size_bytes,
+            self.sha256,
             None if self._sizes is None else sum(weights),
             index_bytes,
         )
-
-    def _cut(self, data: bytes) -> bytes:
-        """Close the groups whose end is certain; give what is left."""
-        may_have_others = self._begins_file or _MAYBE_NO_ENTRY.search(data) is not None
-        start = 0
-        while len(data) - start > GROUP_BYTES:
-            stop = data.rfind(b"\n", start, start + GROUP_BYTES) + 1
-            if stop <= start:
-                stop = data.find(b"\n", start + GROUP_BYTES) + 1
-                if not stop:
-                    self._long_line.add(data[start:], begins_file=self._begins_file)
-                    self._begins_file = False
-                    return b""
-            self._close(data, start, stop, may_have_others=may_have_others)
-            start = stop
-        return data[start:]
-
-    def _close(self, data: bytes, start: int, stop: int, *, may_have_others: bool) -> None:
-        """Make a group of the whole lines from *start* to *stop* in *data*."""
-        n_lines = data.count(b"\n", start, stop) + (data[stop - 1] != _NEWLINE)
-        n_entries = n_lines
-        if (
-            self._begins_file
-            or data[start] in _BEGIN_NO_ENTRY
-            or (may_have_others and _MAYBE_NO_ENTRY.search(data, start, stop))
-        ):
-            n_entries = _count_entries(data[start:stop], begins_file=self._begins_file)
-        self._begins_file = False
-        self._add_group(stop - start, n_entries, n_lines)
-
-    def _end_long_line(self) -> None:
-        line, self._long_line = self._long_line, _LongLine()
-        self._add_group(line.size_bytes, int(line.is_entry), 1)
-
-    def _add_group(self, size_bytes: int, n_entries: int, n_lines: int) -> None:
-        try:
-            self._group_bytes.append(size_bytes)
-        except OverflowError:
-            raise PermanentError("index", "manifest", f"a line of {size_bytes} bytes has no index") from None
-        self._group_entries.append(n_entries)
-        self._group_lines.append(n_lines)
 
     def _group_weights(self, n_entries: int) -> array[int]:
         """Give the size of each group's entries; zeros without sizes."""
         weights = array("Q")
         if self._sizes is None:
-            weights.frombytes(bytes(len(self._group_bytes) * SIZE_BYTES))
+            weights.frombytes(bytes(len(self.group_bytes) * SIZE_BYTES))
             return weights
         n_sizes = self._sizes.tell() // SIZE_BYTES
         if n_sizes != n_entries:
             raise ValueError(f"{n_sizes} sizes of {n_entries} entries")
         self._sizes.seek(0)
-        for count in self._group_entries:
+        for count in self.group_entries:
             weights.append(sum(struct.unpack(f"<{count}Q", self._sizes.read(count * SIZE_BYTES))))
         return weights
 
@@ -240,7 +163,7 @@ class IndexWriter:
         """Give the head's table, and the pages."""
         table, pages = [], []
         position, offset, line_number, weight = 0, 0, 1, 0
-        rows = list(zip(self._group_bytes, self._group_entries, self._group_lines, weights, strict=True))
+        rows = list(zip(self.group_bytes, self.group_entries, self.group_lines, weights, strict=True))
         for start in range(0, len(rows), page_groups):
             table.append(TABLE_ROW.pack(position, weight))
             page = [PAGE_START.pack(position, offset, line_number, weight)]
@@ -251,28 +174,6 @@ class IndexWriter:
                 line_number, weight = line_number + n_lines, weight + of_group
             pages.append(_with_crc(b"".join(page)))
         return b"".join(table), pages
-
-
-class _LongLine:
-    """A line that is longer than a group, of which only what matters is kept."""
-
-    def __init__(self) -> None:
-        self.size_bytes = 0
-        """With its line end; 0: there is no such line now."""
-        self._is_comment = False
-        self._is_blank = True
-
-    @property
-    def is_entry(self) -> bool:
-        return not (self._is_blank or self._is_comment)
-
-    def add(self, data: bytes, *, begins_file: bool = False) -> None:
-        """Take more of the line, maybe its end."""
-        content = data.removeprefix(_BOM) if begins_file else data
-        if self.size_bytes == 0:
-            self._is_comment = content.startswith(b"#")
-        self._is_blank = self._is_blank and not content.strip()
-        self.size_bytes += len(data)
 
 
 def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
@@ -298,12 +199,6 @@ def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
             raise TransientError("index", url, "changed while it was read")
         retry.call(partial(store.put, path, key + SUFFIX))
     return indexed
-
-
-def _count_entries(group: bytes, *, begins_file: bool) -> int:
-    """Give how many lines of a group are entries, as `manifest.py` has it."""
-    lines = (group.removeprefix(_BOM) if begins_file else group).split(b"\n")
-    return sum(1 for line in lines if line.strip() and not line.startswith(b"#"))
 
 
 def _packed(numbers: array[int]) -> bytes:

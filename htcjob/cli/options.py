@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from htcjob import env
+from htcjob.chunk import BALANCES
 from htcjob.logs import LEVELS
 from htcjob.outcome import EXIT_TABLE, FailureBudget
 
@@ -161,6 +162,18 @@ def job_options(command: Decorated) -> Decorated:
     ):
         command = option(command)
     return command
+
+
+def balance_option(command: Decorated) -> Decorated:
+    """Add the option that says what chunks have equally much of."""
+    option = ours(
+        "--balance",
+        type=click.Choice(BALANCES),
+        default="entries",
+        show_default=True,
+        help="What all jobs get equally much of; bytes of input needs the index of htcjob manifest build.",
+    )
+    return option(command)
 
 
 def log_options(command: Decorated) -> Decorated:
