@@ -269,7 +269,7 @@ class CloudStore(Store):
             _check_answer("read_range", url, info)
             try:
                 if stop is not None and info.size_bytes < stop:
-                    if not may_end_early:
+                    if not may_end_early or info.size_bytes <= start:
                         raise _outside("read_range", url, start, stop, info.size_bytes)
                     stop = info.size_bytes
                 data = b"".join(body.pieces)
