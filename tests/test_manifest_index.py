@@ -8,6 +8,7 @@ import zlib
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,10 @@ from htcjob.errors import AbsentError, ConfigurationError, DeniedError, RunMisma
 from htcjob.manifest import Manifest, open_chunk
 from htcjob.manifest_writer import IndexWriter, make_index
 from htcjob.retry import RetryPolicy
+from htcjob.storage.access import Access
 from htcjob.storage.local import LocalStore
+from htcjob.storage.urls import open_store
+from tests.support.wire import FaultProxy
 from tests.test_manifest import LINES, CountingStore, reference
 
 NO_WAIT = RetryPolicy(retries=3, sleep=lambda seconds: False)
@@ -141,6 +145,26 @@ def test_a_chunk_takes_three_requests_and_little_more_than_its_own_bytes(array_s
     assert len(store.requests) == 3 or where < 0.5
     assert store.read_bytes <= sum(len(entry.text) + 1 for entry in entries) + 64 * 1024
     assert [entry.position for entry in entries] == list(chunk)
+
+
+@pytest.mark.parametrize("engine", ["fast", "sdk"])
+def test_three_requests_are_three_on_the_wire(rgw, monkeypatch, engine):
+    """Counted between the job and an S3 server; the index was made with the other engine."""
+    for name, value in rgw.environ().items():
+        monkeypatch.setenv(name, value)
+    bucket = rgw.new_bucket()
+    other = {"fast": "sdk", "sdk": "fast"}[engine]
+    direct = open_store(f"s3://{bucket}", Access(engine=other, environ=rgw.environ()))
+    direct.put_bytes(TEXT, "list.txt")
+    make_index(direct, "list.txt", NO_WAIT)
+    server = urlsplit(rgw.endpoint)
+    with FaultProxy(server.hostname, server.port) as proxy:
+        store = open_store(f"s3://{bucket}", Access(engine=engine, endpoint=proxy.url, environ=rgw.environ()))
+        found, chunk = open_chunk(store, "list.txt", Share(997, 1000), NO_WAIT)
+        entries = list(found.entries(chunk))
+        assert [entry.position for entry in entries] == list(range(997_000, 998_000))
+        assert proxy.requests == 3
+        assert 0 < proxy.bytes_down <= sum(len(entry.text) + 1 for entry in entries) + 64 * 1024
 
 
 def test_a_chunk_of_everything_is_read_in_blocks():
