@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 
 import click
 
-from htcjob.cli.endings import printable
+from htcjob.cli.endings import printable, say
+from htcjob.cli.moving import moving
 from htcjob.cli.options import look_table
 from htcjob.cli.places import Stores
 from htcjob.errors import BadKeyError, UsageError
 from htcjob.locations import Location, is_local, parse
+from htcjob.manifest_index import SUFFIX
 from htcjob.progress import size_in_words
 from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import check_key
@@ -35,7 +39,6 @@ def index(key: str, as_json: bool) -> None:
     Example:
       htcjob manifest index list.txt
     """
-    from htcjob.manifest_index import SUFFIX
     from htcjob.manifest_writer import make_index
 
     place = place_of(key, Stores())
@@ -48,6 +51,84 @@ def index(key: str, as_json: bool) -> None:
         f"{printable(key)}{SUFFIX}: {made.n_entries} entries, {size_in_words(made.index_bytes)} "
         f"for a manifest of {size_in_words(made.manifest_bytes)}"
     )
+
+
+_LINES = """
+\b
+Exit status:
+  0    all is right
+  64   usage
+  65   lines that are wrong, or keys that no line can mean
+  66   nothing is there
+  74   impossible for good (disk full, refused)
+  75   transient trouble outlasted the retries: try again
+  77   denied, or token or credentials refused
+  78   injected environment wrong, or an extra is missing
+"""
+
+
+@manifest.command(epilog=_LINES)
+@click.argument("location")
+@click.option("--include", metavar="GLOB", multiple=True, help="Take only what matches; may be repeated.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="Leave out what matches; may be repeated.")
+@click.option("--jsonl", is_flag=True, help="JSON lines, with key and size_bytes.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="KEY|URL",
+    help="The manifest to make, in project storage.  [default: manifest.txt or manifest.jsonl]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+def build(
+    location: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    jsonl: bool,
+    output: str | None,
+    as_json: bool,
+) -> int:
+    """
+    Make a manifest of what is in storage, sorted by key, and its index with all sizes.
+
+    LOCATION is project:FOLDER/ or project: (entries are keys), or another place as in htcjob storage (entries
+    are URLs); it may be a glob. The GLOBs are relative to its folder: *.jpg means those right in it, **/*.jpg
+    those in all folders, and old/ or old means a folder with all in it.
+
+    \b
+    Example:
+      htcjob manifest build project: --include '**/*.jpg' -o list.txt
+    """
+    from htcjob.manifest_build import Source
+    from htcjob.manifest_build import build as build_manifest
+
+    stores = Stores()
+    target = place_of(output or ("manifest.jsonl" if jsonl else "manifest.txt"), stores)
+    if target.is_folder:
+        raise UsageError(f"{target.text} is a folder: name the manifest")
+    source = Source(
+        parse(location, stores),
+        is_project=location.startswith("project:"),
+        include=[glob.removesuffix("/") for glob in include],
+        exclude=[glob.removesuffix("/") for glob in exclude],
+        as_json=jsonl,
+    )
+    with moving("build") as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+        made = build_manifest(source, target, transfers, folder)
+    if made.indexed is None:
+        for key in made.unusable:
+            say(f"htcjob: error: no line of a manifest can mean the key {key!r}")
+        say(f"htcjob: error: no manifest made, because of {made.n_unusable} such keys: see --exclude")
+        return os.EX_DATAERR
+    if as_json:
+        click.echo(
+            json.dumps(made.indexed._asdict() | {"manifest": target.url, "index": target.url + SUFFIX})
+        )
+        return 0
+    click.echo(
+        f"{printable(target.text)}: {made.indexed.n_entries} entries of "
+        f"{size_in_words(made.indexed.weight or 0)} together, and its index"
+    )
+    return 0
 
 
 def place_of(key: str, stores: Stores) -> Location:
