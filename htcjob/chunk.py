@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from htcjob.errors import ConfigurationError
 
-BALANCES = ("entries", "bytes")
-"""What the chunks of an array have equally much of."""
-
 
 class Share(NamedTuple):
     """Which part of the manifest a job asks for."""
@@ -19,7 +16,7 @@ class Share(NamedTuple):
     array_size: int
     """Jobs in the array, 1 or more."""
     balance: str = "entries"
-    """One of `BALANCES`: entries, or bytes of input."""
+    """What all jobs get equally much of: `entries`, or `bytes` of input."""
 
     @property
     def is_weighted(self) -> bool:

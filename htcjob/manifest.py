@@ -185,7 +185,7 @@ class Manifest:
     def _read_groups(self) -> Grouper:
         """Read all of it, and count."""
         groups = Grouper()
-        for _, block in self._blocks(0, self.size_bytes):
+        for block in self._blocks(0, self.size_bytes):
             groups.feed(block)
         groups.finish()
         return groups
@@ -198,7 +198,7 @@ class Manifest:
         """
         carried = b""
         begins_file = offset == 0
-        for _, block in self._blocks(offset, stop):
+        for block in self._blocks(offset, stop):
             *complete, rest = block.split(b"\n")
             for piece in complete:
                 yield _content(carried + piece, begins_file=begins_file)
@@ -207,10 +207,10 @@ class Manifest:
         if carried:
             yield _content(carried, begins_file=begins_file)
 
-    def _blocks(self, offset: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Give the bytes from *offset* to *stop*, with where each piece of them begins."""
+    def _blocks(self, offset: int, stop: int) -> Iterator[bytes]:
+        """Give the bytes from *offset* to *stop*, piece by piece."""
         for start in range(offset, stop, BLOCK_BYTES):
-            yield start, self._read(start, min(start + BLOCK_BYTES, stop))
+            yield self._read(start, min(start + BLOCK_BYTES, stop))
 
     def _read(self, start: int, stop: int) -> bytes:
         known, block = self._block

@@ -28,6 +28,7 @@ from htcjob.manifest_index import (
     VERSION,
     pages_stop,
 )
+from htcjob.storage.blame import Blame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -183,10 +184,15 @@ def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
     Raises:
         AbsentError: there is no such manifest.
         TransientError: the manifest was changed meanwhile; there is no new index.
+        UnwritableError: no temporary file can be written here.
     """
     url = store.url_of(key)
     info = retry.call(partial(store.head, key))
-    with IndexWriter() as writer, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+    with (
+        Blame("index", url, file=tempfile.gettempdir()),
+        tempfile.TemporaryDirectory(prefix="htcjob-") as folder,
+        IndexWriter() as writer,
+    ):
         for start in range(0, info.size_bytes, BLOCK_BYTES):
             stop = min(start + BLOCK_BYTES, info.size_bytes)
             data, found = retry.call(partial(store.read_part, key, start, stop))

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from htcjob import env
-from htcjob.chunk import BALANCES
 from htcjob.logs import LEVELS
 from htcjob.outcome import EXIT_TABLE, FailureBudget
 
@@ -168,7 +167,7 @@ def balance_option(command: Decorated) -> Decorated:
     """Add the option that says what chunks have equally much of."""
     option = ours(
         "--balance",
-        type=click.Choice(BALANCES),
+        type=click.Choice(["entries", "bytes"]),
         default="entries",
         show_default=True,
         help="What all jobs get equally much of; bytes of input needs the index of htcjob manifest build.",
