@@ -62,6 +62,11 @@ def in_range(store: Store, keys: KeyRange, transfers: Transfers) -> Iterator[Obj
             yield info
 
 
+def range_of(first: str, last: str) -> KeyRange:
+    """Give the range that begins with one key and has another, which is not before that."""
+    return KeyRange(_shared(first, last), first)
+
+
 def cut(store: Store, prefix: str, transfers: Transfers) -> list[KeyRange]:
     """
     Give ranges that have all keys with *prefix* together, in order; one where more are no use.

@@ -221,6 +221,21 @@ class Index:
         first, last = (self._pages[page].group_of(at) for page, at in zip(pages, ends, strict=True))
         return Span(first, last)
 
+    def weight_before(self, position: int) -> int:
+        """
+        Give the size of all entries before *position*, which may be the one behind the last.
+
+        Raises:
+            UnusableIndexError: it is damaged, or has no sizes.
+        """
+        if self.head.weight is None:
+            raise UnusableIndexError("it has no sizes")
+        if position == self.head.n_entries:
+            return self.head.weight
+        group = self.span(range(position, position + 1)).first
+        data = self._part(*self.head.sizes_bounds(group))
+        return weight_in(data, group, position)
+
     def _positions(self, weights: Sequence[int]) -> list[int]:
         """Give for each of *weights*, in order, the first position before which the entries have as much."""
         pages = [self.head.page_before(weight) for weight in weights]
@@ -356,6 +371,23 @@ def find_weight(data: bytes, group: Group, weight: int) -> int:
     sizes = struct.unpack_from(f"<{group.n_entries}Q", data)
     sums = list(accumulate(sizes, initial=group.weight_before))
     return group.position + min(bisect_left(sums, weight), group.n_entries)
+
+
+def weight_in(data: bytes, group: Group, position: int) -> int:
+    """
+    Give the size of all entries before *position*, which is in *group*.
+
+    Args:
+        data: The group's sizes, with their CRC.
+        group: Whose sizes they are.
+        position: In the manifest.
+
+    Raises:
+        UnusableIndexError: they are damaged.
+    """
+    _check(data, f"sizes of group {group.number}")
+    sizes: tuple[int, ...] = struct.unpack_from(f"<{position - group.position}Q", data)
+    return group.weight_before + sum(sizes)
 
 
 def _check(data: bytes, what: str) -> None:

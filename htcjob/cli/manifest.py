@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from htcjob.cli.endings import printable, say
-from htcjob.cli.moving import moving
-from htcjob.cli.options import look_table
+from htcjob.cli.moving import moving, talking
+from htcjob.cli.options import balance_option, look_table
 from htcjob.cli.places import Stores
 from htcjob.errors import BadKeyError, UsageError
 from htcjob.locations import Location, is_local, parse
 from htcjob.manifest_index import SUFFIX
 from htcjob.progress import size_in_words
+from htcjob.redact import redact
 from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import check_key
+
+if TYPE_CHECKING:
+    from htcjob.storage.contract import Store
 
 
 @click.group(name="manifest")
@@ -129,6 +135,85 @@ def build(
         f"{size_in_words(made.indexed.weight or 0)} together, and its index"
     )
     return 0
+
+
+@manifest.command(epilog=_LINES)
+@click.argument("key", metavar="KEY|URL")
+@click.option("--exists", is_flag=True, help="Look too whether all objects exist.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each problem, for programs.")
+def check(key: str, exists: bool, as_json: bool) -> int:
+    """
+    Look for what is wrong with a manifest.
+
+    A line that cannot be used, an entry that is there twice, an index that is not of this version and, with
+    --exists, an absent object: each gets a line, with the number of its line in the manifest.
+
+    \b
+    Example:
+      htcjob manifest check list.txt --exists
+    """
+    from htcjob.manifest_check import Check
+
+    stores = Stores()
+    place = place_of(key, stores)
+    n_problems = 0
+    with talking() as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+        made = Check(place, transfers, RetryPolicy(), folder)
+        for problem in made.problems(partial(_open, stores) if exists else None):
+            n_problems += 1
+            if as_json:
+                click.echo(json.dumps({"line": problem.line_number, "problem": redact(problem.text)}))
+            else:
+                click.echo(printable(redact(problem.text)))
+    if n_problems:
+        say(f"htcjob: error: {n_problems} problems with the {made.n_entries} entries of {place.text}")
+        return os.EX_DATAERR
+    if not as_json:
+        click.echo(f"{printable(place.text)}: {made.n_entries} entries, nothing wrong")
+    return 0
+
+
+@manifest.command(epilog=look_table())
+@click.argument("key", metavar="KEY|URL")
+@click.option("--array-size", type=click.IntRange(min=1), required=True, help="Jobs in the array.")
+@balance_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each job, for programs.")
+def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
+    """
+    Show what every job of an array would get.
+
+    One line per job: array index, number of entries, bytes of their inputs (- where no index tells), first
+    and last entry.
+
+    \b
+    Example:
+      htcjob manifest split list.txt --array-size 1000 --balance bytes
+    """
+    from htcjob.manifest_split import split as split_manifest
+
+    place = place_of(key, Stores())
+    with talking() as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+        for part in split_manifest(place, array_size, balance, transfers, RetryPolicy(), folder):
+            ends = [None if line is None else redact(line) for line in (part.first, part.last)]
+            if as_json:
+                members = {
+                    "array_index": part.array_index,
+                    "chunk": [part.chunk.start, part.chunk.stop],
+                    "entries": len(part.chunk),
+                    "size_bytes": part.size_bytes,
+                    "first": ends[0],
+                    "last": ends[1],
+                }
+                click.echo(json.dumps(members))
+            else:
+                size = "-" if part.size_bytes is None else part.size_bytes
+                shown = ["-" if line is None else printable(line) for line in ends]
+                click.echo("\t".join(map(str, (part.array_index, len(part.chunk), size, *shown))))
+
+
+def _open(stores: Stores, url: str) -> Store:
+    """Give the store of a URL; the empty one is project storage."""
+    return stores.open(url) if url else stores.project
 
 
 def place_of(key: str, stores: Stores) -> Location:
