@@ -161,7 +161,8 @@ class Manifest:
             RunMismatchError: the manifest is another one.
         """
         if chunk:
-            next(self.entries(chunk), None)
+            first, last = self._span(chunk)
+            next(self._blocks(first.offset, last.stop), None)
         elif self._head().tag != self.etag:
             raise self._changed()
 

@@ -137,21 +137,47 @@ class Head(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page of the index, whose CRC is right."""
+    """
+    A page of the index, whose CRC is right: what it says of each of its groups.
 
-    groups: list[Group]
+    The lists but `entries` have one number more, of what follows the last group.
+    """
+
+    first: int
+    """Number of its first group."""
+    entries: Sequence[int]
+    """In each group."""
+    positions: Sequence[int]
+    """Of the first entry of each group."""
+    offsets: Sequence[int]
+    """Of the first line in the manifest."""
+    line_numbers: Sequence[int]
+    """Of the first line, from 1."""
+    weights: Sequence[int]
+    """Size of all entries before."""
 
     def group_of(self, position: int) -> Group:
         """Give the group that has the entry at *position*, which is on this page."""
-        group = self.groups[bisect_right([group.position for group in self.groups], position) - 1]
+        group = self._group(bisect_right(self.positions, position) - 1)
         if not group.position <= position < group.position + group.n_entries:
             raise UnusableIndexError(f"no group has position {position}")
         return group
 
     def group_before(self, weight: int) -> Group:
-        """Give the last group before which the entries have less than *weight* together."""
-        before = bisect_left([group.weight_before for group in self.groups], weight) - 1
-        return self.groups[max(before, 0)]
+        """Give the last group before which the entries have less than *weight* together; 0: the first."""
+        return self._group(max(bisect_left(self.weights, weight) - 1, 0))
+
+    def _group(self, row: int) -> Group:
+        row = min(row, len(self.entries) - 1)
+        return Group(
+            self.first + row,
+            self.positions[row],
+            self.entries[row],
+            self.offsets[row],
+            self.offsets[row + 1] - self.offsets[row],
+            self.line_numbers[row],
+            self.weights[row],
+        )
 
 
 class Span(NamedTuple):
@@ -342,17 +368,21 @@ def read_page(data: bytes, page: int, head: Head) -> Page:
     """
     _check(data, f"page {page}")
     position, offset, line_number, weight = PAGE_START.unpack_from(data)
-    groups = []
-    for number, row in enumerate(
-        GROUP_ROW.iter_unpack(data[PAGE_START.size : -CRC.size]), page * head.page_groups
-    ):
-        size_bytes, n_entries, n_lines, of_group = row
-        groups.append(Group(number, position, n_entries, offset, size_bytes, line_number, weight))
-        position, offset = position + n_entries, offset + size_bytes
-        line_number, weight = line_number + n_lines, weight + of_group
-    if not groups or position > head.n_entries or offset > head.manifest_bytes:
+    rows = list(GROUP_ROW.iter_unpack(data[PAGE_START.size : -CRC.size]))
+    if not rows:
+        raise UnusableIndexError(f"its page {page} is empty")
+    sizes, entries, lines, weights = zip(*rows, strict=True)
+    read = Page(
+        page * head.page_groups,
+        entries,
+        list(accumulate(entries, initial=position)),
+        list(accumulate(sizes, initial=offset)),
+        list(accumulate(lines, initial=line_number)),
+        list(accumulate(weights, initial=weight)),
+    )
+    if read.positions[-1] > head.n_entries or read.offsets[-1] > head.manifest_bytes:
         raise UnusableIndexError(f"its page {page} contradicts its head")
-    return Page(groups)
+    return read
 
 
 def find_weight(data: bytes, group: Group, weight: int) -> int:
