@@ -88,7 +88,7 @@ def draw(results: Results, entries: int, picture: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
+    from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "htcjob", "font.size": 10}
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), sharex=True, layout="constrained")
@@ -108,13 +108,12 @@ def draw(results: Results, entries: int, picture: Path) -> None:
         axis.set_xscale("log")
         axis.grid(visible=True, which="major", color="#dddddd")
         axis.spines[["top", "right"]].set_visible(False)
-    in_full = StrMethodFormatter("{x:,g}")
-    for axis, _, _ in panels[:2]:
-        axis.set_yscale("log")
+    in_full = StrMethodFormatter("{x:,.0f}")
+    axes[0][0].set_yscale("log")
     for axis, _, _ in panels[:3]:
         axis.yaxis.set_major_formatter(in_full)
-        axis.yaxis.set_minor_formatter(NullFormatter())
-    panels[2][0].set_ylim(bottom=0)
+    for axis, _, _ in panels[1:3]:
+        axis.set_ylim(bottom=0)
     panels[3][0].set_ylim(0, 1)
     panels[3][0].yaxis.set_major_formatter(PercentFormatter(1))
     for axis in axes[1]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks.measure import HTCJOB, Cost, cost_of
 from benchmarks.peers.scale_work import OUTPUT_BYTES, WORK_S
 from benchmarks.scale_model import Design
+from htcjob.chunk import Share
 from htcjob.cli.plan import CONTAINER_START_S
 from htcjob.ledger import Ledger
-from htcjob.manifest import Manifest
+from htcjob.manifest import Manifest, open_chunk
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store
 from htcjob.transfer import Transfers
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROUND_TRIP_S = 0.020
-LINES = 64_000
-"""Of the manifest."""
+LINES = 640_000
+"""Of the manifest; so many that its index is read in several parts, as that of millions is."""
 FEW, MANY = 1, 64
 """Entries of the two jobs whose difference is what an entry costs."""
-ROUNDS = 3
+ROUNDS = 6
 """After a first one, which warms the caches and begins the run; the best of each counts."""
 INPUT_BYTES = 60_000
 """Of each input; the photos of the face tagger."""
@@ -173,17 +174,18 @@ class _Bench:
         retry = RetryPolicy()
         project, task = (open_store(f"{self._url}/{name}") for name in ("project", "task"))
         project.head("list.txt"), task.head(".htcjob/of-1/run.json")  # the connections are part of the start
-        chunk = range(LINES // 2, LINES // 2 + FEW)
-        manifest: list[Manifest] = []
+        located: list[tuple[Manifest, range]] = []
 
         def locate() -> None:
-            manifest.append(Manifest(project, "list.txt"))
-            list(manifest[-1].entries(chunk))
+            share = Share(LINES // 2, LINES // FEW)
+            found, chunk = open_chunk(project, "list.txt", share, retry)
+            list(found.entries(chunk))
+            located.append((found, chunk))
 
         def look() -> None:
             ledger = Ledger(task, "of-1", retry)
-            ledger.open_run(manifest[-1], ["--call", "benchmarks.peers.scale_work:work"])
-            ledger.done(chunk)
+            ledger.open_run(located[-1][0], ["--call", "benchmarks.peers.scale_work:work"])
+            ledger.done(located[-1][1])
 
         def move() -> None:
             with Transfers(retry) as transfers:
