@@ -8,7 +8,7 @@ FILES ?= 2000
 ROUNDS ?= 3
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test chaos lint types bench bench-storage format clean
+.PHONY: help demo test chaos lint types bench bench-storage bench-scale bench-manifest format clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,6 +55,15 @@ $(VENV)/peers/installed: $(VENV)/installed
 
 bench-storage: $(VENV)/peers/installed  ## Measure the storage adapter against other programs (FILES, ROUNDS).
 	@PATH="$$PATH:$(abspath $(VENV))/peers/bin" $(BIN)/python -m benchmarks.storage $(FILES) $(ROUNDS)
+
+JOBS ?= 1000000
+ENTRIES ?= 5000000
+bench-scale: $(VENV)/installed  ## Simulate arrays of up to JOBS jobs over ENTRIES entries; build/scale.png shows it.
+	$(BIN)/python -m benchmarks.scale $(JOBS) $(ENTRIES) build/scale
+
+LINES ?= 5000000
+bench-manifest: $(VENV)/installed  ## Measure what a job pays to find its part of a manifest of LINES lines.
+	$(BIN)/python -m benchmarks.manifest $(LINES)
 
 format: $(VENV)/installed  ## Format the code.
 	$(BIN)/ruff check --fix

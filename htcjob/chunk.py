@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 from htcjob.errors import ConfigurationError
+
+
+class Share(NamedTuple):
+    """Which part of the manifest a job asks for."""
+
+    array_index: int
+    """This job's number, from 0."""
+    array_size: int
+    """Jobs in the array, 1 or more."""
+    balance: str = "entries"
+    """What all jobs get equally much of: `entries`, or `bytes` of input."""
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the sizes of the entries decide."""
+        return self.balance == "bytes"
 
 
 def chunk_bounds(*, array_index: int, array_size: int, n_entries: int) -> range:
@@ -36,3 +55,35 @@ def chunk_bounds(*, array_index: int, array_size: int, n_entries: int) -> range:
     length, longer = divmod(n_entries, array_size)
     start = array_index * length + min(array_index, longer)
     return range(start, start + length + (array_index < longer))
+
+
+def weighted_bounds(
+    share: Share, *, n_entries: int, weight: int, find: Callable[[Sequence[int]], Sequence[int]]
+) -> range:
+    """
+    Positions of the manifest entries that belong to one job, where each job gets equal bytes of input.
+
+    Lay all inputs end to end and cut the whole into as many equal parts as there are jobs: an entry belongs
+    to the part that its first byte lies in (empty ones at the very end, to the last). So chunks are
+    consecutive, every position is in exactly one, and none has more than its part and the largest input.
+    Chunks may be empty. Inputs without a single byte are shared by their number.
+
+    Args:
+        share: Which job of which array.
+        n_entries: Entries in the manifest, 0 or more.
+        weight: Bytes of all inputs together.
+        find: Gives, for numbers of bytes in ascending order, the first position before which the entries have
+            as much together, or more.
+
+    Returns:
+        Half-open range of 0-based positions.
+
+    Raises:
+        ConfigurationError: the index is not below the size, or a number is out of range.
+    """
+    index, size = share.array_index, share.array_size
+    by_number = chunk_bounds(array_index=index, array_size=size, n_entries=n_entries)
+    if weight == 0:
+        return by_number
+    start, stop = find([-(-index * weight // size), -(-(index + 1) * weight // size)])
+    return range(start, n_entries if index == size - 1 else stop)

@@ -58,6 +58,10 @@ class ShortageError(HtcjobError):
     """This machine has no process, memory or file descriptor left for now; trying again may help."""
 
 
+class UnusableIndexError(ConfigurationError):
+    """The index of a manifest is damaged, or of another version of it; the message says what is wrong."""
+
+
 class FailureReportError(HtcjobError):
     """The command's list of failed entries cannot be understood, so nothing it did is committed."""
 

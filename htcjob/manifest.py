@@ -1,28 +1,47 @@
-"""Entries of a manifest, by position: streamed, so memory does not grow with the manifest."""
+"""
+Entries of a manifest, by position, through its index when it has one.
+
+Streamed: memory does not grow with the manifest, but by ten bytes for each 16 KiB that are read to count.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from htcjob.errors import BadKeyError, RunMismatchError
+from htcjob.chunk import chunk_bounds
+from htcjob.errors import (
+    AbsentError,
+    BadKeyError,
+    ConfigurationError,
+    DeniedError,
+    PermanentError,
+    RunMismatchError,
+    UnusableIndexError,
+)
+from htcjob.logs import event
+from htcjob.manifest_groups import BOM, Grouper, is_entry
+from htcjob.manifest_index import SUFFIX, Index, Span
+from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import check_key
 from htcjob.storage.urls import is_url, split_object_url
 
 if TYPE_CHECKING:
+    from htcjob.chunk import Share
     from htcjob.storage.contract import ObjectInfo, Store
 
 BLOCK_BYTES = 4 * 1024 * 1024
-"""Read at a time, and the distance of the bookmarks that `entries` starts from."""
+"""Read at a time."""
 
 LONGEST_LINE_BYTES = 64 * 1024
 """A longer line is a bad entry: a binary file given as manifest must not fill the memory."""
 
-_BOM = b"\xef\xbb\xbf"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,94 +114,167 @@ class Manifest:
     The manifest object of a run, one entry per line.
 
     Lines end in LF or CR LF, the last one may lack it; a byte order mark is skipped; blank lines and lines
-    that start with `#` are not entries. Opening it reads it once to count; `entries` then reads only
-    from the bookmark before the chunk.
+    that start with `#` are not entries. Without an index, opening it reads it once to count; `entries` then
+    reads only from the group of lines that has the first of the chunk.
+
+    Args:
+        store: Where it is.
+        key: Its name there.
+        retry: What a transient failure is met with.
+        index: Its index, which is believed; `open_chunk` checks that first.
     """
 
-    def __init__(self, store: Store, key: str) -> None:
-        """Open the manifest *key* of *store*, in at most one pass over it."""
-        self._info: ObjectInfo = store.head(key)
+    def __init__(
+        self, store: Store, key: str, retry: RetryPolicy | None = None, *, index: Index | None = None
+    ) -> None:
         self._store = store
+        self._key = key
+        self._retry = retry or RetryPolicy()
+        self._block: tuple[int, bytes] = (0, b"")
+        """Start and bytes of the block read last; a small manifest is read just once."""
         self.url = store.url_of(key)
-        self.etag = self._info.etag
-        self.size_bytes = self._info.size_bytes
         self.default_run = "default"
         """Name of its run in the task storage, where the user gives none."""
-        self._block: tuple[int, bytes] | None = None
-        """Start and bytes of the block read last; a small manifest is read just once."""
-        self._bookmarks = [_Bookmark(position=0, line_number=1, offset=0)]
-        self.n_entries = 0
-        """Entries in the manifest."""
-        self._count()
+        if index is None:
+            info = self._head()
+            self.etag, self.size_bytes = info.tag, info.size_bytes
+            groups = self._read_groups()
+            self._sha256, self.n_entries = groups.sha256, groups.n_entries
+            self._span: Callable[[range], Span] = lambda chunk: Span(
+                groups.group_of(chunk.start), groups.group_of(chunk.stop - 1)
+            )
+        else:
+            head = index.head
+            self.etag, self.size_bytes = head.tag, head.manifest_bytes
+            self._sha256, self.n_entries = head.sha256, head.n_entries
+            self._span = index.span
 
     def sha256(self) -> str:
-        """Give the digest of the whole manifest; reads it again, unless it is small."""
-        digest = hashlib.sha256()
-        for _, block in self._blocks(0):
-            digest.update(block)
-        return digest.hexdigest()
+        """Give the digest of the whole manifest."""
+        return self._sha256
+
+    def check(self, chunk: range) -> None:
+        """
+        See to it that the index is of this manifest, by reading where *chunk* begins; `entries` has it then.
+
+        Raises:
+            RunMismatchError: the manifest is another one.
+        """
+        if chunk:
+            first, last = self._span(chunk)
+            next(self._blocks(first.offset, last.stop), None)
+        elif self._head().tag != self.etag:
+            raise self._changed()
 
     def entries(self, chunk: range) -> Iterator[Entry]:
         """Give the entries at the positions of *chunk*, in order."""
         if not chunk:
             return
-        marks = [mark.position for mark in self._bookmarks]
-        start = self._bookmarks[bisect_right(marks, chunk.start) - 1]
-        for position, line_number, line, _ in self._entry_lines(start):
+        first, last = self._span(chunk)
+        position = first.position
+        for line_number, line in enumerate(self._lines(first.offset, last.stop), first.line_number):
+            if not is_entry(line):
+                continue
             if position >= chunk.stop:
                 return
             if position >= chunk.start:
                 yield parse_entry(line, position=position, line_number=line_number)
-
-    def _count(self) -> None:
-        for position, line_number, _, offset in self._entry_lines(self._bookmarks[0]):
-            self.n_entries = position + 1
-            if offset - self._bookmarks[-1].offset >= BLOCK_BYTES:
-                self._bookmarks.append(_Bookmark(position, line_number, offset))
-
-    def _entry_lines(self, start: _Bookmark) -> Iterator[tuple[int, int, bytes, int]]:
-        """Give position, line number, line and offset of every entry from *start* on."""
-        position = start.position
-        line_number = start.line_number - 1
-        for offset, line in self._lines(start.offset):
-            line_number += 1
-            if not line.strip() or line.startswith(b"#"):
-                continue
-            yield position, line_number, line, offset
             position += 1
+        if position < chunk.stop:
+            raise UnusableIndexError(f"manifest {self.url} has no entry {position} where its index says so")
 
-    def _lines(self, offset: int) -> Iterator[tuple[int, bytes]]:
+    def _read_groups(self) -> Grouper:
+        """Read all of it, and count."""
+        groups = Grouper()
+        for block in self._blocks(0, self.size_bytes):
+            groups.feed(block)
+        groups.finish()
+        return groups
+
+    def _lines(self, offset: int, stop: int) -> Iterator[bytes]:
         """
-        Give offset and content of every line from *offset*, which must be a line's first byte.
+        Give every line from *offset*, which must be a line's first byte, to *stop*, without its end.
 
         Of a line that is too long only so much is kept that it is seen to be too long.
         """
-        line_start = offset
         carried = b""
-        for block_start, block in self._blocks(offset):
-            piece_start = block_start
+        begins_file = offset == 0
+        for block in self._blocks(offset, stop):
             *complete, rest = block.split(b"\n")
             for piece in complete:
-                yield line_start, _content(carried + piece, line_start)
-                carried = b""
-                piece_start += len(piece) + 1
-                line_start = piece_start
-            carried = (carried + rest)[: LONGEST_LINE_BYTES + len(_BOM) + 2]
+                yield _content(carried + piece, begins_file=begins_file)
+                carried, begins_file = b"", False
+            carried = _shortened(carried + rest)
         if carried:
-            yield line_start, _content(carried, line_start)
+            yield _content(carried, begins_file=begins_file)
 
-    def _blocks(self, offset: int) -> Iterator[tuple[int, bytes]]:
-        size = self._info.size_bytes
-        for start in range(offset, size, BLOCK_BYTES):
-            if self._block is None or self._block[0] != start:
-                stop = min(start + BLOCK_BYTES, size)
-                self._block = (start, self._store.read_range(self._info.key, start, stop))
-                if self._store.head(self._info.key).etag != self.etag:
-                    raise RunMismatchError(
-                        f"manifest {self.url} was changed while this job read it; "
-                        "give another list another name"
-                    )
-            yield self._block
+    def _blocks(self, offset: int, stop: int) -> Iterator[bytes]:
+        """Give the bytes from *offset* to *stop*, piece by piece."""
+        for start in range(offset, stop, BLOCK_BYTES):
+            yield self._read(start, min(start + BLOCK_BYTES, stop))
+
+    def _read(self, start: int, stop: int) -> bytes:
+        known, block = self._block
+        if not known <= start <= stop <= known + len(block):
+            try:
+                read = partial(self._store.read_part, self._key, start, stop)
+                block, info = self._retry.call(read)
+            except PermanentError:
+                if self._head().tag == self.etag:
+                    raise
+                raise self._changed() from None
+            if (info.tag, info.size_bytes) != (self.etag, self.size_bytes):
+                raise self._changed()
+            known, _ = self._block = (start, block)
+        return block[start - known : stop - known]
+
+    def _head(self) -> ObjectInfo:
+        return self._retry.call(partial(self._store.head, self._key))
+
+    def _changed(self) -> RunMismatchError:
+        return RunMismatchError(
+            f"manifest {self.url} was changed while this job read it; give another list another name"
+        )
+
+
+def open_chunk(store: Store, key: str, share: Share, retry: RetryPolicy) -> tuple[Manifest, range]:
+    """
+    Give the manifest *key* of *store*, and the positions of a job's share of it.
+
+    With an index that takes three requests for a chunk of up to 4 MiB, and one more when it is larger: the
+    index's head, its pages at both ends, and the chunk, whose first 4 MiB are kept. Without one, or with one
+    that is not of this version of the manifest, the whole manifest is read.
+
+    Raises:
+        AbsentError: there is no such manifest.
+        ConfigurationError: the share is of bytes, and no index tells the sizes of the entries.
+    """
+    url = store.url_of(key + SUFFIX)
+    try:
+        index = Index(store, key, retry)
+        chunk = index.chunk(share)
+        manifest = Manifest(store, key, retry, index=index)
+        manifest.check(chunk)
+        return manifest, chunk
+    except (AbsentError, DeniedError):  # of the manifest too: then what follows says so
+        cause = "it is not there"
+    except RunMismatchError:
+        cause = "it is of another version of the manifest"
+    except UnusableIndexError as error:
+        cause = str(error)
+    if share.is_weighted:
+        retry.call(partial(store.head, key))
+        raise ConfigurationError(
+            f"--balance bytes (HTCJOB_BALANCE) needs the sizes of all entries from index {url}: {cause}; "
+            "make list and index with htcjob manifest build"
+        )
+    if cause != "it is not there":
+        event(log, logging.WARNING, "index_not_used", index=url, cause=cause)
+    manifest = Manifest(store, key, retry)
+    chunk = chunk_bounds(
+        array_index=share.array_index, array_size=share.array_size, n_entries=manifest.n_entries
+    )
+    return manifest, chunk
 
 
 class EntryList:
@@ -210,15 +302,12 @@ class EntryList:
             yield parse_entry(line, position=position, line_number=position + 1, where="--entry")
 
 
-def _content(line: bytes, offset: int) -> bytes:
+def _content(line: bytes, *, begins_file: bool) -> bytes:
     """Give *line* without the byte order mark of a file and without the CR of its line end."""
-    return (line.removeprefix(_BOM) if offset == 0 else line).removesuffix(b"\r")
+    return (line.removeprefix(BOM) if begins_file else line).removesuffix(b"\r")
 
 
-@dataclass(frozen=True, slots=True)
-class _Bookmark:
-    """An entry from which reading can begin."""
-
-    position: int
-    line_number: int
-    offset: int
+def _shortened(line: bytes) -> bytes:
+    """Give a line of which more may come, so that it is still seen to be too long, and blank or not."""
+    kept_bytes = LONGEST_LINE_BYTES + len(BOM) + 2
+    return line[:kept_bytes] + line[kept_bytes:].strip()[:1]

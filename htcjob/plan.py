@@ -27,6 +27,8 @@ class Plan(NamedTuple):
     """Bytes that files in the work directory may take; None: half of what is free at the beginning."""
     entries: Sequence[str] = ()
     """Manifest lines given on the command line, in place of a manifest."""
+    balance: str = "entries"
+    """What the jobs of the array get equally much of: `entries`, or `bytes` of input."""
     run: str | None = None
     """Name of the run in the task storage; None: `default`, or one made from `entries`."""
     outputs: Sequence[str] = ()

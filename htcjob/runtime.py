@@ -2,8 +2,8 @@
 One attempt, top to bottom:
 
 1. the injected environment becomes a `JobContext` (`env.py`), and the bearer token is checked;
-2. the stores are opened, and the manifest;
-3. the chunk of this array index is located;
+2. the stores are opened;
+3. the chunk of this array index is located in the manifest;
 4. what is committed already is left out;
 5. the rest flows through stage-in -> work -> stage-out -> commit (`pipeline.py`);
 6. the ending is decided, once, by a pure function (`outcome.decide`);
@@ -45,6 +45,7 @@ from htcjob.machine import has_memory_limit
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 
 if TYPE_CHECKING:
+    from htcjob.chunk import Share
     from htcjob.each import Act
     from htcjob.last_resort import LastResort
     from htcjob.ledger import Ledger
@@ -155,7 +156,7 @@ def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
 def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     """Steps 1 to 5."""
     # Not imported at the top: a plain entrypoint, started a million times, needs none of these.
-    from htcjob.chunk import chunk_bounds
+    from htcjob.chunk import Share, chunk_bounds
     from htcjob.job_stores import open_job_stores
     from htcjob.ledger import Ledger
     from htcjob.manifest import EntryList
@@ -178,24 +179,23 @@ def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     # 1. the token, where there is one; the context is read already
     claims = _claims(context)
 
-    # 2. stores and manifest
+    # 2. stores
     retry = RetryPolicy(sleep=signals.sleep)
     if attempt.act is None:
         _check_command(plan, attempt.environ)
     _check_outputs(plan)
     stores = open_job_stores(context, retry)
-    manifest: Manifest | EntryList = (
-        EntryList(plan.entries)
-        if context.manifest is None or plan.entries
-        else open_manifest(context.manifest, stores.project, retry, stores.open)
-    )
 
-    # 3. the chunk
-    attempt.chunk = chunk_bounds(
-        array_index=context.array_index,
-        array_size=context.require_array_size(),
-        n_entries=manifest.n_entries,
-    )
+    # 3. the manifest, and the chunk in it
+    share = Share(context.array_index, context.require_array_size(), plan.balance)
+    manifest: Manifest | EntryList
+    if context.manifest is None or plan.entries:
+        manifest = EntryList(plan.entries)
+        attempt.chunk = chunk_bounds(
+            array_index=share.array_index, array_size=share.array_size, n_entries=manifest.n_entries
+        )
+    else:
+        manifest, attempt.chunk = open_manifest(context.manifest, share, stores.project, retry, stores.open)
     facts.chunk_size = len(attempt.chunk)
 
     # 4. what is committed already
@@ -338,13 +338,18 @@ def _claims(context: JobContext) -> dict[str, str]:
 
 
 def open_manifest(
-    url_or_key: str, project: Store, retry: RetryPolicy, open_url: Callable[[str, str], Store]
-) -> Manifest:
+    url_or_key: str,
+    share: Share,
+    project: Store,
+    retry: RetryPolicy,
+    open_url: Callable[[str, str], Store],
+) -> tuple[Manifest, range]:
     """
-    Open the manifest, a key of project storage or a full URL.
+    Open the manifest, a key of project storage or a full URL, and find a job's positions in it.
 
     Args:
         url_or_key: As given.
+        share: The job's.
         project: Project storage.
         retry: What a transient failure is met with.
         open_url: Opens the store of a full URL for a key in it (`JobStores.open`).
@@ -352,7 +357,7 @@ def open_manifest(
     Raises:
         AbsentError: it is not there.
     """
-    from htcjob.manifest import Manifest
+    from htcjob.manifest import open_chunk
     from htcjob.storage.urls import is_url, split_object_url
 
     store, key = project, url_or_key.removeprefix("./")
@@ -360,7 +365,7 @@ def open_manifest(
         store_url, key = split_object_url(url_or_key)
         store = open_url(store_url, key)
     try:
-        return retry.call(lambda: Manifest(store, key))
+        return open_chunk(store, key, share, retry)
     except AbsentError as error:
         # The answer to a HEAD has no words; a listing says when it is the whole bucket that is not there.
         next(retry.call(lambda: store.list(key)), None)

@@ -1,10 +1,13 @@
 """Chunks: every position exactly once, whatever the array size."""
 
+from bisect import bisect_left
+from itertools import accumulate, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htcjob.chunk import chunk_bounds
+from htcjob.chunk import Share, chunk_bounds, weighted_bounds
 from htcjob.errors import ConfigurationError
 
 
@@ -64,3 +67,53 @@ def test_numbers_out_of_range_are_configuration_errors(index, size, n, said):
     """The message names the number that is wrong."""
     with pytest.raises(ConfigurationError, match=said):
         chunk_bounds(array_index=index, array_size=size, n_entries=n)
+
+
+def weighted(sizes: list[int], array_size: int) -> list[range]:
+    sums = list(accumulate(sizes, initial=0))
+    return [
+        weighted_bounds(
+            Share(index, array_size, "bytes"),
+            n_entries=len(sizes),
+            weight=sums[-1],
+            find=lambda weights: [bisect_left(sums, weight) for weight in weights],
+        )
+        for index in range(array_size)
+    ]
+
+
+SIZES = st.lists(st.sampled_from([0, 0, 1, 2, 7, 1000, 10**15]) | st.integers(0, 50), max_size=80)
+
+
+@given(sizes=SIZES, array_size=st.integers(1, 100))
+def test_every_position_is_in_exactly_one_weighted_chunk(sizes, array_size):
+    """Put together, the chunks are all positions in order, whatever the sizes are."""
+    found = weighted(sizes, array_size)
+    assert [position for chunk in found for position in chunk] == list(range(len(sizes)))
+    assert all(one.stop == other.start for one, other in pairwise(found))
+
+
+@given(sizes=SIZES, array_size=st.integers(1, 100))
+def test_no_weighted_chunk_is_heavier_than_its_part_and_the_largest_entry(sizes, array_size):
+    """Equal bytes, as nearly as entries can be had whole."""
+    for chunk in weighted(sizes, array_size):
+        assert (
+            sum(sizes[chunk.start : chunk.stop]) * array_size <= sum(sizes) + max(sizes) * array_size
+            if sizes
+            else not chunk
+        )
+
+
+def test_an_entry_belongs_to_the_part_that_its_first_byte_lies_in():
+    """As README says it; inputs without a byte are shared by their number."""
+    assert weighted([5, 5, 10, 20], 4) == [range(2), range(2, 3), range(3, 4), range(4, 4)]
+    assert weighted([40, 0, 0], 2) == [range(1), range(1, 3)]
+    assert weighted([0, 0, 0], 2) == [range(2), range(2, 3)]
+
+
+def test_a_weighted_index_must_be_below_the_size():
+    """As with equal numbers."""
+    with pytest.raises(ConfigurationError, match="from 0 to 1"):
+        weighted_bounds(
+            Share(2, 2, "bytes"), n_entries=1, weight=1, find=lambda weights: [0 for _ in weights]
+        )

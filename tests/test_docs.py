@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +140,15 @@ def test_every_option_of_run_has_a_variable():
     for parameter in run.params:
         if parameter.param_type_name == "option":
             assert parameter.envvar or env.variables_of(parameter.name), parameter.name
+
+
+def test_the_format_of_the_index_is_the_one_that_the_code_documents():
+    """Byte for byte, so that another program can read it from the README alone; test_manifest_index.py does."""
+    from htcjob import manifest_index
+
+    page = blocks("text")[-1]
+    assert page.startswith("head")
+    assert textwrap.indent(page, "    ") in (manifest_index.__doc__ or "")
 
 
 def test_no_path_of_a_developers_machine_is_in_the_repository():

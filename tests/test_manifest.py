@@ -1,12 +1,17 @@
 """Manifests: the entries at the right positions, whatever the lines look like."""
 
+import hashlib
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htcjob import manifest as module
+from htcjob import manifest_groups
 from htcjob.errors import AbsentError, RunMismatchError
 from htcjob.manifest import EntryList, Manifest, parse_entry
+from htcjob.manifest_groups import GROUP_BYTES
 from htcjob.storage.memory import MemoryStore
 
 
@@ -14,6 +19,26 @@ def manifest_of(data: bytes) -> Manifest:
     store = MemoryStore("manifest")
     store.put_bytes(data, "list.txt")
     return Manifest(store, "list.txt")
+
+
+class CountingStore(MemoryStore):
+    """Holds one manifest, and notes what is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("counting")
+        self.requests: list[str] = []
+        self.read_bytes = 0
+        self.put_bytes(data, "list.txt")
+
+    def head(self, key):
+        self.requests.append(f"head {key}")
+        return super().head(key)
+
+    def read_part(self, key, start, stop):
+        self.requests.append(key)
+        data, info = super().read_part(key, start, stop)
+        self.read_bytes += len(data)
+        return data, info
 
 
 def reference(data: bytes) -> list[tuple[int, bytes]]:
@@ -56,21 +81,20 @@ LINES = st.lists(
     bom=st.booleans(),
     last_newline=st.booleans(),
     block=st.integers(1, 40),
+    group=st.integers(3, 60),
     data=st.data(),
 )
-def test_chunks_are_those_of_the_definition(lines, end, bom, last_newline, block, data):
+def test_chunks_are_those_of_the_definition(lines, end, bom, last_newline, block, group, data):
     """For any line ends, comments, byte order mark and block size, each chunk has the right entries."""
     text = (b"\xef\xbb\xbf" if bom else b"") + end.join(lines) + (end if last_newline and lines else b"")
-    before, module.BLOCK_BYTES = module.BLOCK_BYTES, block
-    try:
+    with patch.object(module, "BLOCK_BYTES", block), patch.object(manifest_groups, "GROUP_BYTES", group):
         manifest = manifest_of(text)
         expected = reference(text)
         assert manifest.n_entries == len(expected)
+        assert manifest.sha256() == hashlib.sha256(text).hexdigest()
         start = data.draw(st.integers(0, len(expected)))
         stop = data.draw(st.integers(start, len(expected)))
         found = list(manifest.entries(range(start, stop)))
-    finally:
-        module.BLOCK_BYTES = before
     assert [entry.position for entry in found] == list(range(start, stop))
     assert [(entry.line_number, entry.text.encode()) for entry in found] == expected[start:stop]
 
@@ -140,31 +164,41 @@ def test_an_empty_manifest_has_no_entries():
 
 def test_memory_does_not_grow_with_a_line_that_never_ends():
     """A binary file given as manifest is one bad entry, however long it is."""
-    before, module.BLOCK_BYTES = module.BLOCK_BYTES, 64 * 1024
-    try:
+    with patch.object(module, "BLOCK_BYTES", 64 * 1024):
         manifest = manifest_of(b"\1" * 3_000_000 + b"\nb.jpg\n")
         bad, good = manifest.entries(range(2))
-    finally:
-        module.BLOCK_BYTES = before
     assert "longer than" in bad.problem
     assert (good.key, good.line_number) == ("b.jpg", 2)
 
 
-def test_a_chunk_is_read_from_the_bookmark_before_it():
-    """After the count, the last entry costs about a block, not the manifest again."""
-    before, module.BLOCK_BYTES = module.BLOCK_BYTES, 1000
-    try:
-        manifest = manifest_of(b"".join(b"%09d\n" % n for n in range(10_000)))
-        starts = []
-        read_range = manifest._store.read_range
-        manifest._store.read_range = lambda key, start, stop=None: (
-            starts.append(start),
-            read_range(key, start, stop),
-        )[1]
-        assert [entry.key for entry in manifest.entries(range(9_999, 10_000))] == ["000009999"]
-    finally:
-        module.BLOCK_BYTES = before
-    assert len(starts) <= 2
+@pytest.mark.parametrize("block", [1000, 70_000, 4_000_000])
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_a_blank_line_that_is_too_long_is_blank_all_the_same(block, ends):
+    """What a line is does not depend on how much of it is read at a time."""
+    text = ends.join([b" " * 200_000, b" " * 200_000 + b"x", b"#" * 100_000, b"b.jpg"])
+    with patch.object(module, "BLOCK_BYTES", block):
+        manifest = manifest_of(text)
+        bad, good = manifest.entries(range(manifest.n_entries))
+    assert "longer than" in bad.problem
+    assert (bad.line_number, good.line_number, good.key) == (2, 4, "b.jpg")
+
+
+def test_a_chunk_is_read_from_the_group_that_it_begins_in():
+    """After the count, the last entry costs a group of lines, not the manifest again."""
+    store = CountingStore(b"".join(b"%09d\n" % n for n in range(1_000_000)))
+    manifest = Manifest(store, "list.txt")
+    assert store.read_bytes == 10_000_000
+    assert [entry.key for entry in manifest.entries(range(400_000, 400_001))] == ["000400000"]
+    assert 0 < store.read_bytes - 10_000_000 <= GROUP_BYTES
+
+
+def test_a_small_manifest_is_read_once():
+    """Its bytes are kept from the count."""
+    store = CountingStore(b"a.jpg\nb.jpg\n")
+    manifest = Manifest(store, "list.txt")
+    assert [entry.key for entry in manifest.entries(range(1, 2))] == ["b.jpg"]
+    assert manifest.sha256() == hashlib.sha256(b"a.jpg\nb.jpg\n").hexdigest()
+    assert store.requests == ["head list.txt", "list.txt"]
 
 
 def test_entries_of_the_command_line_have_a_run_of_their_own():
@@ -177,13 +211,11 @@ def test_entries_of_the_command_line_have_a_run_of_their_own():
 
 def test_a_manifest_that_changes_while_it_is_read_is_noticed():
     """An entry must not be lost because another list took the old one's name."""
-    before, module.BLOCK_BYTES = module.BLOCK_BYTES, 8
-    try:
-        manifest = manifest_of(b"a.jpg\nb.jpg\nc.jpg\n")
-        entries = manifest.entries(range(3))
-        assert next(entries).key == "a.jpg"
-        manifest._store.put_bytes(b"a.jpg\nX.jpg\nc.jpg\n", "list.txt")
-        with pytest.raises(RunMismatchError, match="changed"):
-            list(entries)
-    finally:
-        module.BLOCK_BYTES = before
+    for other in (b"a.jpg\nX.jpg\nc.jpg\n", b"a.jpg\n"):
+        with patch.object(module, "BLOCK_BYTES", 8):
+            manifest = manifest_of(b"a.jpg\nb.jpg\nc.jpg\n")
+            entries = manifest.entries(range(3))
+            assert next(entries).key == "a.jpg"
+            manifest._store.put_bytes(other, "list.txt")
+            with pytest.raises(RunMismatchError, match="changed"):
+                list(entries)

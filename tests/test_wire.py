@@ -104,10 +104,12 @@ def status(connection) -> int:
 def test_what_is_not_struck_goes_through_unchanged(connection, proxy, server, wait_until):
     """Bodies with a length, chunked ones in both directions and none at all, on one connection."""
     assert ask(connection).read() == BODY
+    assert (proxy.bytes_down, proxy.bytes_up) == (len(BODY), 0)
     socket = connection.sock
     assert ask(connection, path="/chunked").read() == BODY
     assert ask(connection, "HEAD").read() == b""
     assert ask(connection, "PUT", body=BODY).read() == BODY
+    assert proxy.bytes_up == len(BODY)
     assert ask(connection, "PUT", body=iter([BODY, b"\n"]), encode_chunked=True).read() == BODY + b"\n"
     assert ask(connection).read() == BODY
     assert connection.sock is socket

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from htcjob import env
-from htcjob.chunk import chunk_bounds
+from htcjob.chunk import Share, chunk_bounds
 from htcjob.cli.endings import printable, say_ending
-from htcjob.cli.options import job_options, look_table
+from htcjob.cli.options import balance_option, job_options, look_table
 from htcjob.errors import ConfigurationError, HtcjobError
 from htcjob.outcome import Ending, ending_of_error
 from htcjob.redact import redact
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @click.command(epilog=look_table())
 @job_options
+@balance_option
 @click.option("--entries", type=click.IntRange(min=0), help="Entries of an imagined manifest; none is read.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
-def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
+def chunk(entries: int | None, as_json: bool, balance: str, **flags: Any) -> None:
     """
     Show the entries that an array index gets.
 
@@ -38,20 +39,20 @@ def chunk(entries: int | None, as_json: bool, **flags: Any) -> None:
       htcjob chunk --entries 5001 --array-size 1000 --array-index 0
     """
     context = env.read_context(env.current(), flags=flags)
-    manifest = None if entries is not None else _open_manifest(context)
-    n_entries = manifest.n_entries if manifest else entries or 0
-    bounds = chunk_bounds(
-        array_index=context.array_index,
-        array_size=context.require_array_size(),
-        n_entries=n_entries,
-    )
+    manifest: Manifest | None = None
+    if entries is None:
+        manifest, bounds = _open_manifest(context, balance)
+    else:
+        bounds = chunk_bounds(
+            array_index=context.array_index, array_size=context.require_array_size(), n_entries=entries
+        )
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "array_index": context.array_index,
                     "array_size": context.array_size,
-                    "manifest_entries": n_entries,
+                    "manifest_entries": manifest.n_entries if manifest else entries,
                     "chunk": [bounds.start, bounds.stop],
                     "entries": None
                     if manifest is None
@@ -123,8 +124,9 @@ _CONTEXT_FIELDS = (
 
 @click.command(epilog=look_table())
 @job_options
+@balance_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
-def check(as_json: bool, **flags: Any) -> int:
+def check(as_json: bool, balance: str, **flags: Any) -> int:
     """
     Check environment, token and storage; no work is done.
 
@@ -137,7 +139,7 @@ def check(as_json: bool, **flags: Any) -> int:
     """
     steps = []
     first_problem: Ending | None = None
-    for name, step in _steps(flags):
+    for name, step in _steps(flags, balance):
         try:
             said, is_ok = step(), True
         except HtcjobError as error:
@@ -154,7 +156,7 @@ def check(as_json: bool, **flags: Any) -> int:
     return say_ending(first_problem) if first_problem else 0
 
 
-def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
+def _steps(flags: dict[str, Any], balance: str) -> Iterator[tuple[str, Callable[[], str]]]:
     contexts: list[JobContext] = []
 
     def environment_step() -> str:
@@ -174,13 +176,7 @@ def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
         return f"{'verified' if token.is_verified else 'decoded, not verified'}, {until}"
 
     def manifest_step() -> str:
-        context = contexts[0]
-        manifest = _open_manifest(context)
-        bounds = chunk_bounds(
-            array_index=context.array_index,
-            array_size=context.require_array_size(),
-            n_entries=manifest.n_entries,
-        )
+        manifest, bounds = _open_manifest(contexts[0], balance)
         bad = sum(entry.problem is not None for entry in manifest.entries(bounds))
         said = (
             f"{manifest.n_entries} entries, of which {len(bounds)} for this job, from position {bounds.start}"
@@ -202,7 +198,7 @@ def _steps(flags: dict[str, Any]) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "task storage", task_storage_step
 
 
-def _open_manifest(context: JobContext) -> Manifest:
+def _open_manifest(context: JobContext, balance: str) -> tuple[Manifest, range]:
     from htcjob.job_stores import open_project_store
     from htcjob.runtime import open_manifest
     from htcjob.storage.urls import open_store
@@ -210,7 +206,8 @@ def _open_manifest(context: JobContext) -> Manifest:
     if context.manifest is None:
         raise ConfigurationError("no manifest is known: set --manifest or HTCJOB_MANIFEST")
     project = open_project_store(context, RetryPolicy())
-    return open_manifest(context.manifest, project, RetryPolicy(), lambda url, _key: open_store(url))
+    share = Share(context.array_index, context.require_array_size(), balance)
+    return open_manifest(context.manifest, share, project, RetryPolicy(), lambda url, _key: open_store(url))
 
 
 def _shown(value: object) -> object:

@@ -23,6 +23,8 @@ COMMANDS = {
     "failed": ("htcjob.cli.results:failed", "List the entries of a run that are not done, and why."),
     "collect": ("htcjob.cli.results:collect", "Write the records of a run, as JSON lines or CSV."),
     "storage": ("htcjob.cli.storage:storage", "List storage, and copy to, from and between stores."),
+    "plan": ("htcjob.cli.plan:plan", "Show how large an array should be, and how it is submitted."),
+    "manifest": ("htcjob.cli.manifest:manifest", "Make, check and preview lists of entries."),
     "chunk": ("htcjob.cli.look:chunk", "Show the entries that an array index gets."),
     "check": ("htcjob.cli.look:check", "Check environment, token and storage; no work is done."),
     "env": ("htcjob.cli.look:environment", "Show what the platform injected, secrets redacted."),

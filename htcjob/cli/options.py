@@ -163,6 +163,18 @@ def job_options(command: Decorated) -> Decorated:
     return command
 
 
+def balance_option(command: Decorated) -> Decorated:
+    """Add the option that says what chunks have equally much of."""
+    option = ours(
+        "--balance",
+        type=click.Choice(["entries", "bytes"]),
+        default="entries",
+        show_default=True,
+        help="What all jobs get equally much of; bytes of input needs the index of htcjob manifest build.",
+    )
+    return option(command)
+
+
 def log_options(command: Decorated) -> Decorated:
     """Add the options for our own lines on standard error."""
     for option in reversed(

@@ -154,7 +154,7 @@ def _left(store: Store, run: str, transfers: Transfers) -> Iterator[str]:
 
     identity = read_run(store, run, transfers)
     store_url, key = split_object_url(str(identity.get("manifest")))
-    manifest = transfers.call(lambda: Manifest(open_store(store_url), key))
+    manifest = Manifest(open_store(store_url), key)
     if manifest.size_bytes != identity.get("size_bytes"):
         raise ConfigurationError(f"manifest {manifest.url} has changed since run {run!r} began")
     ended = (

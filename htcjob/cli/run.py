@@ -18,6 +18,7 @@ from htcjob.cli.options import (
     SIZE,
     TIME_LIMIT,
     Multiple,
+    balance_option,
     exit_table,
     job_options,
     log_options,
@@ -41,6 +42,7 @@ from htcjob.runtime import run_attempt
     multiple=True,
     help="Work on this entry instead of a manifest's; repeatable.",
 )
+@balance_option
 @ours("--each", "is_each", is_flag=True, help="Run COMMAND once per entry instead of once for the chunk.")
 @ours(
     "--call",

@@ -6,14 +6,12 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 
 import click
 
-from htcjob import logs
 from htcjob.cli.endings import printable, say, say_ending
-from htcjob.cli.interrupt import end_promptly
+from htcjob.cli.moving import moving, talking
 from htcjob.cli.places import (
     Stores,
     check_apart,
@@ -38,10 +36,8 @@ from htcjob.copying import (
 from htcjob.errors import BadKeyError, HtcjobError, TransientError, UsageError
 from htcjob.locations import GLOB, is_local, look, parse
 from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_error
-from htcjob.progress import Progress, size_in_words
+from htcjob.progress import size_in_words
 from htcjob.redact import redact
-from htcjob.retry import RetryPolicy
-from htcjob.transfer import Transfers
 
 FAILURES_SHOWN = 5
 """The others are counted (`--json` has them all)."""
@@ -104,7 +100,7 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
       htcjob storage ls project:photos/
     """
     place = parse(location, Stores())
-    with _talking() as transfers:
+    with talking() as transfers:
         for entry in look(place, is_recursive=is_recursive, transfers=transfers):
             if isinstance(entry, str):
                 key, size_bytes, changed = entry, None, None
@@ -136,7 +132,7 @@ def get(locations: tuple[str, ...], directory: str, is_recursive: bool, as_json:
     target = Target(None, os.path.realpath(directory), is_folder=True)
     for place in places:
         check_apart(place, target, is_recursive=is_recursive)
-    with _moving("get") as transfers:
+    with moving("get") as transfers:
         copier = Copier(target, transfers, has_folders=have_several_folders(places))
         tasks = (task for place in places for task in copier.objects(place, is_recursive=is_recursive))
         return _report(work(tasks, transfers), as_json=as_json)
@@ -158,7 +154,7 @@ def put(files: tuple[str, ...], location: str, is_recursive: bool, as_json: bool
     target = target_in_store(location, Stores(), is_many=is_recursive or len(files) > 1)
     for file in files:
         check_apart(file, target, is_recursive=is_recursive)
-    with _moving("put") as transfers:
+    with moving("put") as transfers:
         has_folders = len({os.path.dirname(file) for file in files}) > 1
         is_new = target.is_folder and is_empty(target, transfers)
         copier = Copier(target, transfers, is_new=is_new, has_folders=has_folders)
@@ -189,7 +185,7 @@ def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
     else:
         target = target_in_store(destination, stores, is_many=is_many)
     check_apart(place or source, target, is_recursive=is_recursive)
-    with _moving("cp") as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as scratch:
+    with moving("cp") as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as scratch:
         is_new = is_many and is_empty(target, transfers)
         copier = Copier(target, transfers, is_new=is_new, scratch=scratch)
         if place is None:
@@ -214,7 +210,7 @@ def cat(location: str) -> None:
         raise UsageError(f"{location} is a folder: name one object")
     if sys.stdout is None:
         raise UsageError("standard output is closed")
-    with _talking() as transfers:
+    with talking() as transfers:
         store = place.store
         info = transfers.call(lambda: store.head(place.key))
         for block in blocks(store, info, transfers):
@@ -243,27 +239,9 @@ def rm(locations: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bo
             raise UsageError(
                 f"{place.text} means everything in {place.store.url}: add --all if you mean that"
             )
-    with _moving("rm") as transfers:
+    with moving("rm") as transfers:
         tasks = (task for place in places for task in removals(place, transfers, is_recursive=is_recursive))
         return _report(work(tasks, transfers), as_json=as_json)
-
-
-@contextmanager
-def _talking() -> Iterator[Transfers]:
-    """Give what makes requests."""
-    logs.set_up(log_format="text", level="info")
-    end_promptly()
-    with Transfers(RetryPolicy()) as transfers:
-        yield transfers
-
-
-@contextmanager
-def _moving(what: str) -> Iterator[Transfers]:
-    """Give what moves files, with progress on standard error."""
-    with ExitStack() as stack:
-        transfers = stack.enter_context(_talking())
-        transfers.progress = stack.enter_context(Progress(what))
-        yield transfers
 
 
 def _report(outcomes: Iterable[Outcome], *, as_json: bool) -> int:

@@ -181,7 +181,7 @@ class Array:
         with open(log_path or os.devnull, "wb") as log:
             output = log if log_path else None
             return await asyncio.create_subprocess_exec(
-                *_htcjob(),
+                *htcjob_argv(),
                 "run",
                 *self._simulation.arguments,
                 env=environ,
@@ -221,7 +221,7 @@ async def _ends_within(process: asyncio.subprocess.Process, seconds: float | Non
     return True
 
 
-def _htcjob() -> list[str]:
+def htcjob_argv() -> list[str]:
     """Give the argv that starts htcjob: the script we were started with, or else the module."""
     script = os.path.abspath(sys.argv[0])
     if os.path.basename(script) == "htcjob" and os.access(script, os.X_OK):

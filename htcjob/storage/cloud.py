@@ -168,29 +168,21 @@ class CloudStore(Store):
         if start < 0 or (stop is not None and stop < start):
             raise PermanentError("read_range", url, f"no bytes {start} to {stop}")
         try:
-            with self._talking("read_range", url):
-                if start == stop:
+            if start == stop:
+                with self._talking("read_range", url):
                     return self._read_nothing(name, start, url)
-                body = self._call(lambda: self._bucket.get(name, start=start, stop=stop))
-                _check_answer("read_range", url, body.info)
-                try:
-                    if stop is not None and body.info.size_bytes < stop:
-                        raise _outside("read_range", url, start, stop, body.info.size_bytes)
-                    data = b"".join(body.pieces)
-                finally:
-                    body.close()
+            return self._read(key, start, stop, may_end_early=False)[0]
         except PermanentError:
             if stop is not None or self.head(key).size_bytes != start:
                 raise
             return b""  # HTTP has no range that begins at the end: storage answers 416
-        if len(data) != body.stop - start:
-            raise _truncated("read_range", url, len(data), body.stop - start)
-        hasher = hasher_of(body.info.checksum) if len(data) == body.info.size_bytes else None
-        if hasher is not None and body.info.checksum is not None:
-            hasher.update(data)
-            if not is_right(hasher, body.info.checksum):
-                raise _wrong_checksum("read_range", url, body.info.checksum)
-        return data
+
+    def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
+        """Give the bytes from *start* up to *stop* or the end, and what storage says of the object."""
+        check_key(key)
+        if not 0 <= start < stop:
+            raise PermanentError("read_range", self.url_of(key), f"no bytes {start} to {stop}")
+        return self._read(key, start, stop, may_end_early=True)
 
     def put(self, path: str, key: str, *, sha256: str | None = None) -> ObjectInfo:
         """Copy the file *path* to *key*; it appears whole."""
@@ -266,6 +258,33 @@ class CloudStore(Store):
             self._call(lambda: self._bucket.delete(self._prefix + key))
 
     # How content arrives
+
+    def _read(
+        self, key: str, start: int, stop: int | None, *, may_end_early: bool
+    ) -> tuple[bytes, ObjectInfo]:
+        """Read a range that is not empty, in one request."""
+        url, name = self.url_of(key), self._prefix + key
+        with self._talking("read_range", url):
+            body = self._call(lambda: self._bucket.get(name, start=start, stop=stop))
+            info = body.info
+            _check_answer("read_range", url, info)
+            try:
+                if stop is not None and info.size_bytes < stop:
+                    if not may_end_early or info.size_bytes <= start:
+                        raise _outside("read_range", url, start, stop, info.size_bytes)
+                    stop = info.size_bytes
+                data = b"".join(body.pieces)
+            finally:
+                body.close()
+        expected_bytes = (body.stop if stop is None else stop) - start
+        if len(data) != expected_bytes:
+            raise _truncated("read_range", url, len(data), expected_bytes)
+        hasher = hasher_of(info.checksum) if len(data) == info.size_bytes else None
+        if hasher is not None and info.checksum is not None:
+            hasher.update(data)
+            if not is_right(hasher, info.checksum):
+                raise _wrong_checksum("read_range", url, info.checksum)
+        return data, _renamed(info, key)
 
     def _receive(self, body: Body, new: NewFile, url: str) -> None:
         checksum = body.info.checksum
@@ -421,7 +440,7 @@ class _Talking:
 
 
 def _renamed(info: ObjectInfo, key: str) -> ObjectInfo:
-    return ObjectInfo(key, info.size_bytes, info.etag, info.last_modified, info.checksum)
+    return ObjectInfo(key, info.size_bytes, info.etag, info.last_modified, info.checksum, info.version)
 
 
 def _check_answer(operation: str, url: str, info: ObjectInfo) -> None:

@@ -26,6 +26,13 @@ class ObjectInfo:
     checksum: str | None = None
     """Of the content, as `algorithm:hexadecimal`, where storage knows one (`checksum.py`); not every verb
     of every backend is told it."""
+    version: str | None = None
+    """Name of this version of the object, where it has one beside the ETag that both engines are told."""
+
+    @property
+    def tag(self) -> str:
+        """What names this version of the object with either engine; of a listing it may be another."""
+        return self.version or self.etag
 
 
 class Store(ABC):
@@ -65,6 +72,15 @@ class Store(ABC):
 
         *stop* None means the end of the object. A range that passes the end, or runs backwards, is a
         `PermanentError`; an empty one inside the object, its end included, gives `b""`.
+        """
+
+    @abstractmethod
+    def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
+        """
+        Give the bytes from *start* up to *stop*, or the object's end, and what storage says of the object.
+
+        Both come with one answer, so they are of the same version of the object. A range that is empty, or
+        begins at or behind the end, is a `PermanentError`.
         """
 
     @abstractmethod

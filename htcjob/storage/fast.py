@@ -305,7 +305,8 @@ class FastBucket(Bucket):
         elif self._etag_is_md5 and _MD5.fullmatch(etag):
             # Not so where KMS's or the customer's keys encrypt; AWS asks for TLS then.
             checksum = f"md5:{etag}"
-        return ObjectInfo(name, meta["size"], etag, meta["last_modified"], checksum)
+        version = meta["version"] if self._scheme == "gs" else None  # the generation, as the SDK has it
+        return ObjectInfo(name, meta["size"], etag, meta["last_modified"], checksum, version)
 
 
 class _Slots:

@@ -102,6 +102,16 @@ class LocalStore(Store):
                 raise PermanentError("read_range", self.url_of(key), reason)
             return read_range(descriptor, start, end, reading)
 
+    def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
+        """Give the bytes from *start* up to *stop* or the end, and what the file system says of the file."""
+        reading = self._blame("read_range", key)
+        with open_regular(self._path("read_range", key), reading) as (descriptor, status):
+            if not 0 <= start < min(stop, status.st_size):
+                reason = f"no bytes {start} to {stop}, it has {status.st_size}"
+                raise PermanentError("read_range", self.url_of(key), reason)
+            data = read_range(descriptor, start, min(stop, status.st_size), reading)
+            return data, _info(key, status)
+
     def put(self, path: str, key: str, *, sha256: str | None = None) -> ObjectInfo:
         """Copy the file *path* to *key*, atomically."""
         target, writing = self._path("put", key), self._blame("put", key)

@@ -182,6 +182,16 @@ class MemoryStore(Store):
         self._end("read_range", key, fault)
         return found.data[start:end]
 
+    def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
+        """Give the bytes from *start* up to *stop* or the end, and what there is to say of the object."""
+        fault = self._begin("read_range", key)
+        found = self._find("read_range", key)
+        if not 0 <= start < min(stop, found.info.size_bytes):
+            reason = f"no bytes {start} to {stop}, it has {found.info.size_bytes}"
+            raise PermanentError("read_range", self.url_of(key), reason)
+        self._end("read_range", key, fault)
+        return found.data[start:stop], found.info
+
     def put(self, path: str, key: str, *, sha256: str | None = None) -> ObjectInfo:
         """Copy the file *path* to *key*, atomically."""
         fault = self._begin("put", key)

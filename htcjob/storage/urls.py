@@ -94,10 +94,12 @@ class _MalformedError(ValueError):
 def _split_scheme(text: str) -> tuple[str, str]:
     """Give the scheme and what follows its colon; no scheme: *text* is a directory or a key."""
     scheme, colon, rest = text.partition(":")
+    if not colon:  # most keys; there may be millions
+        return "", text
     is_scheme = scheme[:1].isalpha() and scheme.isascii()
     is_scheme = is_scheme and all(c.isalnum() or c in "+-." for c in scheme)
     # `s3:/bucket` must not become a directory named `s3:`, although it could.
-    if colon and is_scheme and (rest.startswith("//") or scheme.lower() in _SCHEMES):
+    if is_scheme and (rest.startswith("//") or scheme.lower() in _SCHEMES):
         return scheme.lower(), rest
     return "", text
 

@@ -165,6 +165,35 @@ class StoreContract:
                 assert (info.key, info.size_bytes, info.etag) == ("dir/object", size, put.etag)
                 assert info.last_modified.utcoffset() == timedelta(0)
 
+    def test_a_part_comes_with_what_storage_says_of_the_object(self, store: Store) -> None:
+        """Bytes, as many as there are, and size and version of the whole, of the object as it is then."""
+        store.put_bytes(b"0123456789", "d/a")
+        for start, stop, expected in ((0, 4, b"0123"), (3, 10, b"3456789"), (9, 5000, b"9")):
+            data, info = store.read_part("d/a", start, stop)
+            assert (data, info.key, info.size_bytes) == (expected, "d/a", 10)
+            assert info.tag == store.head("d/a").tag
+        store.put_bytes(b"01234567890", "d/a")
+        data, other = store.read_part("d/a", 0, 5000)
+        assert data == b"01234567890"
+        assert other.tag != info.tag
+
+    def test_a_part_that_is_not_there(self, store: Store) -> None:
+        """Nothing is asked for, or nothing is there: an error, as for an object that is absent."""
+        store.put_bytes(b"0123456789", "a")
+        store.put_bytes(b"", "empty")
+        for key, start, stop in (
+            ("a", 10, 20),
+            ("a", 11, 20),
+            ("a", 3, 3),
+            ("a", 4, 3),
+            ("a", -1, 3),
+            ("empty", 0, 9),
+        ):
+            with pytest.raises(PermanentError):
+                store.read_part(key, start, stop)
+        with pytest.raises(AbsentError):
+            store.read_part("absent", 0, 9)
+
     def test_put_bytes_answers_true(self, store: Store) -> None:
         """Without a condition bytes are always written."""
         assert store.put_bytes(b"one", "a") is True

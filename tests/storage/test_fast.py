@@ -118,6 +118,33 @@ def cloud_store(request: pytest.FixtureRequest, environ) -> Store:
     return open_store(f"gs://{fake_gcs.new_bucket()}", Access(engine="fast", environ=variables, retry=QUICK))
 
 
+@pytest.fixture(params=["s3", "az", "gs"])
+def both_engines(request: pytest.FixtureRequest, environ) -> tuple[Store, Store]:
+    """Give one place as a store of the fast lane, and as one of the cloud's SDK."""
+    if request.param == "s3":
+        server = request.getfixturevalue("rgw")
+        url, variables = f"s3://{server.new_bucket()}", environ(server.environ())
+    elif request.param == "az":
+        server = request.getfixturevalue("azurite")
+        url, variables = f"az://{server.account}/{server.new_container()}", environ(server.environ())
+    else:
+        server = request.getfixturevalue("fake_gcs")
+        url, variables = f"gs://{server.new_bucket()}", environ({"STORAGE_EMULATOR_HOST": server.endpoint})
+    fast_store, sdk_store = (
+        open_store(url, Access(engine=name, environ=variables, retry=QUICK)) for name in ("fast", "sdk")
+    )
+    return fast_store, sdk_store
+
+
+def test_a_version_has_the_same_tag_with_both_engines(both_engines: tuple[Store, Store]) -> None:
+    """What one engine has written of a manifest into its index, the other one must recognize."""
+    for writer in both_engines:
+        writer.put_bytes(os.urandom(100), "a")
+        tags = {reader.head("a").tag for reader in both_engines}
+        tags |= {reader.read_part("a", 10, 2000)[1].tag for reader in both_engines}
+        assert len(tags) == 1
+
+
 class TestContent:
     def test_large_objects_and_their_digest(self, cloud_store: Store, tmp_path: Path) -> None:
         """An object in parts arrives as it was, with the digest that was given when it was put."""

@@ -125,6 +125,8 @@ class FaultProxy:
         self.faults = Faults()
         self.requests = 0
         """Since the beginning, struck ones included."""
+        self.bytes_up = self.bytes_down = 0
+        """Bodies of requests and of answers, as they came to us, where they can be read (no TLS)."""
         self.struck: Counter[str] = Counter()
         """Faults that had an effect, by kind."""
         self.in_flight = 0
@@ -218,6 +220,8 @@ class _Connection:
             self._to_server(data)
             return
         for what, piece in self._requests.feed(data):
+            if what == "body":
+                self._proxy.bytes_up += len(piece)
             if what == "head":
                 self._begin_request(piece)
                 if self._is_struck_by("drop"):
@@ -263,6 +267,8 @@ class _Connection:
             self.client.send(data)
             return
         for what, piece in self._answers.feed(data):
+            if what == "body":
+                self._proxy.bytes_down += len(piece)
             if what == "head" and self._is_struck_by("lose"):
                 self._cut(is_reset=True)
                 return

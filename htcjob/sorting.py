@@ -1,0 +1,63 @@
+"""Sorts lines that may be more than the memory holds, through files."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from contextlib import ExitStack
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+IN_MEMORY = 100_000
+"""Lines at a time."""
+MOST_RUNS = 200
+"""Files of sorted lines that are open at a time; a process may have 1,024 files or less."""
+
+
+class SortedLines:
+    """
+    Takes lines in any order, gives them ordered by their bytes.
+
+    Args:
+        folder: A directory for its files; whoever made it removes it.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._lines: list[bytes] = []
+        self._runs: list[str] = []
+        self._n_files = 0
+
+    def add(self, line: bytes) -> None:
+        """Take a line, which has no line end."""
+        self._lines.append(line + b"\n")
+        if len(self._lines) >= IN_MEMORY:
+            self._write_run()
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._lines.sort()
+        with ExitStack() as stack:
+            files: list[IO[bytes]] = [stack.enter_context(open(path, "rb")) for path in self._runs]
+            for line in heapq.merge(*files, self._lines):
+                yield line[:-1]
+
+    def _write_run(self) -> None:
+        self._lines.sort()
+        self._runs.append(self._write(self._lines))
+        self._lines.clear()
+        if len(self._runs) >= MOST_RUNS:
+            runs, self._runs = self._runs, []
+            with ExitStack() as stack:
+                merged = heapq.merge(*[stack.enter_context(open(path, "rb")) for path in runs])
+                self._runs.append(self._write(merged))
+            for path in runs:
+                os.unlink(path)
+
+    def _write(self, lines: Iterable[bytes]) -> str:
+        path = os.path.join(self._folder, f"sorted-{self._n_files}")
+        self._n_files += 1
+        with open(path, "wb") as file:
+            file.writelines(lines)
+        return path

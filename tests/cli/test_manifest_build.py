@@ -1,0 +1,203 @@
+"""`htcjob manifest`: real processes on directories and on a real S3 server."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from htcjob.manifest import Manifest
+from htcjob.manifest_build import line_of
+from htcjob.manifest_index import Index
+from htcjob.retry import RetryPolicy
+from htcjob.storage.keys import check_key
+from htcjob.storage.local import LocalStore
+from htcjob.storage.memory import MemoryStore
+
+ODD_KEYS = (
+    "#comment",
+    "./dot",
+    " ",
+    "\t",
+    "\u2028",
+    "{brace",
+    "\ufeffmark",
+    "a b/é ü.jpg",
+    "back\\slash",
+    "double//slash",
+    "ends with blank ",
+    "https://example.org/x",
+    "line\vtab",
+    "percent%20",
+    "question?x=1",
+    "s3:/x",
+    'say "it"',
+    "x" * 1017,
+    "~",
+)
+
+
+def files(htcjob, *names: str, folder=None) -> None:
+    """Make files whose content is their name."""
+    for name in names:
+        path = (folder or htcjob.project) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def lines_of(htcjob, name: str = "manifest.txt") -> list[str]:
+    return (htcjob.project / name).read_text().splitlines()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("is_project", [False, True])
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_a_line_means_the_key_it_was_made_of(key, is_project, as_json):
+    """However odd the key; what no line can mean has none."""
+    check_key(key)
+    url = f"s3://bucket/prefix/{key}"
+    line = line_of(key, url, 7, is_project=is_project, as_json=as_json)
+    if line is None:  # what looks like a query may be a secret
+        assert (key, is_project) == ("question?x=1", False)
+        return
+    store = MemoryStore("odd")
+    store.put_bytes(f"{line}\n".encode(), "list.txt")
+    (entry,) = Manifest(store, "list.txt").entries(range(1))
+    assert entry.problem is None
+    assert entry.key in ({key, url} if is_project else {url})
+    assert entry.parameters == ({"size_bytes": 7} if as_json else {})
+
+
+def test_build_makes_a_sorted_manifest_with_an_index(htcjob):
+    """Of all keys of a folder, with their sizes; without what htcjob itself has written there."""
+    files(htcjob, "b.jpg", "a/x.jpg", "a b.jpg", "#c", ".htcjob/run.json", "a/.htcjob/done/1")
+    for _ in range(2):  # the second time its own manifest is there
+        done = htcjob("manifest", "build", "project:")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "manifest.txt: 4 entries of 21 B together, and its index\n"
+    assert lines_of(htcjob) == ['{"key": "#c"}', "a b.jpg", "a/x.jpg", "b.jpg"]
+    index = Index(LocalStore(str(htcjob.project)), "manifest.txt", RetryPolicy())
+    assert (index.head.n_entries, index.head.weight) == (4, 21)
+    manifest = Manifest(LocalStore(str(htcjob.project)), "manifest.txt", index=index)
+    assert [entry.key for entry in manifest.entries(range(4))] == ["#c", "a b.jpg", "a/x.jpg", "b.jpg"]
+
+
+def test_a_job_runs_on_what_was_built(htcjob):
+    """Every entry is fetched, however its name had to be written; by equal bytes too."""
+    keys = ["#c", " ", "{d", "e f", "s3:/x"]
+    files(htcjob, *keys)
+    assert htcjob("manifest", "build", "project:").returncode == 0
+    for index in range(2):
+        done = htcjob.run(
+            *("--each", "--balance", "bytes", "--", "sh", "-c", 'cp "$1" "$2/$3"', "sh"),
+            *("{input}", "{output_dir}", "of-{stem}"),
+            HTCJOB_MANIFEST="manifest.txt",
+            HTCJOB_ARRAY_SIZE="2",
+            HTCJOB_ARRAY_INDEX=str(index),
+        )
+        assert done.returncode == 0, done.stderr
+    assert sorted(htcjob.outputs().values()) == sorted(key.encode() for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("project:",), ["a.jpg", "b.png", "old/c.jpg", "old/deep/d.jpg", "sub/e.jpg"]),
+        (("project:", "--include", "*.jpg"), ["a.jpg"]),
+        (("project:", "--include", "**/*.jpg", "--exclude", "old/"), ["a.jpg", "sub/e.jpg"]),
+        (("project:", "--include", "old", "--include", "b.*"), ["b.png", "old/c.jpg", "old/deep/d.jpg"]),
+        (("project:old",), ["old/c.jpg", "old/deep/d.jpg"]),
+        (("project:old/", "--exclude", "deep/*"), ["old/c.jpg"]),
+        (("project:**/?.jpg", "--exclude", "a.jpg"), ["old/c.jpg", "old/deep/d.jpg", "sub/e.jpg"]),
+    ],
+)
+def test_globs_say_what_to_take(htcjob, arguments, expected):
+    """They are relative to the folder that is listed."""
+    files(htcjob, "a.jpg", "b.png", "old/c.jpg", "old/deep/d.jpg", "sub/e.jpg")
+    done = htcjob("manifest", "build", *arguments, "-o", "lists/list.txt")
+    assert done.returncode == 0, done.stderr
+    assert lines_of(htcjob, "lists/list.txt") == expected
+
+
+def test_another_place_gives_urls_and_json_lines_give_sizes(htcjob, tmp_path):
+    """Any store can be listed; the manifest is put where one says."""
+    other = tmp_path / "other"
+    files(htcjob, "x 1.jpg", "sub/y%.jpg", folder=other)
+    done = htcjob("manifest", "build", f"file://{other}/", "--jsonl", "-o", "task:list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [json.loads(line) for line in (htcjob.task / "list").read_text().splitlines()]
+    assert found == [
+        {"key": f"file://{other}/sub/y%25.jpg", "size_bytes": 10},
+        {"key": f"file://{other}/x%201.jpg", "size_bytes": 7},
+    ]
+    told = json.loads(done.stdout)
+    assert (told["n_entries"], told["weight"]) == (2, 17)
+    assert told["index"] == f"file://{htcjob.task}/list.idx"
+    manifest = f"file://{htcjob.task}/list"
+    done = htcjob.run("--each", "--", "cat", "{input}", HTCJOB_MANIFEST=manifest, HTCJOB_LOG_LEVEL="error")
+    assert (done.returncode, done.stdout) == (0, "sub/y%.jpgx 1.jpg"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("project:absent/",), 66, "no object matches"),
+        (("project:", "--exclude", "**"), 66, "no object matches"),
+        (("photos",), 64, "no place in storage"),
+        (("project:", "-o", "lists/"), 64, "is a folder"),
+        (("project:", "-o", "../list"), 64, "contains '..'"),
+    ],
+)
+def test_what_cannot_be_built(htcjob, arguments, status, said):
+    """One line, and the status of its kind."""
+    files(htcjob, "a")
+    done = htcjob("manifest", "build", *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+    assert [path.name for path in htcjob.project.rglob("*")] == ["a"]
+
+
+def test_on_s3_keys_and_urls_mean_the_same_objects(htcjob, rgw):
+    """Both engines find what the other one's index is of."""
+    bucket = rgw.new_bucket()
+    htcjob.variables |= rgw.environ() | {"HTCJOB_PROJECT_STORE": f"s3://{bucket}/shared"}
+    files(htcjob, "photos/a b.jpg", "photos/é#%.jpg", "photos/x//y", "photos/question?x=1", "z")
+    # A name with // is no file: put by hand.
+    subprocess.run(
+        [sys.executable, "-c", _PUT, bucket, "shared/photos/x//y", "shared/photos/question?x=1", "shared/z"],
+        env=htcjob.variables,
+        check=True,
+        timeout=120,
+    )
+    for key in ("photos/a b.jpg", "photos/é#%.jpg"):
+        path = str(htcjob.project / key)
+        assert htcjob("storage", "put", path, f"project:{key}").returncode == 0
+    keys = ["photos/a b.jpg", "photos/question?x=1", "photos/x//y", "photos/é#%.jpg"]
+    built = htcjob("manifest", "build", "project:photos/", "-o", "list.txt", HTCJOB_STORAGE_ENGINE="fast")
+    assert built.returncode == 0, built.stderr
+    shown = htcjob(
+        *("chunk", "--json", "--manifest", "list.txt", "--array-size", "1", "--array-index", "0"),
+        HTCJOB_STORAGE_ENGINE="sdk",
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["entries"] == keys
+    # As a URL, what looks like a query is no part of a name. It is not left out in silence: nothing is made.
+    done = htcjob("manifest", "build", f"s3://{bucket}/shared/photos/", "-o", "urls.txt")
+    assert (done.returncode, done.stdout) == (65, "")
+    assert "'shared/photos/question?x=1'" in done.stderr or "'photos/question?x=1'" in done.stderr
+    assert "1 such key" in done.stderr
+    assert htcjob("storage", "cat", "project:urls.txt").returncode == 66
+    done = htcjob(
+        "manifest", "build", f"s3://{bucket}/shared/photos/", "-o", "urls.txt", "--exclude", "question*"
+    )
+    assert done.returncode == 0, done.stderr
+    assert htcjob("storage", "cat", "project:urls.txt").stdout.splitlines() == [
+        f"s3://{bucket}/shared/{key}" for key in keys if "?" not in key
+    ]
+
+
+_PUT = """
+import sys, boto3
+for key in sys.argv[2:]:
+    boto3.client("s3").put_object(Bucket=sys.argv[1], Key=key, Body=key.encode())
+"""
