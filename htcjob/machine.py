@@ -1,4 +1,4 @@
-"""What this machine gives us: CPUs by quota and affinity, which is not what it has."""
+"""What this machine gives us: CPUs by quota and affinity, which is not what it has, and memory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ def cpus(root: str = "/") -> float:
     except AttributeError:  # not Linux
         allowed = float(os.cpu_count() or 1)
     return min([allowed, *_quotas(root)])
+
+
+def available_memory(root: str = "/") -> int | None:
+    """
+    Give the bytes of memory that could be used without swapping; None: the kernel does not tell.
+
+    Args:
+        root: Where /proc is.
+    """
+    for line in (_read(os.path.join(root, "proc/meminfo")) or "").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.removesuffix("kB")) * 1024
+    return None
 
 
 def _quotas(root: str) -> Iterator[float]:
