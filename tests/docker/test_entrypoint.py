@@ -14,17 +14,6 @@ AT_A_TIME = 4
 
 INITS = pytest.mark.parametrize("init", [(), ("--init",)], ids=["as PID 1", "under --init"])
 
-MOUNTED = ("HTCJOB_PROJECT_STORE=/project", "HTCJOB_TASK_STORE=/task")
-
-
-@pytest.fixture
-def stores(htcjob) -> list[str]:
-    """Options of `docker run` that give a container the two local stores, whoever it runs as."""
-    htcjob.task.chmod(0o777)
-    mounts = (f"{htcjob.project}:/project:ro", f"{htcjob.task}:/task")
-    options = [option for mount in mounts for option in ("--volume", mount)]
-    return options + [option for variable in MOUNTED for option in ("--env", variable)]
-
 
 def exit_statuses(docker, image, commands: list[str]) -> list[int]:
     """Run each shell command in a container of its own, and give the statuses that these end with."""

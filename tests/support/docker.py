@@ -77,10 +77,13 @@ class Docker:
         done = self("logs", container)
         return done.stdout + done.stderr
 
-    def build(self, dockerfile: Path, name: str, *arguments: str, **variables: str) -> str:
+    def build(
+        self, dockerfile: Path, name: str, *arguments: str, context: Path = REPOSITORY, **variables: str
+    ) -> str:
         """Build an image as `make image` does, and give its name."""
         done = subprocess.run(
             [REPOSITORY / "docker" / "build", dockerfile, name, *arguments],
+            cwd=context,
             env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             capture_output=True,
