@@ -137,7 +137,9 @@ def test_one_photo_as_the_platforms_commands(docker, face_tagger_image, job, fiv
     assert job.outputs()[f"{name}_tagged.dat"] == f"face_cnt\n{five[name]}".encode()
     # As `commands` that are htcjob itself, in place of the entrypoint.
     tagger = ("--", "python", "-m", "reference_app.face_tagger", "{input}")
-    done = docker.run(*job.options, face_tagger_image, "htcjob", "run", "--each", "--entry", name, *tagger)
+    done = docker.run(
+        *job.options, face_tagger_image, "htcjob", "run", "--run", "again", "--each", "--entry", name, *tagger
+    )
     assert done.returncode == 0, done.stderr
 
 
