@@ -63,8 +63,8 @@ image:  ## Build the images htcjob-base and htcjob-face-tagger (BASE_IMAGE, STOR
 	  --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' htcjob/__init__.py)
 	docker/build docker/face-tagger.Dockerfile htcjob-face-tagger
 
-bench-images: $(VENV)/installed  ## Measure the images: size, start of a container, memory of a small job (ROUNDS).
-	$(BIN)/python -m benchmarks.images $(ROUNDS)
+bench-images: $(VENV)/installed  ## Measure the images: size, start of a container, memory of a small job (ROUNDS, PHOTOS).
+	$(BIN)/python -m benchmarks.images $(ROUNDS) "$(PHOTOS)"
 
 # In an environment of its own: nothing else needs uv.
 $(VENV)/lock/installed: $(VENV)/installed

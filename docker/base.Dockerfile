@@ -48,7 +48,7 @@ RUN cd /opt/htcjob/lib/python3*/site-packages && \
     rm -rf cffi pycparser && \
     # The face tagger is a user's program, in an image of its own.
     rm -rf reference_app && \
-    find . -name tests -type d -exec rm -r {} + && \
+    find . -name tests -type d -exec rm -r {} + && find . -name '*.c' -delete && \
     cd /opt/htcjob/bin && find . -type f ! -name htcjob ! -name htcctl -delete && \
     # Neither PYTHONPATH nor anything else that is set for the user's Python leads htcjob's to other modules.
     sed -i '1s/$/ -I/' htcjob htcctl && \

@@ -39,3 +39,9 @@ def test_the_examples_are_listed():
     """Each with a line in the README of the folder."""
     listed = re.findall(r"^\| \[(\w+)\]\(\1\)", (REPOSITORY / "examples" / "README.md").read_text(), re.M)
     assert sorted(listed) == sorted(EXAMPLES)
+
+
+def test_the_readme_shows_one_of_them():
+    """Its Dockerfile is that of the Python function."""
+    shown = re.findall(r"^```dockerfile\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.M | re.S)
+    assert shown == [EXAMPLES["python"].read_text()]

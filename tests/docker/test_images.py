@@ -78,8 +78,9 @@ def bare_image(docker, bottom, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("bare")
     (folder / "Dockerfile").write_text(
         f"FROM {bottom}\n"
-        "RUN apt-get purge --yes --auto-remove 'python3*' ca-certificates && rm -f /usr/bin/python && "
-        "rm -rf /usr/local/lib/python3*\n"
+        "RUN dpkg --purge --force-depends ca-certificates "
+        "$(dpkg-query --show --showformat '${Package} ' 'python3*' 'libpython3*') && "
+        "rm -rf /usr/bin/python /usr/local/lib/python3*\n"
     )
     bare = docker.build(folder / "Dockerfile", f"htcjob-bare:{TAG}", context=folder)
     listed = subprocess.run(
