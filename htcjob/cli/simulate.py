@@ -134,12 +134,6 @@ def simulate(
     started, started_at = time.monotonic(), utc(time.time())
     ends: list[AttemptEnd] = []
     is_live = box is not None and only is None and sys.stderr.isatty()
-    try:
-        runner = _runner(box, simulation, arguments)
-    except HtcjobError:
-        if logs is None:
-            shutil.rmtree(simulation.directory, ignore_errors=True)
-        raise
     with ArrayProgress(
         array_size=array_size, jobs=len(indices), is_quiet=only is not None, is_live=is_live
     ) as progress:
@@ -148,8 +142,14 @@ def simulate(
             ends.append(end)
             progress.update(end)
 
+        runner = _runner(box, simulation, arguments)
         array = Array(simulation, runner, on_end, progress.show_line if is_live else None)
-        asyncio.run(array.run())
+        try:
+            asyncio.run(array.run())
+        except HtcjobError:
+            if logs is None and not ends:
+                shutil.rmtree(simulation.directory, ignore_errors=True)
+            raise
     summary = summarise(
         ends,
         jobs=len(indices),
@@ -196,7 +196,7 @@ def _runner(box: Box | None, simulation: Simulation, arguments: tuple[str, ...])
     environ = without_injected(env.current())
     if box is None:
         return Processes(arguments=arguments, environ=environ)
-    containers = Containers(
+    return Containers(
         Engine(env.container_program(environ), environ),
         box,
         arguments=arguments,
@@ -208,8 +208,6 @@ def _runner(box: Box | None, simulation: Simulation, arguments: tuple[str, ...])
         environ=environ,
         directory=simulation.directory,
     )
-    asyncio.run(containers.open())
-    return containers
 
 
 def _parallel(box: Box | None) -> int:

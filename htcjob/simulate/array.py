@@ -109,7 +109,7 @@ class Array:
         Run every index to its end; a first interrupt stops the attempts, a second one kills them.
 
         Raises:
-            EngineError: the container engine cannot run attempts any more.
+            HtcjobError: no attempt can be run, or none any more.
         """
         with open(self._key_set, "w", encoding="utf-8") as file:
             file.write(self._issuer.key_set())
@@ -117,8 +117,10 @@ class Array:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             loop.add_signal_handler(signum, self._interrupt, signum)
         waiting = iter(self._simulation.indices)
-        takers = [asyncio.create_task(self._take(waiting)) for _ in range(self._simulation.parallel)]
+        takers: list[asyncio.Task[None]] = []
         try:
+            await self._runner.open()
+            takers += (asyncio.create_task(self._take(waiting)) for _ in range(self._simulation.parallel))
             await asyncio.gather(*takers)
         finally:  # where one of them failed, the attempts of the others must not go on unwatched
             for taker in takers:

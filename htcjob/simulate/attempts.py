@@ -48,6 +48,14 @@ class Running(Protocol):
 class Runner(Protocol):
     """What attempts are run by."""
 
+    async def open(self) -> None:
+        """
+        Make ready; called once, before any attempt.
+
+        Raises:
+            HtcjobError: no attempt could run.
+        """
+
     async def start(self, attempt: Attempt, output: int | None) -> Running:
         """
         Start an attempt.
@@ -55,7 +63,10 @@ class Runner(Protocol):
         Args:
             attempt: What it is given.
             output: Descriptor that both its outputs go to, still to be closed by the caller; None: our own.
+
+        Raises:
+            EngineError: the container engine cannot do it.
         """
 
     async def close(self) -> None:
-        """See that nothing of any attempt is left; called once, when no more is started."""
+        """See that nothing of any attempt is left; called once, when none runs any more."""

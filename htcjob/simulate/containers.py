@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from htcjob.errors import EngineError, UsageError
 from htcjob.simulate.attempts import Attempt, Ended
-from htcjob.simulate.engine import Engine
+from htcjob.simulate.engine import Engine, State
 from htcjob.simulate.leftovers import SIMULATION, Lock, remove_leftovers
 
 TOKEN_FILE = "/run/htcjob/token"  # noqa: S105 - where it lies in the container
@@ -121,13 +121,12 @@ class Containers:
                 f"--docker {image}: no such image here: build it, or run {engine.program} pull {image}"
             )
         self._lock = Lock(os.path.join(self._directory, f"{self._name}.lock"))
-        answer = await engine.ask(*self._argv(f"{self._name}-check", self._mounts, [], ["--version"], "--rm"))
-        if answer.status == 0:
-            return
-        self._lock.release()
+        answer = await engine.ask(*self._argv("run", f"{self._name}-check", self._mounts, [], ["--version"]))
+        await engine.remove(f"{self._name}-check")
         if answer.status == _NOT_FOUND:
             raise UsageError(f"--docker {image}: it has no htcjob: build it from htcjob's base image")
-        raise UsageError(f"--docker {image}: {answer.cause or f'htcjob ended with {answer.status}'}")
+        if answer.status != 0:
+            raise UsageError(f"--docker {image}: {answer.cause or f'htcjob ended with {answer.status}'}")
 
     async def start(self, attempt: Attempt, output: int | None) -> _Container:
         """Start an attempt."""
@@ -148,9 +147,8 @@ class Containers:
             _mount(attempt.key_set, KEY_SET, is_readonly=True),
             _mount(attempt.termination_log, TERMINATION_LOG),
         ]
-        argv = self._argv(name, mounts, [*self._passed_on, *variables], ["run", *self._arguments])
-        process = await self._engine.start(*argv, output=output, errors=output, environ=variables)
-        return _Container(self._engine, name, process, token_file)
+        argv = self._argv("create", name, mounts, [*self._passed_on, *variables], ["run", *self._arguments])
+        return _Container(self._engine, name, list(argv), variables, output=output, token_file=token_file)
 
     async def close(self) -> None:
         """Remove what containers are left, of those too whose start was interrupted."""
@@ -162,30 +160,40 @@ class Containers:
 
     def _argv(
         self,
+        verb: str,
         name: str,
         mounts: Iterable[str],
         variables: Iterable[str],
         arguments: Iterable[str],
-        *options: str,
     ) -> Iterator[str]:
         """Give the arguments of docker; of a variable the name only, its value is in docker's environment."""
-        yield from ("run", f"--name={name}", *mounts, *(f"--env={variable}" for variable in variables))
+        yield from (verb, f"--name={name}", *mounts, *(f"--env={variable}" for variable in variables))
         yield from (f"--label={label}" for label in (self._lock.labels() if self._lock else ()))
-        yield from (*options, *self._box.arguments(), "--entrypoint=htcjob", self._box.image, *arguments)
+        yield from (*self._box.arguments(), "--entrypoint=htcjob", self._box.image, *arguments)
 
 
 class _Container:
     """One attempt in its container, which is removed when it has ended."""
 
     def __init__(
-        self, engine: Engine, name: str, process: asyncio.subprocess.Process, token_file: str
+        self,
+        engine: Engine,
+        name: str,
+        argv: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        output: int | None,
+        token_file: str,
     ) -> None:
         self._engine = engine
         self._name = name
-        self._process = process
+        self._argv = argv
+        self._variables = variables
+        # A descriptor of our own: the caller may close its own before we have started anything.
+        self._output = None if output is None else os.dup(output)
         self._token_file = token_file
         self._signalling: set[asyncio.Task[None]] = set()
-        self.ended = asyncio.create_task(self._wait())
+        self.ended = asyncio.create_task(self._run())
 
     def send_signal(self, signum: int) -> None:
         task = asyncio.create_task(self._signal(signal.Signals(signum).name))
@@ -193,26 +201,39 @@ class _Container:
         task.add_done_callback(self._signalling.discard)
 
     async def _signal(self, name: str) -> None:
-        while not self.ended.done() and self._process.returncode is None:
+        while not self.ended.done():
             with suppress(EngineError):
                 if (await self._engine.ask("kill", f"--signal={name}", self._name)).status == 0:
                     return
             await asyncio.sleep(_SIGNAL_EVERY_S)  # it has not begun yet, or has just ended
 
-    async def _wait(self) -> Ended:
+    async def _run(self) -> Ended:
         try:
-            status = await self._process.wait()
-            try:
-                state = await self._engine.state(self._name)
-            except EngineError as error:
-                raise EngineError(
-                    f"{self._engine.program} run {self._name} ended with {status}: {error}; "
-                    "what is done is kept, run the same again"
-                ) from error
+            state = await self._run_to_its_end()
+        except EngineError as error:
+            raise EngineError(f"{error}; what is done is kept, run the same again") from error
         finally:
+            if self._output is not None:
+                os.close(self._output)
+            with suppress(FileNotFoundError):
+                os.unlink(self._token_file)
             await self._engine.remove(self._name)
-            os.unlink(self._token_file)
         return Ended(state.exit_status, is_out_of_memory=state.is_out_of_memory)
+
+    async def _run_to_its_end(self) -> State:
+        # In two steps, so that what the engine says of itself is not mixed with what the attempt writes.
+        engine = self._engine
+        answer = await engine.ask(*self._argv, environ=self._variables)
+        if answer.status != 0:
+            raise EngineError(f"{engine.program} create: {answer.cause}")
+        process = await engine.start(
+            "start", "--attach", self._name, output=self._output, errors=self._output
+        )
+        status = await process.wait()
+        try:
+            return await engine.state(self._name)
+        except EngineError as error:
+            raise EngineError(f"{engine.program} start ended with {status}: {error}") from error
 
 
 def _mount(source: str, target: str, *, is_readonly: bool = False) -> str:

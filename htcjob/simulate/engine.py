@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from htcjob.errors import EngineError
 
-ANSWERS_WITHIN_S = 120.0
-"""An engine that says nothing for so long hangs; its first container of an image may take long to make."""
+ANSWERS_WITHIN_S = 60.0
+"""An engine that says nothing for so long hangs."""
 
 _NOISE = ("WARNING:", "Run '", "See '")
 """What lines of standard error begin with that say nothing of the cause."""

@@ -25,6 +25,9 @@ class Processes:
         self._arguments = arguments
         self._environ = environ
 
+    async def open(self) -> None:
+        """Do nothing: we run already."""
+
     async def start(self, attempt: Attempt, output: int | None) -> _Process:
         """Start an attempt."""
         environ = {
