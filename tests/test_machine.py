@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from htcjob.machine import cpus
+from htcjob.machine import available_memory, cpus
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,19 @@ def test_the_smallest_quota_and_the_affinity_count(tmp_path, files, expected):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert cpus(str(tmp_path)) == (expected or len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "expected"),
+    [
+        ("MemTotal:  2048 kB\nMemAvailable:    1024 kB\n", 1 << 20),
+        ("MemTotal:  2048 kB\n", None),
+        (None, None),
+    ],
+)
+def test_the_memory_that_is_free(tmp_path, meminfo, expected):
+    """What the kernel could give without swapping, not what nobody uses."""
+    if meminfo is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc" / "meminfo").write_text(meminfo)
+    assert available_memory(root=str(tmp_path)) == expected

@@ -6,7 +6,10 @@ import signal
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
+
+from htcjob.cli.options import MEMORY
 
 
 def simulate(htcjob, *arguments: str, size: int = 3, options: tuple[str, ...] = ()):
@@ -160,6 +163,27 @@ def test_mistakes_are_usage_errors(htcjob, options):
     """64, before anything runs."""
     htcjob.entries("a")
     assert simulate(htcjob, *each("true"), options=options).returncode == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("128m", 128 << 20),
+        ("2G", 2 << 30),
+        ("1 k", None),
+        ("64MiB", 64 << 20),
+        ("4096", 4096),
+        ("-1m", None),
+        ("", None),
+    ],
+)
+def test_memory_is_counted_as_container_engines_do(text, size_bytes):
+    """`128m` of a job definition is 128 MiB."""
+    if size_bytes is None:
+        with pytest.raises(click.BadParameter, match="not a limit of memory"):
+            MEMORY.convert(text, None, None)
+    else:
+        assert MEMORY.convert(text, None, None) == size_bytes
 
 
 def test_a_project_store_that_is_not_there_is_said_at_once(htcjob):
