@@ -14,3 +14,5 @@ COPY reference_app reference_app
 # Scripts of the tutorial fetch and put their files themselves, with htcctl: they need the job's token.
 ENV HTCJOB_PASS_CREDENTIALS=1
 CMD ["python", "-m", "reference_app.tutorial"]
+LABEL org.opencontainers.image.title="htcjob-face-tagger" \
+      org.opencontainers.image.description="Finds the faces in photos: the reference workload of htcjob"
