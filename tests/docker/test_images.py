@@ -102,6 +102,16 @@ def test_any_debian_will_do(docker, bare_image):
     assert "htcjob[fast]" in done.stderr
 
 
+def test_the_same_sources_give_the_same_bytes(docker, bottom, bare_image):
+    """Built twice, not from the cache, on two bottoms with the same Python."""
+    arguments = ("--no-cache", "--build-arg", f"BASE_IMAGE={bottom}", "--build-arg", "STORES=none")
+    other = docker.build(DOCKER / "base.Dockerfile", f"htcjob-base-none:{TAG}", *arguments)
+    look = "cd /opt/htcjob && find lib bin ! -type d -exec sha256sum {} + | sort"
+    found = [docker.run("--entrypoint", "sh", image, "-c", look).stdout for image in (bare_image, other)]
+    assert found[0] == found[1]
+    assert found[0].count("\n") > 300
+
+
 def test_no_secret_of_the_builder_is_in_a_layer(docker, bare_image, tmp_path):
     """Neither pip's settings nor the certificates; the search finds what is there."""
     docker("save", "--output", tmp_path / "image.tar", bare_image)
