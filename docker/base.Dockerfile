@@ -38,8 +38,8 @@ RUN PYTHONPATH=/build python3 -m pip wheel --no-deps --no-build-isolation --whee
     python3 -m pip --python /opt/htcjob/bin/python install --no-compile --no-deps --no-index /dist/*.whl
 
 # What is left out. Of what stays, in megabytes: OpenSSL for tokens (cryptography) 15, the fast lane (obstore) 16, the
-# SDKs of S3, Google and Azure 4, 6 and 4, everything else 6; and 17 of bytecode for all of it, without which each start
-# would compile, as no job may write here.
+# SDKs of S3, Google and Azure 4, 6 and 4, everything else 6; and 17 of bytecode: no job may write here, so each start
+# would compile anew, and `htcjob run -- true` take 120 ms of CPU instead of 70.
 RUN cd /opt/htcjob/lib/python3*/site-packages && \
     # 26 MB: botocore knows every service of AWS. S3 is used, the others are ways to sign in to it.
     if [ -d botocore ]; then find botocore/data -mindepth 1 -maxdepth 1 -type d \
