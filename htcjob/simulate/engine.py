@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from htcjob.errors import EngineError
 
-ANSWERS_WITHIN_S = 60.0
-"""An engine that says nothing for so long hangs."""
+ANSWERS_WITHIN_S = 180.0
+"""An engine that says nothing for so long hangs; without an overlay file system each container is a copy."""
 
 _NOISE = ("WARNING:", "Run '", "See '")
 """What lines of standard error begin with that say nothing of the cause."""
@@ -134,4 +134,6 @@ def cause_in(errors: bytes) -> str:
     """Give an error message of docker on one line, without what it always says."""
     lines = [line.strip() for line in errors.decode(errors="replace").splitlines()]
     said = " ".join(line for line in lines if line and not line.startswith(_NOISE))
-    return said.removeprefix("docker: ").removeprefix("Error response from daemon: ").rstrip(".")
+    for beginning in ("docker: ", "Error: ", "Error response from daemon: "):
+        said = said.removeprefix(beginning)
+    return said.rstrip(".")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.interrupt import press_ctrl_c
+
 REPOSITORY = Path(__file__).parents[2]
 WAIT = """
 touch $PROJECT_SHARED_FOLDER/began-$HTCJOB_ARRAY_INDEX
@@ -287,12 +289,7 @@ def test_ctrl_c_leaves_no_container_behind(simulate, htcjob, wait_until, interru
     script = f'{ignore} touch "$PROJECT_SHARED_FOLDER/began-$HTCJOB_KEY"; while :; do sleep 0.1; done'
     with simulate.start(*each(script, "--grace", "60s"), size=2, options=("--parallel", "2")) as process:
         wait_until(lambda: len(list(htcjob.project.glob("began-*"))) == 2)
-        process.send_signal(signal.SIGINT)
-        if interrupts == 2:
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(2)
-            process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        press_ctrl_c(process, interrupts)
     assert process.returncode == 130
     assert simulate.containers() == []
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 import pytest
 
 from htcjob.cli.options import MEMORY
+from tests.support.interrupt import press_ctrl_c
 
 
 def simulate(htcjob, *arguments: str, size: int = 3, options: tuple[str, ...] = ()):
@@ -209,12 +209,7 @@ def test_ctrl_c_leaves_no_process_behind(htcjob, wait_until, tmp_path, interrupt
     )
     with process:
         wait_until(lambda: marker.exists() and marker.read_text().count("\n") == 2)
-        process.send_signal(signal.SIGINT)
-        if interrupts == 2:
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(1)
-            process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        press_ctrl_c(process, interrupts)
     assert process.returncode == 130
     wait_until(lambda: not processes_with(f"MARK={tmp_path}"))
 
