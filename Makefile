@@ -8,7 +8,7 @@ FILES ?= 2000
 ROUNDS ?= 3
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test chaos lint types bench bench-storage bench-scale bench-manifest format clean
+.PHONY: help demo test chaos lint types bench bench-storage bench-scale bench-manifest bench-images image lock format clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -64,6 +64,26 @@ bench-scale: $(VENV)/installed  ## Simulate arrays of up to JOBS jobs over ENTRI
 LINES ?= 5000000
 bench-manifest: $(VENV)/installed  ## Measure what a job pays to find its part of a manifest of LINES lines.
 	$(BIN)/python -m benchmarks.manifest $(LINES)
+
+BASE_IMAGE ?= python:3.12-slim
+STORES ?= all
+image:  ## Build the images htcjob-base and htcjob-face-tagger (BASE_IMAGE, STORES, DOCKER).
+	docker/build docker/base.Dockerfile htcjob-base --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	  --build-arg STORES=$(STORES) --build-arg REVISION=$$(git rev-parse HEAD 2> /dev/null) \
+	  --build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' htcjob/__init__.py)
+	docker/build docker/face-tagger.Dockerfile htcjob-face-tagger
+
+bench-images: $(VENV)/installed  ## Measure the images: size, start of a container, memory of a small job (ROUNDS, PHOTOS).
+	$(BIN)/python -m benchmarks.images $(ROUNDS) "$(PHOTOS)"
+
+# In an environment of its own: nothing else needs uv.
+$(VENV)/lock/installed: $(VENV)/installed
+	@$(PYTHON) -m venv --clear $(VENV)/lock
+	@$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+lock: $(VENV)/lock/installed  ## Lock anew what the images install (docker/lock).
+	UV=$(VENV)/lock/bin/uv docker/lock/update
 
 format: $(VENV)/installed  ## Format the code.
 	$(BIN)/ruff check --fix

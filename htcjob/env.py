@@ -23,6 +23,8 @@ DEFAULT_API_URL = "https://htc.rescale.com/api/v1"
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 """Kubernetes' `terminationMessagePath`, unless a pod sets another."""
 
+DEFAULT_CONTAINER_PROGRAM = "docker"
+
 _OFFSET = "HTCJOB_ARRAY_OFFSET"
 _FLAGS = {"array_index", "array_size", "attempt", "manifest", "project_store", "task_store"}
 _NAMES = {
@@ -45,6 +47,7 @@ _NAMES = {
     "task_store": ("HTCJOB_TASK_STORE", "TASK_SHARED_FOLDER"),
     "manifest": ("HTCJOB_MANIFEST", "IMG_OBJKEY_LIST"),
     "termination_log": ("HTCJOB_TERMINATION_LOG",),
+    "container_program": ("HTCJOB_DOCKER",),
 }
 _FOLDERS = ("PROJECT_SHARED_FOLDER", "TASK_SHARED_FOLDER")
 """Their meaning is not documented: they count when they are URLs or mounted directories."""
@@ -212,6 +215,11 @@ def termination_log(environ: Mapping[str, str]) -> str | None:
     if path is None and os.path.exists(DEFAULT_TERMINATION_LOG):
         return DEFAULT_TERMINATION_LOG
     return path or None
+
+
+def container_program(environ: Mapping[str, str]) -> str:
+    """Give the command that simulated containers are run with."""
+    return _first_set(environ, _NAMES["container_program"]) or DEFAULT_CONTAINER_PROGRAM
 
 
 def command_environment(

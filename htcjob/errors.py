@@ -8,6 +8,7 @@ HtcjobError
 ├── TokenError                     the bearer token is malformed, expired, or not signed by the platform
 ├── CommandNotStartedError         the command is not found (127) or not executable (126)
 ├── ShortageError                  this machine has no process or memory left for now; try again
+├── EngineError                    the container engine of this machine cannot be used
 ├── FailureReportError             the command's list of failed entries cannot be understood
 ├── BadKeyError (ValueError)       an object key that must not be used: `..`, absolute, NUL, too long
 └── StorageError                   a storage operation failed; which one, on what, and why
@@ -60,6 +61,10 @@ class ShortageError(HtcjobError):
 
 class UnusableIndexError(ConfigurationError):
     """The index of a manifest is damaged, or of another version of it; the message says what is wrong."""
+
+
+class EngineError(HtcjobError):
+    """The container engine of this machine cannot be used: absent, not running, failing."""
 
 
 class FailureReportError(HtcjobError):

@@ -23,6 +23,20 @@ def cpus(root: str = "/") -> float:
     return min([allowed, *_quotas(root)])
 
 
+def available_memory(root: str = "/") -> int | None:
+    """
+    Give the bytes of memory that could be used without swapping; None: the kernel does not tell.
+
+    Args:
+        root: Where /proc is.
+    """
+    for line in (_read(os.path.join(root, "proc/meminfo")) or "").splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.removesuffix("kB")) * 1024
+    return None
+
+
 def has_memory_limit(root: str = "/") -> bool:
     """Tell whether our control group, or one above it, has a memory limit. Cheap: every job asks."""
     return any(memory_limit(group) is not None for group in control_groups("memory", root))

@@ -97,6 +97,7 @@ def test_the_exit_table_is_the_codes():
         ("storage engine: `auto`, `fast`, `sdk`", "storage_engine"),
         ("manifest", "manifest"),
         ("copy of the exit record", "termination_log"),
+        ("program that runs containers (`simulate --docker`)", "container_program"),
     ],
 )
 def test_the_variables_read_are_the_codes(meaning, field):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from htcjob.machine import cpus, has_memory_limit
+from htcjob.machine import available_memory, cpus, has_memory_limit
 from htcjob.memory import Memory, Use
 
 
@@ -160,3 +160,19 @@ def test_files_that_cannot_be_read_are_an_error(tmp_path):
     assert has_memory_limit(root)
     with pytest.raises(OSError, match=r"memory\.current"):
         Memory(root)
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "expected"),
+    [
+        ("MemTotal:  2048 kB\nMemAvailable:    1024 kB\n", 1 << 20),
+        ("MemTotal:  2048 kB\n", None),
+        (None, None),
+    ],
+)
+def test_the_memory_that_is_free(tmp_path, meminfo, expected):
+    """What the kernel could give without swapping, not what nobody uses."""
+    if meminfo is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc" / "meminfo").write_text(meminfo)
+    assert available_memory(root=str(tmp_path)) == expected

@@ -85,6 +85,19 @@ class Size(click.ParamType["int"]):
         return int(float(match[1]) * _BYTES[match[2] or "B"])
 
 
+class Memory(click.ParamType["int"]):
+    """`128m`, `2g`: as container engines count it, of 1,024; a bare number is bytes. Gives bytes."""
+
+    name = "memory"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Give the bytes."""
+        match = re.fullmatch(r"(\d{1,15})([kmgt]?)(?:i?b)?", str(value).strip().lower(), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not a limit of memory such as 128m or 2g.", param, ctx)
+        return int(match[1]) << 10 * " kmgt".index(match[2] or " ")
+
+
 class Budget(click.ParamType["FailureBudget"]):
     """`3` entries or `5%` of the chunk."""
 
@@ -129,6 +142,7 @@ DURATION = Duration()
 BUDGET = Budget()
 FUNCTION = Function()
 LINE = Line()
+MEMORY = Memory()
 SIZE = Size()
 TIME_LIMIT = TimeLimit()
 

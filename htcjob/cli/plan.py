@@ -17,8 +17,8 @@ from tabulate import tabulate
 from htcjob import env
 from htcjob.cli.endings import say
 from htcjob.errors import ConfigurationError
-from htcjob.simulate.array import htcjob_argv
 from htcjob.simulate.platform import without_injected
+from htcjob.simulate.processes import htcjob_argv
 from htcjob.submission import LARGEST_BATCH, Submission, plan_submission, worthwhile_target_s
 
 CONTAINER_START_S = 0.32

@@ -10,27 +10,32 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tabulate import tabulate
 
 from htcjob import env
+from htcjob.cli.array_progress import ArrayProgress
 from htcjob.cli.endings import say
-from htcjob.cli.options import DURATION, exit_table
+from htcjob.cli.options import DURATION, MEMORY, exit_table
 from htcjob.cli.run import run
 from htcjob.errors import HtcjobError, UsageError
 from htcjob.logs import utc
+from htcjob.machine import available_memory, cpus
 from htcjob.results import final_records
 from htcjob.retry import RetryPolicy
 from htcjob.simulate.array import Array, AttemptEnd, Simulation
+from htcjob.simulate.containers import Box, Containers
+from htcjob.simulate.engine import Engine
 from htcjob.simulate.platform import without_injected
+from htcjob.simulate.processes import Processes
 from htcjob.simulate.summary import rows, summarise
-from htcjob.storage.urls import is_url, open_store
+from htcjob.storage.urls import local_directory, open_store
 from htcjob.transfer import Transfers
 
-PROGRESS_EVERY_S = 30.0
-"""Seconds between progress lines where standard error is no terminal."""
+if TYPE_CHECKING:
+    from htcjob.simulate.attempts import Runner
 
 
 @click.command(epilog=exit_table(), context_settings={"ignore_unknown_options": False})
@@ -40,7 +45,11 @@ PROGRESS_EVERY_S = 30.0
 )
 @click.option("--task-store", metavar="DIR|URL", required=True, help="Task storage: outputs and records.")
 @click.option("--only", metavar="INDEX", type=click.IntRange(0), help="Run this one index, its output shown.")
-@click.option("--parallel", type=click.IntRange(1), help="Attempts at the same time.  [default: CPUs]")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    help="Attempts at the same time.  [default: as many as CPUs and memory allow]",
+)
 @click.option(
     "--retries",
     type=click.IntRange(0, 10),
@@ -55,6 +64,24 @@ PROGRESS_EVERY_S = 30.0
     default="0%",
     help="Share of attempts that get SIGTERM at a random moment.  [default: 0%]",
 )
+@click.option(
+    "--docker",
+    "image",
+    metavar="IMAGE",
+    help="Run every attempt in a container of this image, which has htcjob in it.",
+)
+@click.option("--memory", type=MEMORY, help="With --docker: the platform's memory limit, such as 128m.")
+@click.option(
+    "--cpus", "cpu_limit", type=click.FloatRange(0, min_open=True), help="With --docker: CPUs of an attempt."
+)
+@click.option("--platform", metavar="OS/ARCH", help="With --docker: such as linux/arm64.")
+@click.option(
+    "--docker-option",
+    "docker_options",
+    metavar="OPTION",
+    multiple=True,
+    help="With --docker: an option of docker run, such as --docker-option=--network=host; repeatable.",
+)
 @click.option("--logs", metavar="DIR", help="Keep every attempt's log here.  [default: kept only on failure]")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -67,6 +94,11 @@ def simulate(
     retries: int,
     timeout: float | None,
     preempt: str,
+    image: str | None,
+    memory: int | None,
+    cpu_limit: float | None,
+    platform: str | None,
+    docker_options: tuple[str, ...],
     logs: str | None,
     as_json: bool,
     arguments: tuple[str, ...],
@@ -75,8 +107,8 @@ def simulate(
     Run a whole array on this machine, as the platform would.
 
     ARGUMENTS are those of htcjob run; put -- before them. Every job is a real attempt in a process of its
-    own, with the variables Rescale HTC injects, a signed token included. Exits with 0 when every job
-    succeeded, else with the status of the first index that did not.
+    own, or with --docker in a container, with the variables Rescale HTC injects, a signed token included.
+    Exits with 0 when every job succeeded, else with the status of the first index that did not.
 
     \b
     Example:
@@ -86,30 +118,38 @@ def simulate(
     if only is not None and only >= array_size:
         raise UsageError(f"--only {only}: array size {array_size} has the indices 0 to {array_size - 1}")
     indices = range(array_size) if only is None else range(only, only + 1)
+    box = _box(image, memory_bytes=memory, cpus=cpu_limit, platform=platform, options=docker_options)
     simulation = Simulation(
         array_size=array_size,
         indices=indices,
-        parallel=min(parallel or _cpus(), len(indices)),
+        parallel=min(parallel or _parallel(box), len(indices)),
         retries=retries,
         timeout_s=timeout,
         preempt_percent=_percent(preempt),
         project_store=_store(project_store, "--project-store", make=False),
         task_store=_store(task_store, "--task-store", make=True),
-        arguments=arguments,
-        environ=without_injected(env.current()),
         directory=_log_directory(logs),
         inherits_output=only is not None,
     )
     started, started_at = time.monotonic(), utc(time.time())
     ends: list[AttemptEnd] = []
-    with _Progress(jobs=len(indices), is_quiet=only is not None) as progress:
+    is_live = box is not None and only is None and sys.stderr.isatty()
+    with ArrayProgress(
+        array_size=array_size, jobs=len(indices), is_quiet=only is not None, is_live=is_live
+    ) as progress:
 
         def on_end(end: AttemptEnd) -> None:
             ends.append(end)
             progress.update(end)
 
-        array = Array(simulation, on_end)
-        asyncio.run(array.run())
+        runner = _runner(box, simulation, arguments)
+        array = Array(simulation, runner, on_end, progress.show_line if is_live else None)
+        try:
+            asyncio.run(array.run())
+        except HtcjobError:
+            if logs is None and not ends:
+                shutil.rmtree(simulation.directory, ignore_errors=True)
+            raise
     summary = summarise(
         ends,
         jobs=len(indices),
@@ -142,50 +182,40 @@ def _check_arguments(arguments: tuple[str, ...]) -> None:
     run.make_context("htcjob run", list(arguments)).close()
 
 
-class _Progress:
-    """Shows how far the array is: a bar on a terminal, else a line now and then; failures at once."""
+def _box(image: str | None, **limits: Any) -> Box | None:
+    """Give what containers are made of; None: attempts are processes."""
+    if image is not None:
+        return Box(image, **limits)
+    if given := next((name for name, value in limits.items() if value), None):
+        option = {"options": "docker-option", "memory_bytes": "memory"}.get(given, given)
+        raise UsageError(f"--{option} needs --docker")
+    return None
 
-    def __init__(self, *, jobs: int, is_quiet: bool) -> None:
-        self._jobs = jobs
-        self._ended = 0
-        self._said_at = time.monotonic()
-        self._bar = (
-            click.progressbar(length=jobs, label="jobs", file=sys.stderr, show_pos=True)
-            if sys.stderr.isatty() and not is_quiet
-            else None
-        )
 
-    def __enter__(self) -> _Progress:
-        if self._bar is not None:
-            self._bar.__enter__()
-        return self
+def _runner(box: Box | None, simulation: Simulation, arguments: tuple[str, ...]) -> Runner:
+    environ = without_injected(env.current())
+    if box is None:
+        return Processes(arguments=arguments, environ=environ)
+    return Containers(
+        Engine(env.container_program(environ), environ),
+        box,
+        arguments=arguments,
+        directories=[
+            directory
+            for store in (simulation.project_store, simulation.task_store)
+            if (directory := local_directory(store)) is not None
+        ],
+        environ=environ,
+        directory=simulation.directory,
+    )
 
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.render_finish()
 
-    def update(self, end: AttemptEnd) -> None:
-        """Hear of an attempt's end."""
-        if end.exit_status != 0:
-            self._say_failure(end)
-        if end.will_retry:
-            return
-        self._ended += 1
-        if self._bar is not None:
-            self._bar.update(1)
-        elif time.monotonic() - self._said_at >= PROGRESS_EVERY_S:
-            self._said_at = time.monotonic()
-            say(f"{self._ended} of {self._jobs} jobs ended")
-
-    def _say_failure(self, end: AttemptEnd) -> None:
-        message = str(end.record.get("message") or f"exit status {end.exit_status}")
-        again = "; tried again" if end.will_retry else ""
-        log = f"; log: {end.log_path}" if end.log_path and not end.will_retry else ""
-        line = f"index {end.array_index} attempt {end.attempt}: {end.reason}: {message}{again}{log}"
-        # On a terminal the bar's own line is cleared first; it is drawn anew at once.
-        if self._bar is not None:
-            click.echo("\r\033[K", err=True, nl=False)
-        say(line)
+def _parallel(box: Box | None) -> int:
+    """Give how many attempts this machine can run at a time."""
+    at_a_time = [cpus() / ((box and box.cpus) or 1)]
+    if box is not None and box.memory_bytes is not None and (memory := available_memory()) is not None:
+        at_a_time.append(memory / box.memory_bytes)
+    return max(1, int(min(at_a_time)))
 
 
 def _status(ends: list[AttemptEnd], array: Array) -> int:
@@ -226,17 +256,14 @@ def _percent(text: str) -> float:
 
 
 def _store(store: str, option: str, *, make: bool) -> str:
-    """Give the URL, or the absolute directory, which must exist: a platform mounts what it injects."""
-    if is_url(store):
+    """Give the URL, or the real directory, which must exist: a platform mounts what it injects."""
+    directory = local_directory(store)
+    if directory is None:
         return store
     try:
         if make:
-            os.makedirs(store, exist_ok=True)
-        os.listdir(store)
+            os.makedirs(directory, exist_ok=True)
+        os.listdir(directory)
     except OSError as error:
         raise UsageError(f"{option} {store}: {error.strerror}") from error
-    return os.path.abspath(store)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return directory

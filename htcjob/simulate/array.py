@@ -1,4 +1,4 @@
-"""Runs the attempts of an array as processes, a bounded number at a time, with the platform's retries."""
+"""Runs the attempts of an array, a bounded number at a time, with the platform's stops and retries."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import os
 import random
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from htcjob.simulate import orphans
+from htcjob.simulate.attempts import Attempt, Runner, Running
+from htcjob.simulate.live import copied_to
 from htcjob.simulate.platform import TRIED_AGAIN, JobIdentity, TokenIssuer, injected_variables
 
 GRACE_S = 30.0
@@ -43,10 +43,6 @@ class Simulation:
     """Absolute directory or URL."""
     task_store: str
     """Absolute directory or URL."""
-    arguments: Sequence[str]
-    """Of `htcjob run`."""
-    environ: Mapping[str, str]
-    """What the attempts inherit besides the injected variables."""
     directory: str
     """Where logs, exit records and the key set go."""
     inherits_output: bool = False
@@ -67,7 +63,9 @@ class AttemptEnd:
     record: Mapping[str, Any] = field(default_factory=dict)
     """Its exit record; empty when it was killed before it could write one."""
     cause: str | None = None
-    """What the platform did to it: `timeout` or `preempted`."""
+    """What the platform did to it: `timeout`, `preempted` or `out_of_memory`."""
+    is_out_of_memory: bool = False
+    """The kernel killed one of its processes at the memory limit, whatever became of the others."""
 
     @property
     def reason(self) -> str:
@@ -78,45 +76,70 @@ class AttemptEnd:
 class Array:
     """One simulated array, from start to the last attempt."""
 
-    def __init__(self, simulation: Simulation, on_end: Callable[[AttemptEnd], None]) -> None:
-        """Prepare to run *simulation*; *on_end* hears of every attempt's end."""
+    def __init__(
+        self,
+        simulation: Simulation,
+        runner: Runner,
+        on_end: Callable[[AttemptEnd], None],
+        on_line: Callable[[int, str], None] | None = None,
+    ) -> None:
+        """
+        Prepare to run *simulation*.
+
+        Args:
+            simulation: The array.
+            runner: What its attempts are run by.
+            on_end: Hears of every attempt's end.
+            on_line: Hears of every line that an attempt of an array index writes, as it comes.
+        """
         self._simulation = simulation
+        self._runner = runner
         self._on_end = on_end
+        self._on_line = on_line
         self._identity = JobIdentity.make()
         self._issuer = TokenIssuer()
         self._key_set = os.path.join(simulation.directory, "jwks.json")
-        self._running: dict[asyncio.subprocess.Process, str] = {}
-        """Attempts, and the variable that is in the environment of all their processes and of no other."""
+        self._running: list[Running] = []
         self._interrupts = 0
         self.stop_signal: int | None = None
         """The signal that asked the simulation itself to stop."""
 
     async def run(self) -> None:
-        """Run every index to its end; a first interrupt stops the attempts, a second one kills them."""
+        """
+        Run every index to its end; a first interrupt stops the attempts, a second one kills them.
+
+        Raises:
+            HtcjobError: no attempt can be run, or none any more.
+        """
         with open(self._key_set, "w", encoding="utf-8") as file:
             file.write(self._issuer.key_set())
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             loop.add_signal_handler(signum, self._interrupt, signum)
         waiting = iter(self._simulation.indices)
+        takers: list[asyncio.Task[None]] = []
         try:
-            await asyncio.gather(*(self._take(waiting) for _ in range(self._simulation.parallel)))
+            await self._runner.open()
+            takers += (asyncio.create_task(self._take(waiting)) for _ in range(self._simulation.parallel))
+            await asyncio.gather(*takers)
         finally:  # where one of them failed, the attempts of the others must not go on unwatched
-            for process, variable in self._running.items():
-                with suppress(ProcessLookupError):
-                    process.kill()
-                orphans.end(variable)
+            for taker in takers:
+                taker.cancel()
+            await asyncio.gather(*takers, return_exceptions=True)
+            for running in self._running:
+                running.send_signal(signal.SIGKILL)
+            await asyncio.gather(*(running.ended for running in self._running), return_exceptions=True)
+            await self._runner.close()
 
     def _interrupt(self, signum: int) -> None:
         self._interrupts += 1
         self.stop_signal = self.stop_signal or signum
-        for process in self._running:
-            self._pass_on_interrupt(process)
+        for running in self._running:
+            self._pass_on_interrupt(running)
 
-    def _pass_on_interrupt(self, process: asyncio.subprocess.Process) -> None:
-        with suppress(ProcessLookupError):
-            # SIGINT reaches the commands at once: a person waits.
-            process.send_signal(signal.SIGINT if self._interrupts == 1 else signal.SIGKILL)
+    def _pass_on_interrupt(self, running: Running) -> None:
+        # SIGINT reaches the commands at once: a person waits.
+        running.send_signal(signal.SIGINT if self._interrupts == 1 else signal.SIGKILL)
 
     async def _take(self, waiting: Iterator[int]) -> None:
         for array_index in waiting:
@@ -133,67 +156,67 @@ class Array:
     async def _attempt(self, array_index: int, attempt: int) -> AttemptEnd:
         simulation = self._simulation
         name = os.path.join(simulation.directory, f"{array_index}-{attempt}")
-        environ = {
-            **simulation.environ,
-            **injected_variables(
+        given = Attempt(
+            array_index=array_index,
+            attempt=attempt,
+            variables=injected_variables(
                 self._identity,
                 array_index=array_index,
                 array_size=simulation.array_size,
                 attempt=attempt,
-                token=self._issuer.job_token(self._identity, array_index),
                 project_store=simulation.project_store,
                 task_store=simulation.task_store,
             ),
-            "HTCJOB_JWKS": self._key_set,
-            "HTCJOB_TERMINATION_LOG": f"{name}.json",
-        }
+            token=self._issuer.job_token(self._identity, array_index),
+            key_set=self._key_set,
+            termination_log=f"{name}.json",
+        )
         log_path = None if simulation.inherits_output else f"{name}.log"
         started = time.monotonic()
         with suppress(FileNotFoundError):  # a record of an earlier simulation is not this attempt's
-            os.unlink(f"{name}.json")
-        process = await self._start(environ, log_path)
-        variable = self._running[process] = f"RESCALE_JOB_ID={environ['RESCALE_JOB_ID']}"
-        if self._interrupts:  # while it was started
-            self._pass_on_interrupt(process)
-        cause = await self._supervise(process, array_index, attempt)
-        del self._running[process]
-        if process.returncode is not None and process.returncode < 0:
-            # It was killed; in a container its command would have died with it.
-            orphans.end(variable)
-        status = _as_the_platform_sees_it(process.returncode)
+            os.unlink(given.termination_log)
+        async with self._output(array_index, log_path) as output:
+            running = await self._runner.start(given, output)
+            self._running.append(running)
+            if self._interrupts:  # while it was started
+                self._pass_on_interrupt(running)
+            cause = await self._supervise(running, array_index, attempt)
+        self._running.remove(running)
+        ended = running.ended.result()
+        if ended.is_out_of_memory and ended.exit_status != 0:
+            cause = cause or "out_of_memory"
         return AttemptEnd(
             array_index=array_index,
             attempt=attempt,
-            exit_status=status,
+            exit_status=ended.exit_status,
             elapsed_s=time.monotonic() - started,
             will_retry=(
-                status in TRIED_AGAIN
+                ended.exit_status in TRIED_AGAIN
                 and cause != "timeout"
                 and attempt <= simulation.retries
                 and self.stop_signal is None
             ),
             log_path=log_path,
-            record=_exit_record(f"{name}.json"),
+            record=_exit_record(given.termination_log),
             cause=cause,
+            is_out_of_memory=ended.is_out_of_memory,
         )
 
-    async def _start(self, environ: Mapping[str, str], log_path: str | None) -> asyncio.subprocess.Process:
-        with open(log_path or os.devnull, "wb") as log:
-            output = log if log_path else None
-            return await asyncio.create_subprocess_exec(
-                *htcjob_argv(),
-                "run",
-                *self._simulation.arguments,
-                env=environ,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+    @asynccontextmanager
+    async def _output(self, array_index: int, log_path: str | None) -> AsyncIterator[int | None]:
+        """Give the descriptor that an attempt writes to; None: our own output."""
+        if log_path is None:
+            yield None
+            return
+        with open(log_path, "wb") as log:
+            if self._on_line is None:
+                yield log.fileno()
+            else:
+                on_line = self._on_line
+                async with copied_to(log, lambda line: on_line(array_index, line)) as descriptor:
+                    yield descriptor
 
-    async def _supervise(
-        self, process: asyncio.subprocess.Process, array_index: int, attempt: int
-    ) -> str | None:
+    async def _supervise(self, running: Running, array_index: int, attempt: int) -> str | None:
         """Wait for the attempt, stopping it as the platform would; tell why it was stopped, if it was."""
         simulation = self._simulation
         luck = random.Random(f"{array_index}-{attempt}")  # the same attempts are preempted every time
@@ -202,37 +225,18 @@ class Array:
             preempted_after_s = luck.uniform(0, PREEMPTED_WITHIN_S)
             if stop_after_s is None or preempted_after_s < stop_after_s:
                 stop_after_s, cause = preempted_after_s, "preempted"
-        if await _ends_within(process, stop_after_s):
+        if await _ends_within(running, stop_after_s):
             return None
-        with suppress(ProcessLookupError):
-            process.terminate()
-        if not await _ends_within(process, GRACE_S):
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        running.send_signal(signal.SIGTERM)
+        if not await _ends_within(running, GRACE_S):
+            running.send_signal(signal.SIGKILL)
+            await _ends_within(running, None)
         return cause
 
 
-async def _ends_within(process: asyncio.subprocess.Process, seconds: float | None) -> bool:
-    try:
-        await asyncio.wait_for(process.wait(), seconds)
-    except asyncio.TimeoutError:
-        return False
-    return True
-
-
-def htcjob_argv() -> list[str]:
-    """Give the argv that starts htcjob: the script we were started with, or else the module."""
-    script = os.path.abspath(sys.argv[0])
-    if os.path.basename(script) == "htcjob" and os.access(script, os.X_OK):
-        return [script]
-    return [sys.executable, "-m", "htcjob"]
-
-
-def _as_the_platform_sees_it(returncode: int | None) -> int:
-    if returncode is None:
-        return 255
-    return returncode if returncode >= 0 else 128 - returncode
+async def _ends_within(running: Running, seconds: float | None) -> bool:
+    done, _ = await asyncio.wait({running.ended}, timeout=seconds)
+    return bool(done)
 
 
 def _exit_record(path: str) -> dict[str, Any]:

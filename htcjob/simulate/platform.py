@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from htcjob import env
 from htcjob.outcome import TRY_AGAIN
+from htcjob.redact import Secret
 
 REGION = "AWS_EU_WEST_1"
 TOKEN_LIFE_S = 6 * 3600
@@ -49,7 +50,7 @@ class TokenIssuer:
         key = json.loads(RSAAlgorithm.to_jwk(self._key.public_key()))
         return json.dumps({"keys": [{**key, "kid": "simulated", "use": "sig", "alg": "RS256"}]})
 
-    def job_token(self, identity: JobIdentity, array_index: int) -> str:
+    def job_token(self, identity: JobIdentity, array_index: int) -> Secret:
         """Give the bearer token of one job."""
         import jwt
 
@@ -63,7 +64,7 @@ class TokenIssuer:
             "taskId": identity.task_id,
             "jobId": f"{identity.parent_job_id}:{array_index}",
         }
-        return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "simulated"})
+        return Secret(jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": "simulated"}))
 
 
 def injected_variables(
@@ -72,17 +73,15 @@ def injected_variables(
     array_index: int,
     array_size: int,
     attempt: int,
-    token: str,
     project_store: str,
     task_store: str,
 ) -> dict[str, str]:
-    """Give the variables of one attempt on Rescale HTC (`htc-api.md` §6)."""
+    """Give the variables of one attempt on Rescale HTC (`htc-api.md` §6), besides the token."""
     job_id = f"{identity.parent_job_id}:{array_index}"
     return {
         "RESCALE_HTC_PROJECT_ID": identity.project_id,
         "RESCALE_HTC_TASK_ID": identity.task_id,
         "RESCALE_HTC_REGION": REGION,
-        "RESCALE_HTC_BEARER_TOKEN": token,
         "RESCALE_PROJECT_ID": identity.project_id,
         "RESCALE_TASK_ID": identity.task_id,
         "RESCALE_JOB_ID": job_id,

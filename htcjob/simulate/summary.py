@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from htcjob.outcome import FAILED_FOR_GOOD
 from htcjob.simulate.array import AttemptEnd
 
 SLOWEST = 5
@@ -48,11 +49,12 @@ def summarise(
         "failed": sum(failed.values()),
         "failed_by_reason": dict(sorted(failed.items())),
         "not_run": jobs - len(last),
+        "out_of_memory": sum(end.is_out_of_memory for end in ends),
         "retried": sum(end.attempt > 1 for end in ends),
         "entries_done": done,
         "entries_done_before": _entries([end for end in ends if end.attempt == 1], "already_done"),
         "outputs": sum(end.record.get("staged_out", 0) for end in ends),
-        "entries_failed": sum(_entries(last.values(), name) for name in ("failed", "timed_out")),
+        "entries_failed": sum(_entries(last.values(), name) for name in FAILED_FOR_GOOD),
         "elapsed_s": round(elapsed_s, 2),
         "entries_per_s": round(done / elapsed_s, 1) if elapsed_s else None,
         "slowest_entries": _slowest(new),
@@ -72,6 +74,7 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("failed", summary["failed"]),
         *((f"  {reason}", count) for reason, count in summary["failed_by_reason"].items()),
         *([("not run", summary["not_run"])] if summary["not_run"] else []),
+        *([("out of memory", summary["out_of_memory"])] if summary["out_of_memory"] else []),
         ("retried", summary["retried"]),
         ("entries done", summary["entries_done"]),
         *([("done before", summary["entries_done_before"])] if summary["entries_done_before"] else []),

@@ -56,8 +56,8 @@ class Access:
     """How the stores of the clouds are reached. Stores opened with one `Access` share their connections."""
 
     engine: str = "auto"
-    """`fast` (obstore), `sdk` (boto3, google-cloud-storage, azure-storage-blob), or `auto`: fast where that
-    is installed and can."""
+    """`fast` (obstore), `sdk` (botocore, google-cloud-storage, azure-storage-blob), or `auto`: fast where
+    that is installed and can."""
     credentials: CredentialSource | None = None
     """None: the chain of the SDK (variables, files, instance role)."""
     region: str | None = None

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "fast", "sdk")
 
-_SDK = {"s3": ("s3", "boto3"), "gs": ("gcs", "google.cloud.storage"), "az": ("azure", "azure.storage.blob")}
+_SDK = {
+    "s3": ("s3", "botocore"),
+    "gs": ("gcs", "google.cloud.storage"),
+    "az": ("azure", "azure.storage.blob"),
+}
 """By scheme: our module, which is also the extra that installs what it needs, and what it imports."""
 _lock = threading.Lock()
 

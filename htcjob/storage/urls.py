@@ -52,6 +52,22 @@ def is_url(entry: str) -> bool:
     return bool(_split_scheme(entry)[0])
 
 
+def local_directory(url_or_directory: str) -> str | None:
+    """
+    Give the real path of the directory that a store is; None: it is elsewhere.
+
+    Raises:
+        ConfigurationError: a `file:` URL is malformed.
+    """
+    scheme, rest = _split_scheme(url_or_directory)
+    if scheme not in ("", "file"):
+        return None
+    try:
+        return os.path.realpath(_location(scheme, rest) if scheme else rest)
+    except _MalformedError as error:
+        raise ConfigurationError(f"store {scheme}:…: {error}") from None
+
+
 def split_object_url(url: str) -> tuple[str, str]:
     """
     Divide the URL of an object, as a manifest may have it, into its store's URL and its key.

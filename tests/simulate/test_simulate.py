@@ -2,11 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
+
+from htcjob.cli.options import MEMORY
+from tests.support.interrupt import press_ctrl_c
 
 
 def simulate(htcjob, *arguments: str, size: int = 3, options: tuple[str, ...] = ()):
@@ -162,6 +165,27 @@ def test_mistakes_are_usage_errors(htcjob, options):
     assert simulate(htcjob, *each("true"), options=options).returncode == 64
 
 
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("128m", 128 << 20),
+        ("2G", 2 << 30),
+        ("1 k", None),
+        ("64MiB", 64 << 20),
+        ("4096", 4096),
+        ("-1m", None),
+        ("", None),
+    ],
+)
+def test_memory_is_counted_as_container_engines_do(text, size_bytes):
+    """`128m` of a job definition is 128 MiB."""
+    if size_bytes is None:
+        with pytest.raises(click.BadParameter, match="not a limit of memory"):
+            MEMORY.convert(text, None, None)
+    else:
+        assert MEMORY.convert(text, None, None) == size_bytes
+
+
 def test_a_project_store_that_is_not_there_is_said_at_once(htcjob):
     """Not once per job."""
     htcjob.project.rmdir()
@@ -185,12 +209,7 @@ def test_ctrl_c_leaves_no_process_behind(htcjob, wait_until, tmp_path, interrupt
     )
     with process:
         wait_until(lambda: marker.exists() and marker.read_text().count("\n") == 2)
-        process.send_signal(signal.SIGINT)
-        if interrupts == 2:
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(1)
-            process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        press_ctrl_c(process, interrupts)
     assert process.returncode == 130
     wait_until(lambda: not processes_with(f"MARK={tmp_path}"))
 

@@ -493,7 +493,7 @@ class TestParts:
 class TestEngines:
     def test_what_is_opened(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fast is the default where it is installed and can; else the SDK; what is missing is named."""
-        installed = {"obstore", "boto3"}
+        installed = {"obstore", "botocore"}
         monkeypatch.setattr(engines, "_is_installed", lambda package: package in installed)
         monkeypatch.setattr(engines, "import_module", lambda name: _Module(name.rpartition(".")[2]))
 
@@ -502,7 +502,7 @@ class TestEngines:
 
         assert opened("auto") == opened("fast") == opened("fast", NOT="") == "fast"
         assert opened("auto", NOT="") == opened("sdk") == "s3"
-        installed.remove("boto3")
+        installed.remove("botocore")
         with pytest.raises(ConfigurationError, match=r"only the cloud's SDK finds.*htcjob\[s3\]"):
             opened("auto", NOT="")
         with pytest.raises(ConfigurationError, match=r"htcjob\[s3\]"):

@@ -69,15 +69,9 @@ def job(request, htcjob, rgw, monkeypatch):
     secrets: list[str] = []
 
     def vend(project: str, task: str | None, region: str) -> Vended:
-        given = rgw.assume_role(bucket=bucket, seconds=LIFE_S)
-        expires_at = given.pop("expires_at")
-        secrets.extend((given["AWS_SECRET_ACCESS_KEY"], given["AWS_SESSION_TOKEN"]))
-        return Vended(
-            {**given, "AWS_ENDPOINT_URL_S3": rgw.endpoint},
-            project=f"s3://{bucket}/project/",
-            task=f"s3://{bucket}/task/",
-            expires_at=expires_at,
-        )
+        vended = rgw.vend(bucket, seconds=LIFE_S)
+        secrets.extend(vended.credentials[name] for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
+        return vended
 
     with running_htc_api(vend) as api:
         htcjob.variables["HTCJOB_STORAGE_ENGINE"] = request.param

@@ -26,6 +26,7 @@ import pytest
 from tests.support.skipping import skip_or_fail
 
 from .debian import InstallError, unpacked
+from .htc_api import Vended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,6 +173,17 @@ class Rgw:
             "AWS_SESSION_TOKEN": given["SessionToken"],
             "expires_at": given["Expiration"].timestamp(),
         }
+
+    def vend(self, bucket: str, *, seconds: int = 3600) -> Vended:
+        """Give what an HTC API vends: credentials that live so long, and `project/` and `task/` of *bucket*."""
+        given = self.assume_role(bucket=bucket, seconds=seconds)
+        expires_at = given.pop("expires_at")
+        return Vended(
+            {**given, "AWS_ENDPOINT_URL_S3": self.endpoint},
+            project=f"s3://{bucket}/project/",
+            task=f"s3://{bucket}/task/",
+            expires_at=expires_at,
+        )
 
     def environ(self) -> dict[str, str]:
         """Give the variables with which a process reaches the server as the owner."""

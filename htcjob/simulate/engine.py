@@ -1,0 +1,139 @@
+"""The command line of a container engine: docker, or one that is used alike (podman, nerdctl)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from htcjob.errors import EngineError
+
+ANSWERS_WITHIN_S = 180.0
+"""An engine that says nothing for so long hangs; without an overlay file system each container is a copy."""
+
+_NOISE = ("WARNING:", "Run '", "See '")
+"""What lines of standard error begin with that say nothing of the cause."""
+
+
+class Answer(NamedTuple):
+    """What the program said."""
+
+    status: int
+    """Its exit status."""
+    output: str
+    """What it printed."""
+    cause: str
+    """Its error message, on one line."""
+
+
+class State(NamedTuple):
+    """How a container ended."""
+
+    exit_status: int
+    """Of its first process."""
+    is_out_of_memory: bool
+    """The kernel killed one of its processes at its memory limit."""
+
+
+class Engine:
+    """
+    The engine of this machine.
+
+    Args:
+        program: Its command.
+        environ: What that command inherits; `docker run --env NAME` takes values from there.
+    """
+
+    def __init__(self, program: str, environ: Mapping[str, str]) -> None:
+        self.program = program
+        self._environ = environ
+
+    async def start(
+        self, *arguments: str, output: int | None, errors: int | None, environ: Mapping[str, str] = {}
+    ) -> asyncio.subprocess.Process:
+        """
+        Start the program.
+
+        Args:
+            arguments: Its arguments.
+            output: Where its standard output goes; None: to ours.
+            errors: Where its standard error goes; None: to ours.
+            environ: Further variables.
+
+        Raises:
+            EngineError: there is no such program.
+        """
+        try:
+            return await asyncio.create_subprocess_exec(
+                self.program,
+                *arguments,
+                env={**self._environ, **environ},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,  # a Ctrl-C is ours to pass on
+            )
+        except OSError as error:
+            raise EngineError(
+                f"{self.program}: {error.strerror}: install Docker, or name another program in HTCJOB_DOCKER"
+            ) from error
+
+    async def ask(self, *arguments: str, environ: Mapping[str, str] = {}) -> Answer:
+        """
+        Give what the program says.
+
+        Raises:
+            EngineError: there is no such program, or it says nothing.
+        """
+        pipe = asyncio.subprocess.PIPE
+        process = await self.start(*arguments, output=pipe, errors=pipe, environ=environ)
+        try:
+            output, errors = await asyncio.wait_for(process.communicate(), ANSWERS_WITHIN_S)
+        except asyncio.TimeoutError:
+            process.kill()
+            raise EngineError(
+                f"{self.program} {arguments[0]}: no answer in {ANSWERS_WITHIN_S:.0f} s: restart its daemon"
+            ) from None
+        return Answer(await process.wait(), output.decode(errors="replace"), cause_in(errors))
+
+    async def state(self, container: str) -> State:
+        """
+        Give how a container ended.
+
+        Raises:
+            EngineError: it was not made, not started, or has not ended.
+        """
+        answer = await self.ask("container", "inspect", "--format", "{{json .State}}", container)
+        found: dict[str, Any] = json.loads(answer.output) if answer.status == 0 else {}
+        status = str(found.get("Status", "not made"))
+        if status in ("not made", "created", "running"):
+            raise EngineError(found.get("Error") or f"the container is {status}")
+        return State(int(found["ExitCode"]), bool(found.get("OOMKilled")))
+
+    async def remove(self, container: str) -> None:
+        """Remove a container, running or not; one that is not there is no error."""
+        await self.ask("rm", "--force", "--volumes", container)
+
+    async def containers(self, label: str) -> list[str]:
+        """
+        Give the ids of all containers with a label (`NAME=value`), running or not.
+
+        Raises:
+            EngineError: the engine cannot be asked.
+        """
+        answer = await self.ask("ps", "--all", "--quiet", "--filter", f"label={label}")
+        if answer.status != 0:
+            raise EngineError(
+                f"{self.program} ps: {answer.cause}; start its daemon, and see that you may use it"
+            )
+        return answer.output.split()
+
+
+def cause_in(errors: bytes) -> str:
+    """Give an error message of docker on one line, without what it always says."""
+    lines = [line.strip() for line in errors.decode(errors="replace").splitlines()]
+    said = " ".join(line for line in lines if line and not line.startswith(_NOISE))
+    for beginning in ("docker: ", "Error: ", "Error response from daemon: "):
+        said = said.removeprefix(beginning)
+    return said.rstrip(".")
