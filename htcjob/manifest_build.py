@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from htcjob.storage.contract import ObjectInfo
     from htcjob.transfer import Transfers
 
-LINES_AT_ONCE = 10_000
+LINES_AT_ONCE = 2000
 """Gathered in memory before they are written."""
 
 BLOCK_BYTES = 4 * 1024 * 1024
