@@ -17,13 +17,13 @@ from htcjob.locations import listed
 from htcjob.storage.keys import LAST_CHARACTER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from htcjob.storage.contract import ObjectInfo, Store
     from htcjob.transfer import Transfers
 
-WORTHWHILE = 5000
-"""Keys that a listing has at least before it is cut; to look where takes a second or two."""
+WORTHWHILE = 20_000
+"""Keys that are listed before the rest is cut: twenty answers, and to look where takes about as many."""
 
 ENOUGH = 32
 """Ranges that keep all transfers busy; fewer are cut once more."""
@@ -41,6 +41,8 @@ class KeyRange(NamedTuple):
     """No key of the range comes before it."""
     stop: str | None = None
     """The first key that is behind the range; None: it has all the others."""
+    known: Sequence[ObjectInfo] | None = None
+    """All its objects, where they are listed already."""
 
 
 def can_begin_anywhere(store: Store) -> bool:
@@ -54,6 +56,9 @@ def can_begin_anywhere(store: Store) -> bool:
 
 def in_range(store: Store, keys: KeyRange, transfers: Transfers) -> Iterator[ObjectInfo]:
     """Give the objects of a range, ordered by the UTF-8 bytes of the key."""
+    if keys.known is not None:
+        yield from keys.known
+        return
     start_after = just_before(keys.first) if keys.first else None
     for info in listed(store, keys.prefix, transfers, start_after=start_after):
         if keys.stop is not None and info.key >= keys.stop:
@@ -76,16 +81,17 @@ def cut(store: Store, prefix: str, transfers: Transfers) -> list[KeyRange]:
     """
     if not can_begin_anywhere(store):
         return [KeyRange(prefix)]
-    beginning = [info.key for info in islice(listed(store, prefix, transfers), WORTHWHILE)]
-    if len(beginning) < WORTHWHILE:
-        return [KeyRange(prefix)]
+    known = list(islice(listed(store, prefix, transfers), WORTHWHILE))
+    if len(known) < WORTHWHILE:
+        return [KeyRange(prefix, known=known)]
+    first, last = known[0].key, known[-1].key
     probe = _Probe(store, prefix, transfers)
-    common = _shared(beginning[0], beginning[-1])
+    common = _shared(first, last)
     while (beyond := probe.first_after(common + LAST_CHARACTER)) is not None:
         if beyond.startswith(common):  # it has that last character itself
             break
         common = _shared(common, beyond)
-    groups = probe.groups(common, beginning[0])
+    groups = probe.groups(common, first)
     if len(groups) < ENOUGH:
         cut_again: list[str] = []
         for found in transfers.each(probe.groups_within, groups):
@@ -93,8 +99,10 @@ def cut(store: Store, prefix: str, transfers: Transfers) -> list[KeyRange]:
                 raise found
             cut_again += found
         groups = cut_again
-    borders = ["", *sorted(set(groups))[1:]]
-    return [KeyRange(prefix, first, stop) for first, stop in zip(borders, [*borders[1:], None], strict=True)]
+    # The first name behind what is known ends in NUL.
+    borders = [last + "\0", *(group for group in sorted(set(groups)) if group > last)]
+    others = zip(borders, [*borders[1:], None], strict=True)
+    return [KeyRange(prefix, known=known), *(KeyRange(prefix, begin, stop) for begin, stop in others)]
 
 
 class _Probe:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from array import array
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from htcjob.storage.contract import ObjectInfo
     from htcjob.transfer import Transfers
 
-LINES_AT_ONCE = 10_000
+LINES_AT_ONCE = 2000
 """Gathered in memory before they are written."""
 
 BLOCK_BYTES = 4 * 1024 * 1024
@@ -110,9 +111,9 @@ def build(source: Source, target: Location, transfers: Transfers, folder: str) -
     unusable: list[str] = []
     n_unusable = 0
     with IndexWriter(has_sizes=True) as writer:
-        with open(path, "wb") as manifest:
-            write = partial(_write_part, source, _is_wanted(source, target), transfers, folder)
-            for part in transfers.each(write, enumerate(ranges)):
+        write = partial(_write_part, source, _is_wanted(source, target), transfers, folder)
+        with open(path, "wb") as manifest, closing(transfers.each(write, enumerate(ranges))) as parts:
+            for part in parts:
                 if isinstance(part, HtcjobError):
                     raise part
                 unusable += part.unusable[: FIRST_FEW - len(unusable)]

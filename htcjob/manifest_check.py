@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -129,19 +130,19 @@ class Check:
         transfers = self._transfers
         batches = [wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)]
         unknown: list[_Known] = []
-        for found in transfers.each(partial(_look_in_listing, store, transfers), batches):
-            if isinstance(found, HtcjobError):
-                raise found
-            absent, others = found
-            unknown += others
-            yield from (_absent(store, one, "no such object") for one in absent)
-        for one, reason in zip(
-            unknown, transfers.each(partial(_ask, store, transfers), unknown), strict=True
-        ):
-            if isinstance(reason, HtcjobError):
-                raise reason
-            if reason:
-                yield _absent(store, one, reason)
+        with closing(transfers.each(partial(_look_in_listing, store, transfers), batches)) as looked:
+            for found in looked:
+                if isinstance(found, HtcjobError):
+                    raise found
+                absent, others = found
+                unknown += others
+                yield from (_absent(store, one, "no such object") for one in absent)
+        with closing(transfers.each(partial(_ask, store, transfers), unknown)) as asked:
+            for one, reason in zip(unknown, asked, strict=True):
+                if isinstance(reason, HtcjobError):
+                    raise reason
+                if reason:
+                    yield _absent(store, one, reason)
 
 
 def _sortable(entry: Entry) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.chunk import Share, chunk_bounds
@@ -88,10 +89,11 @@ def split(
         )
         return Part(array_index, chunk, size_bytes, first, last)
 
-    for part in transfers.each(part_of, range(array_size)):
-        if isinstance(part, HtcjobError):
-            raise part
-        yield part
+    with closing(transfers.each(part_of, range(array_size))) as parts:
+        for part in parts:
+            if isinstance(part, HtcjobError):
+                raise part
+            yield part
 
 
 def _index_of(manifest: Manifest, here: LocalStore, retry: RetryPolicy) -> Index | None:

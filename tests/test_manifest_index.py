@@ -18,6 +18,8 @@ from htcjob import manifest, manifest_groups, manifest_index, manifest_writer
 from htcjob.chunk import Share, chunk_bounds
 from htcjob.errors import AbsentError, ConfigurationError, DeniedError, RunMismatchError, TransientError
 from htcjob.manifest import Manifest, open_chunk
+from htcjob.manifest_groups import GROUP_BYTES
+from htcjob.manifest_index import Index
 from htcjob.manifest_writer import IndexWriter, make_index
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
@@ -165,6 +167,30 @@ def test_three_requests_are_three_on_the_wire(rgw, monkeypatch, engine):
         assert [entry.position for entry in entries] == list(range(997_000, 998_000))
         assert proxy.requests == 3
         assert 0 < proxy.bytes_down <= sum(len(entry.text) + 1 for entry in entries) + 64 * 1024
+
+
+def test_the_bounds_hold_for_a_manifest_of_3_gb(tmp_path):
+    """A hundred million lines: the head is as long as one read, and two pages go into the 64 KiB with it."""
+    with IndexWriter() as writer:
+        for _ in range(3_000_000_000 // GROUP_BYTES):
+            writer.group_bytes.append(GROUP_BYTES)
+            writer.group_entries.append(546)
+            writer.group_lines.append(546)
+        writer.size_bytes = GROUP_BYTES * len(writer.group_bytes)
+        writer.write(str(tmp_path / "index"), tag="t" * manifest_index.LONGEST_TAG_BYTES)
+    data = (tmp_path / "index").read_bytes()
+    head = manifest_index.read_head(data[: manifest_index.HEAD_BYTES], len(data))
+    assert head.n_entries > 99_000_000
+    assert manifest_index.HEAD_BYTES + 2 * head.page_bytes + 2 * GROUP_BYTES <= 64 * 1024
+    store = CountingStore(b"")
+    store.put_bytes(data, INDEX)
+    index = Index(store, "list.txt", NO_WAIT)
+    for position in (0, 1, 12_345_678, head.n_entries - 1):
+        first, last = index.span(range(position, position + 1))
+        assert first == last
+        assert first.position <= position < first.position + 546
+        assert first.offset == first.number * GROUP_BYTES == position // 546 * GROUP_BYTES
+        assert first.line_number == first.position + 1
 
 
 def test_a_chunk_of_everything_is_read_in_blocks():

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from htcjob.outcome import EntryResult, TerminationReason
 from htcjob.simulate.attempts import Attempt, Runner, Running
 from htcjob.simulate.live import copied_to
 from htcjob.simulate.platform import TRIED_AGAIN, JobIdentity, TokenIssuer, injected_variables
@@ -65,7 +66,7 @@ class AttemptEnd:
     cause: str | None = None
     """What the platform did to it: `timeout`, `preempted` or `out_of_memory`."""
     is_out_of_memory: bool = False
-    """The kernel killed one of its processes at the memory limit, whatever became of the others."""
+    """One of its processes was killed at the memory limit, by the kernel or by htcjob's guard."""
 
     @property
     def reason(self) -> str:
@@ -185,6 +186,7 @@ class Array:
         ended = running.ended.result()
         if ended.is_out_of_memory and ended.exit_status != 0:
             cause = cause or "out_of_memory"
+        record = _exit_record(given.termination_log)
         return AttemptEnd(
             array_index=array_index,
             attempt=attempt,
@@ -197,9 +199,9 @@ class Array:
                 and self.stop_signal is None
             ),
             log_path=log_path,
-            record=_exit_record(given.termination_log),
+            record=record,
             cause=cause,
-            is_out_of_memory=ended.is_out_of_memory,
+            is_out_of_memory=ended.is_out_of_memory or _was_short_of_memory(record),
         )
 
     @asynccontextmanager
@@ -237,6 +239,11 @@ class Array:
 async def _ends_within(running: Running, seconds: float | None) -> bool:
     done, _ = await asyncio.wait({running.ended}, timeout=seconds)
     return bool(done)
+
+
+def _was_short_of_memory(record: Mapping[str, Any]) -> bool:
+    is_command = record.get("termination_reason") == TerminationReason.OUT_OF_MEMORY.value
+    return is_command or bool(record.get("entries", {}).get(EntryResult.OUT_OF_MEMORY.value))
 
 
 def _exit_record(path: str) -> dict[str, Any]:

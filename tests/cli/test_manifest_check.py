@@ -174,3 +174,15 @@ def test_the_table_of_a_split_has_a_line_for_each_job(htcjob):
     done = htcjob("manifest", "split", "list.txt", "--array-size", "3", "--balance", "bytes")
     assert (done.returncode, done.stdout) == (78, "")
     assert "htcjob manifest build" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("plan",), ("manifest", "build"), ("manifest", "check"), ("manifest", "split")]
+)
+def test_help_shows_an_example_and_the_exit_table(htcjob, command):
+    """As that of every command does."""
+    shown = htcjob(*command, "--help").stdout
+    assert "Example:" in shown
+    assert "Exit status:" in shown
+    example = next(line for line in shown.splitlines() if line.startswith("    htcjob "))
+    assert example.split()[1 : 1 + len(command)] == list(command)

@@ -272,13 +272,25 @@ def test_preempted_arrays_complete_in_the_end(simulate, htcjob):
 EAT = "python3 -c 'b\"x\" * 10**9'"
 
 
-@pytest.mark.parametrize(("ending", "status", "attempts"), [("", 137, 2), ("; exit 0", 0, 1)])
-def test_out_of_memory_is_told(simulate, ending, status, attempts):
-    """The exit status is the truth, and that the kernel killed something is said beside it."""
-    done = simulate(*plain(f"{EAT}{ending}"), options=("--memory", "64m", "--retries", "1"))
+def test_out_of_memory_is_told(simulate):
+    """Whoever is first, htcjob's guard or the kernel; it is tried again as what is killed is."""
+    done = simulate(*plain(EAT), options=("--memory", "64m", "--retries", "1"))
     summary = json.loads(done.stdout)
-    assert (done.returncode, summary["out_of_memory"]) == (status, attempts), done.stderr
-    assert done.stderr.count("its container was out of memory") == (attempts if status else 0)
+    assert (done.returncode, summary["out_of_memory"], summary["retried"]) == (137, 2, 1), done.stderr
+    assert summary["failed_by_reason"] == {"out_of_memory": 1}
+
+
+def test_an_entry_that_ran_out_of_memory_is_told(simulate, htcjob):
+    """Also where the attempt went on and ended by itself."""
+    htcjob.entries("a", "b")
+    done = simulate(
+        *("--workers", "1", "--max-failures", "1"),
+        *each(f'[ "$HTCJOB_KEY" = b ] || {EAT}; {COPY}'),
+        options=("--memory", "64m"),
+    )
+    summary = json.loads(done.stdout)
+    assert (done.returncode, summary["out_of_memory"]) == (0, 1), done.stderr
+    assert summary["entries_done"] == 1
 
 
 @pytest.mark.parametrize("interrupts", [1, 2])
