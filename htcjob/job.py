@@ -169,7 +169,8 @@ class Job:
             raise UsageError("a htcjob.Job is one attempt: make another one with from_env()")
         plan = self._attempt.plan
         self._signals.__enter__()
-        self._last_resort = self._signals.last_resort = guard(self._attempt, at_once=self._stop)
+        self._last_resort = guard(self._attempt, self._signals, at_once=self._stop)
+        self._signals.last_resort = self._last_resort
         if plan.deadline_s is not None:
             self._signals.stop_after(plan.deadline_s - plan.grace_s)
         self._thread.start()
@@ -188,6 +189,7 @@ class Job:
             self._note(error)
         self._handover.loop_ended(is_orderly=error is None)
         self._thread.join()
+        self._signals.last_resort = None
         self._last_resort.close()
         self._last_resort = None
         self._signals.__exit__(kind, error, traceback)

@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
 OVERTIME_S = 2.0
@@ -26,7 +26,7 @@ class LastResort:
     Must be made in the main thread, and closed there.
 
     Args:
-        stopping: The signals that ask to stop; those that are ignored are never seen.
+        asks_to_stop: Tells whether a signal that came does; those that are ignored are never seen.
         after_s: Seconds from the first of them.
         last_words: Called with the signal before the end, in another thread, while the main one hangs; gives
             the exit status. Must not wait for anything that could hang as well.
@@ -35,13 +35,13 @@ class LastResort:
 
     def __init__(
         self,
-        stopping: Iterable[int],
+        asks_to_stop: Callable[[int], bool],
         *,
         after_s: float,
         last_words: Callable[[int], int],
         at_once: Callable[[int], None] | None = None,
     ) -> None:
-        self._stopping = frozenset(stopping)
+        self._asks_to_stop = asks_to_stop
         self._after_s = after_s
         self._last_words = last_words
         self._at_once = at_once
@@ -73,7 +73,7 @@ class LastResort:
             for number in os.read(self._reader, 64):
                 if number == 0:
                     return
-                if number in self._stopping and not stopped_by:
+                if not stopped_by and self._asks_to_stop(number):
                     stopped_by, deadline = number, time.monotonic() + self._after_s
                     if self._at_once is not None:
                         self._at_once(number)

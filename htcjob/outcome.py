@@ -247,6 +247,9 @@ def decide(facts: Facts) -> Ending:
     """
     if facts.error is not None:
         if facts.stop_signal is not None and isinstance(facts.error, TransientError):
+            if facts.stop_cause is StopCause.DEADLINE:
+                message = f"stopped at its deadline; meanwhile {facts.error}; run the same again"
+                return _ending(TerminationReason.WORK_LEFT, message)
             return _stopped(facts, facts.stop_signal, f"meanwhile {facts.error}; run the same again")
         return ending_of_error(facts.error)
     if facts.command is not None:

@@ -134,6 +134,19 @@ class Signals:
             self.stop_signal, self.stop_cause = signum, self._cause
             os.write(self._stop_write, b"!")
 
+    def asks_to_stop(self, signum: int) -> bool:
+        """Tell whether *signum*, which has just come, is a request to stop, or our own deadline."""
+        return signum in STOPPING or self._is_deadline(signum)
+
+    def stop_unseen(self, signum: int) -> None:
+        """Take a request to stop whose handler cannot run, because the main thread hangs; in any thread."""
+        if self._is_deadline(signum):
+            signum, self._cause = signal.SIGTERM, StopCause.DEADLINE
+        self.ask_to_stop(signum)
+
+    def _is_deadline(self, signum: int) -> bool:
+        return signum == signal.SIGALRM and self.stops_in_s == 0
+
     @property
     def stops_in_s(self) -> float | None:
         """Seconds until `stop_after` takes effect; None: never."""
@@ -199,7 +212,7 @@ class Signals:
         return status, usage
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        if signum == signal.SIGALRM and self.stops_in_s == 0 and self._cause is not StopCause.DEADLINE:
+        if self._is_deadline(signum) and self._cause is not StopCause.DEADLINE:
             signum, self._cause = signal.SIGTERM, StopCause.DEADLINE
         if signum in STOPPING:
             self.ask_to_stop(signum)

@@ -1,6 +1,8 @@
 """Deadline of the attempt, and the straggler rule."""
 
+import json
 import re
+import socket
 import threading
 import time
 
@@ -144,3 +146,34 @@ def test_a_deadline_in_a_million_years_is_none(htcjob):
     """No timer of a kernel holds so many seconds."""
     done = htcjob.run("--deadline", "999999999d", "--", "true")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def silent_server():
+    """The address of a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.timeout(50)  # storage's own patience is a minute
+@pytest.mark.parametrize("has_deadline", [True, False])
+def test_a_silent_server_does_not_hold_an_attempt_that_is_to_end(htcjob, silent_server, has_deadline):
+    """Two seconds behind the grace period it has ended, at its own deadline and after SIGTERM alike."""
+    htcjob.variables |= {
+        "HTCJOB_PROJECT_STORE": "s3://bucket",
+        "HTCJOB_MANIFEST": "list.txt",
+        "AWS_ENDPOINT_URL_S3": silent_server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
+    options = ("--deadline", "2s") if has_deadline else ()
+    with htcjob.start("run", *options, "--grace", "1s", "--each", "--", "true") as process:
+        if not has_deadline:
+            assert "attempt_started" in process.stderr.readline()
+            process.terminate()
+        stderr = process.communicate()[1]
+    assert process.returncode == (75 if has_deadline else 143), stderr
+    assert "given_up" in stderr
+    record = json.loads(htcjob.termination_log.read_text())
+    assert record["termination_reason"] == ("work_left" if has_deadline else "preempted")

@@ -8,6 +8,7 @@ import time
 import click
 
 from htcjob.cli.endings import say
+from htcjob.outcome import TerminationReason
 from htcjob.simulate.array import AttemptEnd
 
 PROGRESS_EVERY_S = 30.0
@@ -65,7 +66,8 @@ class ArrayProgress:
 
     def _say_failure(self, end: AttemptEnd) -> None:
         message = str(end.record.get("message") or f"exit status {end.exit_status}")
-        memory = "; its container was out of memory" if end.is_out_of_memory else ""
+        is_news = end.is_out_of_memory and end.reason != TerminationReason.OUT_OF_MEMORY.value
+        memory = "; its container was out of memory" if is_news else ""
         again = "; tried again" if end.will_retry else ""
         log = f"; log: {end.log_path}" if end.log_path and not end.will_retry else ""
         line = f"index {end.array_index} attempt {end.attempt}: {end.reason}: {message}{memory}{again}{log}"
