@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.disk import CannotMountError, small_disk
 from tests.support.docker import base_image, bottom, docker, face_tagger_image  # noqa: F401
@@ -21,6 +22,9 @@ from tests.support.rgw import rgw  # noqa: F401
 from tests.support.skipping import skip_or_fail
 
 REPOSITORY = Path(__file__).parents[1]
+
+settings.register_profile("htcjob", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("htcjob")
 
 # What the developer's shell or a platform around the tests may have set.
 _OF_PLATFORMS = ("HTCJOB_", "RESCALE_", "AWS_", "BATCH_", "SLURM_", "IMG_OBJKEY")
