@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from htcjob.outcome import CommandResult
     from htcjob.pipeline import Pipeline
     from htcjob.stragglers import Stragglers
-    from htcjob.worker import Worker
+    from htcjob.worker import Crew
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +78,12 @@ class Each:
     disk: DiskBudget
     stragglers: Stragglers | None
     """What says how long an entry may take, where that is a multiple of what the others took."""
+    crew: Crew | None = None
+    """The Python processes of the workers, where a function is called."""
     act: Act | None = None
     """Does the work of an entry, where that is neither a command nor a function of a warm worker."""
     _is_given_up: bool = False
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
-    _warm: dict[int, Worker] = field(default_factory=dict)
-    """The Python processes of the workers, where a function is called."""
     _places: Places = field(default_factory=Places)
     _unfilled: set[str] = field(default_factory=set)
     """Words that look like placeholders and are none; each is warned of once."""
@@ -100,38 +99,14 @@ class Each:
             prefetch=pipeline.plan.prefetch,
             is_stopped=self._is_stopped,
         )
-        try:
-            with pipeline.signals.many_commands():
-                flow.run()
-            self._hang_up()
+        with pipeline.signals.many_commands():
+            flow.run()
+        if self.crew is not None:
+            self.crew.hang_up()
             pipeline.ledger.flush()  # while the processes end
-        finally:
-            self._hang_up()
-            for warm in self._warm.values():
-                warm.close()
-
-    def _hang_up(self) -> None:
-        for warm in self._warm.values():
-            warm.hang_up()
 
     def _is_stopped(self) -> bool:
         return self._is_given_up or self.pipeline.signals.stop_signal is not None
-
-    def prepare(self, worker: int) -> None:
-        """Start the Python process of a worker, so that it imports while the first input is fetched."""
-        pipeline, plan = self.pipeline, self.pipeline.plan
-        if plan.call is not None:
-            from htcjob.worker import Worker
-
-            self._warm[worker] = Worker(
-                plan.call,
-                python=plan.python or sys.executable,
-                environment=pipeline.environment(),
-                number=worker,
-                signals=pipeline.signals,
-                grace_s=plan.grace_s,
-            )
-            self._warm[worker].start()
 
     def fetch(self, trip: Trip, *, is_alone: bool) -> Next:
         """Stage in."""
@@ -212,8 +187,9 @@ class Each:
             "key": entry.key,
             "params": entry.parameters,
         }
-        answer = self._warm[worker].call(request, timeout_s=timeout_s)
-        if answer.result.is_unusable and any(warm.has_been_ready for warm in self._warm.values()):
+        assert self.crew is not None  # noqa: S101 - for mypy
+        answer = self.crew.workers[worker].call(request, timeout_s=timeout_s)
+        if answer.result.is_unusable and any(other.has_been_ready for other in self.crew.workers):
             raise ShortageError(f"worker cannot be started again: {answer.result.start_error}")
         return answer
 

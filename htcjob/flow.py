@@ -54,9 +54,6 @@ class Next(Enum):
 class Steps(Protocol[T_contra]):
     """What is done with a thing. Every method is called from several threads at once."""
 
-    def prepare(self, worker: int) -> None:
-        """Make the worker of that number, from 0, ready; called in its thread, before its first `work`."""
-
     def fetch(self, thing: T_contra, *, is_alone: bool) -> Next:
         """
         Fetch: WORK, FINISH, LEAVE or POSTPONE, which is no answer for a thing that is alone.
@@ -169,7 +166,6 @@ class Flow(Generic[T]):
     # Workers
 
     def _work(self, number: int) -> None:
-        self._guarded(lambda: self._steps.prepare(number))
         with self._lock:
             self._hungry += 1
         while step := self._next_step(number):

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
@@ -155,6 +155,11 @@ def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
 
 def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     """Steps 1 to 5."""
+    with ExitStack() as resources:
+        _work(attempt, context, signals, resources)
+
+
+def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: ExitStack) -> None:
     # Not imported at the top: a plain entrypoint, started a million times, needs none of these.
     from htcjob.chunk import Share, chunk_bounds
     from htcjob.job_stores import open_job_stores
@@ -184,6 +189,15 @@ def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     if attempt.act is None:
         _check_command(plan, attempt.environ)
     _check_outputs(plan)
+    variables = _variables(context) | claims
+    crew = None
+    if plan.call is not None:
+        from htcjob.worker import Crew
+
+        environment = command_environment(
+            attempt.environ, extra=variables, pass_credentials=plan.pass_credentials
+        )
+        crew = resources.enter_context(Crew(plan, environment=environment, signals=signals))
     stores = open_job_stores(context, retry)
 
     # 3. the manifest, and the chunk in it
@@ -212,12 +226,14 @@ def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
         stop=attempt.chunk.stop,
         already_done=len(done),
     )
+    if crew is not None:
+        crew.reduce(facts.left)
     if facts.left == 0:
         return
 
     # 5. the rest
     parent = plan.work_dir or attempt.environ.get("TMPDIR") or SYSTEM_TEMPORARY
-    with _scratch_directory(parent) as scratch, Transfers(retry) as transfers:
+    with _scratch_directory(parent) as scratch, Transfers(retry) as transfers, resources:
         pipeline = attempt.pipeline = Pipeline(
             context=context,
             plan=plan,
@@ -226,7 +242,7 @@ def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
             signals=signals,
             facts=facts,
             environ=attempt.environ,
-            variables=_variables(context) | claims,
+            variables=variables,
             scratch=scratch,
             writers={key: position for position, keys in done.items() for key in keys},
         )
@@ -242,7 +258,7 @@ def work(attempt: Attempt, context: JobContext, signals: Signals) -> None:
 
                 stragglers = Stragglers(plan.timeout_factor)
             disk = DiskBudget.of(scratch, plan.disk_budget_bytes)
-            Each(pipeline, disk, stragglers, attempt.act).work_on(left)
+            Each(pipeline, disk, stragglers, crew, attempt.act).work_on(left)
         else:
             pipeline.work_on_chunk(list(left))
 

@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
 from htcjob.command import EMPTY_STDIN, FINISHING_SHARE, RESET, Signals, dies_with_us
 from htcjob.errors import CommandNotStartedError, ShortageError
 from htcjob.outcome import CommandResult, signal_name
+
+if TYPE_CHECKING:
+    from htcjob.plan import Plan
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "warm.py")
 
@@ -188,6 +192,10 @@ class Worker:
             wait_readable([self._process.has_ended], time.monotonic() + LEFTOVERS_GRACE_S)
             self._end()
 
+    def dismiss(self) -> None:
+        """End the process at once: there is nothing for it to do."""
+        self._end()
+
     def _has_ended_idle(self) -> bool:
         """Tell whether the process ended, or is being ended by the memory guard, with no entry in hand."""
         if self._process is None:
@@ -297,3 +305,58 @@ class Worker:
                 signal_group(process.pid, signal.SIGKILL)
                 status, usage = self._signals.wait(process.pid)
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+
+class Crew:
+    """
+    All workers of an attempt, from `__enter__` to `__exit__`.
+
+    They start at once, so that they import while the attempt finds out what there is to do.
+
+    Args:
+        plan: Whose function they call.
+        environment: All variables of their processes.
+        signals: Where stop signals arrive.
+
+    Raises:
+        CommandNotStartedError: the interpreter cannot be started.
+        ShortageError: this machine has no process or file descriptor left.
+    """
+
+    def __init__(self, plan: Plan, *, environment: Mapping[str, str], signals: Signals) -> None:
+        self.workers = [
+            Worker(
+                plan.call or "",
+                python=plan.python or sys.executable,
+                environment=environment,
+                number=number,
+                signals=signals,
+                grace_s=plan.grace_s,
+            )
+            for number in range(plan.workers)
+        ]
+        """By number."""
+
+    def __enter__(self) -> Crew:
+        try:
+            for worker in self.workers:
+                worker.start()
+        except BaseException:
+            self.reduce(0)
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.hang_up()
+        for worker in self.workers:
+            worker.close()
+
+    def reduce(self, n_entries: int) -> None:
+        """Keep no more workers than there are entries."""
+        for worker in self.workers[n_entries:]:
+            worker.dismiss()
+
+    def hang_up(self) -> None:
+        """Let all of them, which are idle, see that there are no more requests."""
+        for worker in self.workers:
+            worker.hang_up()
