@@ -58,7 +58,7 @@ def print_sizes(docker: Docker, bottom: str, images: dict[str, str]) -> None:
         tabulate(rows, headers=["image", f"MB over its bottom layer ({below:.0f} MB)"], disable_numparse=True)
     )
     whole = images["all stores"]
-    weighed = docker.run("--entrypoint", "/opt/htcjob/bin/python", whole, "-c", _WEIGH).stdout
+    weighed = docker("run", "--rm", "--entrypoint", "/opt/htcjob/bin/python", whole, "-c", _WEIGH).stdout
     parts: dict[str, dict[str, int]] = {}
     for name, size in json.loads(weighed.replace("'", '"')).items():
         package, kind = name.split()
