@@ -17,6 +17,7 @@ from htcjob.listing import can_begin_anywhere, in_range, range_of
 from htcjob.manifest import Manifest
 from htcjob.manifest_index import Index
 from htcjob.sorting import SortedLines
+from htcjob.storage.blame import Blame
 from htcjob.storage.urls import split_object_url
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Check:
         self._place = place
         self._transfers = transfers
         self._retry = retry
+        self._folder = folder
         self._sorted = SortedLines(folder)
         self.n_entries = 0
         """Entries in the manifest; known when the first problem is given, or all are."""
@@ -88,8 +90,12 @@ class Check:
 
         Raises:
             AbsentError: there is no such manifest.
-            StorageError: it cannot be read, or storage not be asked.
+            StorageError: it cannot be read, or storage not be asked; or the disk of this machine is full.
         """
+        with Blame("check", self._place.url, file=self._folder):
+            yield from self._problems(open_store)
+
+    def _problems(self, open_store: Callable[[str], Store] | None) -> Iterator[Problem]:
         manifest = Manifest(self._place.store, self._place.key, self._retry)
         self.n_entries = manifest.n_entries
         for entry in manifest.entries(range(manifest.n_entries)):

@@ -52,6 +52,16 @@ def test_every_fault_is_named_with_its_line(htcjob):
     ]
 
 
+def test_check_on_a_full_temporary_disk(htcjob, small_disk):
+    """Told with the place: nothing is wrong with the manifest, nor with standard output."""
+    htcjob.manifest(*(f"photos/{n:06d}.jpg" for n in range(110_000)))
+    (small_disk / "filler").write_bytes(bytes(252 * 1024))
+    done = htcjob("manifest", "check", "list.txt", TMPDIR=str(small_disk))
+    assert (done.returncode, done.stdout) == (74, "")
+    assert str(small_disk) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_index_of_another_version_is_a_fault(htcjob):
     """A job would not believe it, and read everything."""
     htcjob.entries("a", "b")
