@@ -173,7 +173,8 @@ def _unique(entries: Iterable[_Known]) -> Iterator[tuple[Problem | None, _Known 
             yield Problem(number, f"manifest line {number}: the same entry as line {first_line}"), None
         else:
             first_line = entry.line_number
-            yield None, None if is_same_object else entry
+            # Without its parameters, which may be long: many of these wait to be looked for.
+            yield None, None if is_same_object else entry._replace(parameters="")
         before = entry
 
 

@@ -1,6 +1,7 @@
 """`htcjob manifest check` and `split`: real processes on directories and on a real S3 server."""
 
 import json
+import tracemalloc
 from unittest.mock import patch
 
 import pytest
@@ -124,6 +125,26 @@ def test_duplicates_are_found_through_files(tmp_path):
     assert found == [
         (n + 1, f"manifest line {n + 1}: the same entry as line {n % 400 + 1}") for n in range(400, 1000)
     ]
+
+
+def test_a_check_of_long_lines_takes_little_memory(tmp_path):
+    """Neither sorting them nor looking for their objects keeps what else stands in them."""
+    store = MemoryStore("long")
+    parameters = "x" * 60_000
+    lines = (json.dumps({"key": f"{n}.jpg", "note": parameters}) + "\n" for n in range(1500))
+    store.put_bytes("".join(lines).encode(), "list.txt")
+    with Transfers(RetryPolicy()) as transfers:
+        check = Check(Location("list.txt", store, "list.txt"), transfers, RetryPolicy(), str(tmp_path))
+        tracemalloc.start()
+        try:
+            assert (
+                sum(problem.text.count("no such object") for problem in check.problems(lambda url: store))
+                == 1500
+            )
+            _, most_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most_bytes < 60_000_000
 
 
 def split(htcjob, *arguments: str) -> list[dict]:
