@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from htcjob.errors import AbsentError, BadKeyError, DeniedError, HtcjobError, UnusableIndexError
 from htcjob.listing import can_begin_anywhere, in_range, range_of
 from htcjob.manifest import Manifest
-from htcjob.manifest_index import Index
+from htcjob.manifest_index import SUFFIX, Index
 from htcjob.sorting import SortedLines
 from htcjob.storage.blame import Blame
+from htcjob.storage.local import LocalStore
 from htcjob.storage.urls import split_object_url
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ LISTED = 5 * BATCH
 """Objects that such a listing reads at most; where that is not enough, each other key is asked for."""
 BATCHES = 64
 """Looked for side by side."""
+
+_COPY = "list"
+"""Name of the copy of the index on this machine, with its suffix."""
 
 _SEPARATOR = b"\0"
 """Between the parts of a sorted line; no key has one."""
@@ -120,8 +125,11 @@ class Check:
 
     def _index_problems(self, manifest: Manifest) -> Iterator[Problem]:
         try:
-            index = Index(self._place.store, self._place.key, self._retry)
+            copy = os.path.join(self._folder, _COPY + SUFFIX)
+            self._transfers.get(self._place.store, self._place.key + SUFFIX, copy)
+            index = Index(LocalStore(self._folder), _COPY, self._retry)
             if (index.head.tag, index.head.sha256) == (manifest.etag, manifest.sha256()):
+                index.check()
                 return
             cause = "it is of another version of the manifest"
         except (AbsentError, DeniedError):

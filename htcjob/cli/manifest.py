@@ -145,8 +145,8 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     """
     Look for what is wrong with a manifest.
 
-    A line that cannot be used, an entry that is there twice, an index that is not of this version and, with
-    --exists, an absent object: each gets a line, with the number of its line in the manifest.
+    A line that cannot be used, an entry that is there twice, an index that is damaged or not of this version
+    and, with --exists, an absent object: each gets a line, with the number of its line in the manifest.
 
     \b
     Example:

@@ -75,6 +75,25 @@ def test_an_index_of_another_version_is_a_fault(htcjob):
     assert htcjob("manifest", "check", "absent.txt").returncode == 66
 
 
+@pytest.mark.parametrize("damaged_at", [-3_000, -10])
+def test_a_damaged_page_of_an_index_is_a_fault(htcjob, damaged_at):
+    """Wherever it is: jobs of other chunks would not have met it. A split that meets it says what to do."""
+    for n in range(400):
+        (htcjob.project / f"{n:0200d}.jpg").touch()
+    assert htcjob("manifest", "build", "project:").returncode == 0
+    path = htcjob.project / "manifest.txt.idx"
+    index = bytearray(path.read_bytes())
+    index[damaged_at] ^= 1
+    path.write_bytes(index)
+    done = htcjob("manifest", "check", "manifest.txt")
+    assert done.returncode == 65
+    assert done.stdout.startswith("index not usable: its sizes of group ")
+    done = htcjob("manifest", "split", "manifest.txt", "--array-size", "400")
+    assert done.returncode == 78
+    assert "manifest.txt.idx: its sizes of group " in done.stderr
+    assert "make it again" in done.stderr
+
+
 def test_urls_are_looked_for_in_their_own_stores(htcjob, tmp_path):
     """Each entry where it is."""
     other = tmp_path / "other"
