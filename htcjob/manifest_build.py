@@ -22,6 +22,7 @@ from htcjob.locations import GLOB, Location, glob_pattern
 from htcjob.manifest import parse_entry
 from htcjob.manifest_index import SUFFIX
 from htcjob.manifest_writer import IndexWriter
+from htcjob.storage.blame import Blame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,14 +104,14 @@ def build(source: Source, target: Location, transfers: Transfers, folder: str) -
 
     Raises:
         AbsentError: nothing is there, or nothing of it is wanted.
-        StorageError: it cannot be listed, or the manifest not be put.
+        StorageError: it cannot be listed, or the manifest not be put; or the disk of this machine is full.
         TransientError: the manifest was replaced by somebody else before its index was made.
     """
     ranges = cut(source.place.store, source.prefix, transfers)
     path = os.path.join(folder, "manifest")
     unusable: list[str] = []
     n_unusable = 0
-    with IndexWriter(has_sizes=True) as writer:
+    with Blame("build", target.url, file=folder), IndexWriter(has_sizes=True) as writer:
         write = partial(_write_part, source, _is_wanted(source, target), transfers, folder)
         with open(path, "wb") as manifest, closing(transfers.each(write, enumerate(ranges))) as parts:
             for part in parts:

@@ -8,6 +8,7 @@ files.
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from functools import partial
 from itertools import groupby, islice
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from htcjob.errors import AbsentError, BadKeyError, DeniedError, HtcjobError, UnusableIndexError
 from htcjob.listing import can_begin_anywhere, in_range, range_of
 from htcjob.manifest import Manifest
-from htcjob.manifest_index import Index
+from htcjob.manifest_index import SUFFIX, Index
 from htcjob.sorting import SortedLines
+from htcjob.storage.blame import Blame
+from htcjob.storage.local import LocalStore
 from htcjob.storage.urls import split_object_url
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ LISTED = 5 * BATCH
 """Objects that such a listing reads at most; where that is not enough, each other key is asked for."""
 BATCHES = 64
 """Looked for side by side."""
+
+_COPY = "list"
+"""Name of the copy of the index on this machine, with its suffix."""
 
 _SEPARATOR = b"\0"
 """Between the parts of a sorted line; no key has one."""
@@ -75,6 +81,7 @@ class Check:
         self._place = place
         self._transfers = transfers
         self._retry = retry
+        self._folder = folder
         self._sorted = SortedLines(folder)
         self.n_entries = 0
         """Entries in the manifest; known when the first problem is given, or all are."""
@@ -89,8 +96,12 @@ class Check:
 
         Raises:
             AbsentError: there is no such manifest.
-            StorageError: it cannot be read, or storage not be asked.
+            StorageError: it cannot be read, or storage not be asked; or the disk of this machine is full.
         """
+        with Blame("check", self._place.url, file=self._folder):
+            yield from self._problems(open_store)
+
+    def _problems(self, open_store: Callable[[str], Store] | None) -> Iterator[Problem]:
         manifest = Manifest(self._place.store, self._place.key, self._retry)
         self.n_entries = manifest.n_entries
         for entry in manifest.entries(range(manifest.n_entries)):
@@ -115,8 +126,11 @@ class Check:
 
     def _index_problems(self, manifest: Manifest) -> Iterator[Problem]:
         try:
-            index = Index(self._place.store, self._place.key, self._retry)
+            copy = os.path.join(self._folder, _COPY + SUFFIX)
+            self._transfers.get(self._place.store, self._place.key + SUFFIX, copy)
+            index = Index(LocalStore(self._folder), _COPY, self._retry)
             if (index.head.tag, index.head.sha256) == (manifest.etag, manifest.sha256()):
+                index.check()
                 return
             cause = "it is of another version of the manifest"
         except (AbsentError, DeniedError):
@@ -168,7 +182,8 @@ def _unique(entries: Iterable[_Known]) -> Iterator[tuple[Problem | None, _Known 
             yield Problem(number, f"manifest line {number}: the same entry as line {first_line}"), None
         else:
             first_line = entry.line_number
-            yield None, None if is_same_object else entry
+            # Without its parameters, which may be long: many of these wait to be looked for.
+            yield None, None if is_same_object else entry._replace(parameters="")
         before = entry
 
 

@@ -262,6 +262,19 @@ class Index:
         data = self._part(*self.head.sizes_bounds(group))
         return weight_in(data, group, position)
 
+    def check(self) -> None:
+        """
+        Read all of it, in a request for each page and for each group's sizes: for a copy on this machine.
+
+        Raises:
+            UnusableIndexError: something of it is damaged.
+        """
+        for number in range(len(self.head.positions)):
+            self._load([number])
+            if self.head.weight is not None:
+                for position in self._pages[number].positions[:-1]:
+                    self.weight_before(position)
+
     def _positions(self, weights: Sequence[int]) -> list[int]:
         """Give for each of *weights*, in order, the first position before which the entries have as much."""
         pages = [self.head.page_before(weight) for weight in weights]

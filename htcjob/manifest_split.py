@@ -7,7 +7,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.chunk import Share, chunk_bounds
-from htcjob.errors import AbsentError, HtcjobError, RunMismatchError
+from htcjob.errors import (
+    AbsentError,
+    ConfigurationError,
+    HtcjobError,
+    RunMismatchError,
+    UnusableIndexError,
+)
 from htcjob.manifest import Manifest, open_chunk
 from htcjob.manifest_groups import GROUP_BYTES
 from htcjob.manifest_index import SUFFIX, Index
@@ -56,7 +62,8 @@ def split(
 
     Raises:
         AbsentError: there is no such manifest.
-        ConfigurationError: the share is of bytes, and no index tells the sizes of the entries.
+        ConfigurationError: the share is of bytes, and no index tells the sizes of the entries; or the index
+            is damaged where some jobs look.
     """
     store, key = place.store, place.key
     manifest, _ = open_chunk(store, key, Share(0, array_size, balance), retry)
@@ -91,6 +98,10 @@ def split(
 
     with closing(transfers.each(part_of, range(array_size))) as parts:
         for part in parts:
+            if isinstance(part, UnusableIndexError):
+                raise ConfigurationError(
+                    f"index {store.url_of(key + SUFFIX)}: {part}; make it again"
+                ) from part
             if isinstance(part, HtcjobError):
                 raise part
             yield part

@@ -28,6 +28,7 @@ from htcjob.manifest_index import (
     VERSION,
     pages_stop,
 )
+from htcjob.scratch import scratch
 from htcjob.storage.blame import Blame
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
     url = store.url_of(key)
     info = retry.call(partial(store.head, key))
     with (
-        Blame("index", url, file=tempfile.gettempdir()),
-        tempfile.TemporaryDirectory(prefix="htcjob-") as folder,
+        scratch() as folder,
+        Blame("index", url, file=folder),
         IndexWriter() as writer,
     ):
         for start in range(0, info.size_bytes, BLOCK_BYTES):

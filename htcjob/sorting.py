@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 IN_MEMORY = 100_000
-"""Lines at a time."""
+"""Lines at a time, or fewer where they are long."""
+IN_MEMORY_BYTES = 16 * 1024 * 1024
+"""That such lines have together, and at most one line more."""
 MOST_RUNS = 200
 """Files of sorted lines that are open at a time; a process may have 1,024 files or less."""
 
@@ -27,13 +29,16 @@ class SortedLines:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._lines: list[bytes] = []
+        self._size_bytes = 0
+        """Of these lines together."""
         self._runs: list[str] = []
         self._n_files = 0
 
     def add(self, line: bytes) -> None:
         """Take a line, which has no line end."""
         self._lines.append(line + b"\n")
-        if len(self._lines) >= IN_MEMORY:
+        self._size_bytes += len(line)
+        if len(self._lines) >= IN_MEMORY or self._size_bytes >= IN_MEMORY_BYTES:
             self._write_run()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -47,6 +52,7 @@ class SortedLines:
         self._lines.sort()
         self._runs.append(self._write(self._lines))
         self._lines.clear()
+        self._size_bytes = 0
         if len(self._runs) >= MOST_RUNS:
             runs, self._runs = self._runs, []
             with ExitStack() as stack:

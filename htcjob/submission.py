@@ -64,6 +64,11 @@ class Submission(NamedTuple):
         return self.array_size * self.start_s / self.all_jobs_s
 
     @property
+    def n_batches(self) -> int:
+        """Arrays of the platform that the run takes."""
+        return -(-self.array_size // self.batch_size)
+
+    @property
     def batches(self) -> list[Batch]:
         """What to submit, in order."""
         offsets = range(0, self.array_size, self.batch_size)

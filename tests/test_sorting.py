@@ -35,6 +35,16 @@ def test_only_so_many_lines_are_in_memory(tmp_path):
     assert written == 90
 
 
+def test_long_lines_are_fewer_in_memory(tmp_path):
+    """Lines may have 64 KiB: so many of them as of short ones would take gigabytes."""
+    with patch.object(sorting, "IN_MEMORY_BYTES", 1000):
+        lines = SortedLines(str(tmp_path))
+        for _ in range(95):
+            lines.add(bytes(100))
+        written = sum(path.read_bytes().count(b"\n") for path in tmp_path.iterdir())
+    assert written == 90
+
+
 def test_no_line_is_lost_when_nothing_was_added(tmp_path):
     """An empty list is sorted too."""
     assert list(SortedLines(str(tmp_path))) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from htcjob.manifest_index import SUFFIX
 from htcjob.progress import size_in_words
 from htcjob.redact import redact
 from htcjob.retry import RetryPolicy
+from htcjob.scratch import scratch
 from htcjob.storage.keys import check_key
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def build(
         exclude=[glob.removesuffix("/") for glob in exclude],
         as_json=jsonl,
     )
-    with moving("build") as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+    with moving("build") as transfers, scratch() as folder:
         made = build_manifest(source, target, transfers, folder)
     if made.indexed is None:
         for key in made.unusable:
@@ -145,8 +145,8 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     """
     Look for what is wrong with a manifest.
 
-    A line that cannot be used, an entry that is there twice, an index that is not of this version and, with
-    --exists, an absent object: each gets a line, with the number of its line in the manifest.
+    A line that cannot be used, an entry that is there twice, an index that is damaged or not of this version
+    and, with --exists, an absent object: each gets a line, with the number of its line in the manifest.
 
     \b
     Example:
@@ -157,7 +157,7 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     stores = Stores()
     place = place_of(key, stores)
     n_problems = 0
-    with talking() as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+    with talking() as transfers, scratch() as folder:
         made = Check(place, transfers, RetryPolicy(), folder)
         for problem in made.problems(partial(_open, stores) if exists else None):
             n_problems += 1
@@ -192,7 +192,7 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     from htcjob.manifest_split import split as split_manifest
 
     place = place_of(key, Stores())
-    with talking() as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as folder:
+    with talking() as transfers, scratch() as folder:
         for part in split_manifest(place, array_size, balance, transfers, RetryPolicy(), folder):
             ends = [None if line is None else redact(line) for line in (part.first, part.last)]
             if as_json:

@@ -7,7 +7,6 @@ import math
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 from typing import Any
 
@@ -16,7 +15,8 @@ from tabulate import tabulate
 
 from htcjob import env
 from htcjob.cli.endings import say
-from htcjob.errors import ConfigurationError
+from htcjob.errors import ConfigurationError, UsageError
+from htcjob.scratch import scratch
 from htcjob.simulate.platform import without_injected
 from htcjob.simulate.processes import htcjob_argv
 from htcjob.submission import LARGEST_BATCH, Submission, plan_submission, worthwhile_target_s
@@ -29,6 +29,12 @@ MEASURED_JOBS = 5
 
 _LONGEST = 1e9
 """Of any number of seconds or minutes that is asked for."""
+
+_MOST_ENTRIES = 10**15
+"""More of them cannot be told exactly beside fractions of seconds."""
+
+_MOST_BATCHES = 100_000
+"""Nobody submits more of them; each is shown with --json."""
 
 _HELP = """
 \b
@@ -47,7 +53,9 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 
 
 @click.command(epilog=_HELP)
-@click.option("--entries", type=click.IntRange(min=1), required=True, help="Entries of the manifest.")
+@click.option(
+    "--entries", type=click.IntRange(1, _MOST_ENTRIES), required=True, help="Entries of the manifest."
+)
 @click.option(
     "--seconds-per-entry",
     type=click.FloatRange(0, _LONGEST, min_open=True),
@@ -103,6 +111,10 @@ def plan(start_s: float | None, target_minutes: float, as_json: bool, **sizes: A
         start_s = measured_s + CONTAINER_START_S
         start_from = f"{measured_s:.2f} s measured here, {CONTAINER_START_S} s for a container"
     submission = plan_submission(target_s=target_minutes * 60, start_s=start_s, **sizes)
+    if submission.n_batches > _MOST_BATCHES:
+        raise UsageError(
+            f"{submission.n_batches} batches are more than {_MOST_BATCHES}: give a longer --target-minutes"
+        )
     click.echo(json.dumps(_members(submission)) if as_json else _table(submission, start_from))
     if submission.job_s > target_minutes * 60:
         say(f"htcjob: warning: one entry alone takes longer than {target_minutes:g} minutes")
@@ -129,7 +141,7 @@ def _measured_start_s() -> float:
     # Empty, it is no copy at all: the container's own record is not to be overwritten.
     environ |= {"HTCJOB_TERMINATION_LOG": "", "HTCJOB_LOG_LEVEL": "error"}
     elapsed = []
-    with tempfile.TemporaryDirectory(prefix="htcjob-") as directory:
+    with scratch() as directory:
         project = os.path.join(directory, "project")
         os.mkdir(project)
         with open(os.path.join(project, "empty"), "wb"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 
 import click
@@ -38,6 +37,7 @@ from htcjob.locations import GLOB, is_local, look, parse
 from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_error
 from htcjob.progress import size_in_words
 from htcjob.redact import redact
+from htcjob.scratch import scratch
 
 FAILURES_SHOWN = 5
 """The others are counted (`--json` has them all)."""
@@ -185,9 +185,9 @@ def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
     else:
         target = target_in_store(destination, stores, is_many=is_many)
     check_apart(place or source, target, is_recursive=is_recursive)
-    with moving("cp") as transfers, tempfile.TemporaryDirectory(prefix="htcjob-") as scratch:
+    with moving("cp") as transfers, scratch() as folder:
         is_new = is_many and is_empty(target, transfers)
-        copier = Copier(target, transfers, is_new=is_new, scratch=scratch)
+        copier = Copier(target, transfers, is_new=is_new, scratch=folder)
         if place is None:
             tasks = copier.files(source, is_recursive=is_recursive)
         else:

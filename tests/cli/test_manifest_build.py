@@ -134,9 +134,10 @@ def test_another_place_gives_urls_and_json_lines_give_sizes(htcjob, tmp_path):
     assert (told["n_entries"], told["weight"]) == (2, 17)
     assert told["index"] == f"file://{htcjob.task}/list.idx"
     manifest = f"file://{htcjob.task}/list"
-    done = htcjob.run("--each", "--", "cat", "{input}", HTCJOB_MANIFEST=manifest, HTCJOB_LOG_LEVEL="error")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout in ("sub/y%.jpgx 1.jpg", "x 1.jpgsub/y%.jpg")  # in whichever order they end
+    command = ("sh", "-c", 'cat "$1"; echo', "sh", "{input}")
+    done = htcjob.run("--each", "--", *command, HTCJOB_MANIFEST=manifest, HTCJOB_LOG_LEVEL="error")
+    # Entries are worked on in the order in which they arrive.
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["sub/y%.jpg", "x 1.jpg"]), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,18 @@ def test_what_cannot_be_built(htcjob, arguments, status, said):
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert [path.name for path in htcjob.project.rglob("*")] == ["a"]
+
+
+def test_build_on_a_full_temporary_disk(htcjob, small_disk):
+    """Told with the place, and no half of a manifest is left."""
+    for n in range(500):
+        (htcjob.project / f"{n:020d}.jpg").touch()
+    (small_disk / "filler").write_bytes(bytes(252 * 1024))
+    done = htcjob("manifest", "build", "project:", TMPDIR=str(small_disk))
+    assert (done.returncode, done.stdout) == (74, "")
+    assert str(small_disk) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(htcjob.project.glob("manifest*"))
 
 
 def test_on_s3_keys_and_urls_mean_the_same_objects(htcjob, rgw):

@@ -1,6 +1,7 @@
 """`htcjob manifest check` and `split`: real processes on directories and on a real S3 server."""
 
 import json
+import tracemalloc
 from unittest.mock import patch
 
 import pytest
@@ -52,6 +53,16 @@ def test_every_fault_is_named_with_its_line(htcjob):
     ]
 
 
+def test_check_on_a_full_temporary_disk(htcjob, small_disk):
+    """Told with the place: nothing is wrong with the manifest, nor with standard output."""
+    htcjob.manifest(*(f"photos/{n:06d}.jpg" for n in range(110_000)))
+    (small_disk / "filler").write_bytes(bytes(252 * 1024))
+    done = htcjob("manifest", "check", "list.txt", TMPDIR=str(small_disk))
+    assert (done.returncode, done.stdout) == (74, "")
+    assert str(small_disk) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_index_of_another_version_is_a_fault(htcjob):
     """A job would not believe it, and read everything."""
     htcjob.entries("a", "b")
@@ -62,6 +73,25 @@ def test_an_index_of_another_version_is_a_fault(htcjob):
     assert done.returncode == 65
     assert "index not usable: it is of another version" in done.stdout
     assert htcjob("manifest", "check", "absent.txt").returncode == 66
+
+
+@pytest.mark.parametrize("damaged_at", [-3_000, -10])
+def test_a_damaged_page_of_an_index_is_a_fault(htcjob, damaged_at):
+    """Wherever it is: jobs of other chunks would not have met it. A split that meets it says what to do."""
+    for n in range(400):
+        (htcjob.project / f"{n:0200d}.jpg").touch()
+    assert htcjob("manifest", "build", "project:").returncode == 0
+    path = htcjob.project / "manifest.txt.idx"
+    index = bytearray(path.read_bytes())
+    index[damaged_at] ^= 1
+    path.write_bytes(index)
+    done = htcjob("manifest", "check", "manifest.txt")
+    assert done.returncode == 65
+    assert done.stdout.startswith("index not usable: its sizes of group ")
+    done = htcjob("manifest", "split", "manifest.txt", "--array-size", "400")
+    assert done.returncode == 78
+    assert "manifest.txt.idx: its sizes of group " in done.stderr
+    assert "make it again" in done.stderr
 
 
 def test_urls_are_looked_for_in_their_own_stores(htcjob, tmp_path):
@@ -114,6 +144,26 @@ def test_duplicates_are_found_through_files(tmp_path):
     assert found == [
         (n + 1, f"manifest line {n + 1}: the same entry as line {n % 400 + 1}") for n in range(400, 1000)
     ]
+
+
+def test_a_check_of_long_lines_takes_little_memory(tmp_path):
+    """Neither sorting them nor looking for their objects keeps what else stands in them."""
+    store = MemoryStore("long")
+    parameters = "x" * 60_000
+    lines = (json.dumps({"key": f"{n}.jpg", "note": parameters}) + "\n" for n in range(1500))
+    store.put_bytes("".join(lines).encode(), "list.txt")
+    with Transfers(RetryPolicy()) as transfers:
+        check = Check(Location("list.txt", store, "list.txt"), transfers, RetryPolicy(), str(tmp_path))
+        tracemalloc.start()
+        try:
+            assert (
+                sum(problem.text.count("no such object") for problem in check.problems(lambda url: store))
+                == 1500
+            )
+            _, most_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most_bytes < 60_000_000
 
 
 def split(htcjob, *arguments: str) -> list[dict]:

@@ -82,3 +82,18 @@ def test_a_number_that_makes_no_sense_is_a_usage_error(htcjob, number):
     """Never a traceback."""
     done = htcjob("plan", *SIZES, "--start-seconds", "1", "--target-minutes", number)
     assert (done.returncode, done.stdout) == (64, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--entries", "1" + "0" * 12, "--seconds-per-entry", "100"),
+        ("--entries", "1" + "0" * 400, "--seconds-per-entry", "1"),
+    ],
+)
+def test_a_plan_that_nobody_can_submit_is_a_usage_error(htcjob, arguments):
+    """Of more batches than are worth a line, or of more entries than can be reckoned with."""
+    htcjob.prefix = ("sh", "-c", 'ulimit -v 2000000; exec "$@"', "sh")  # it may not take the whole machine
+    done = htcjob("plan", *arguments, "--target-minutes", "1", "--start-seconds", "1")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "Traceback" not in done.stderr
