@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 
 OVERTIME_S = 2.0
@@ -26,22 +26,23 @@ class LastResort:
     Must be made in the main thread, and closed there.
 
     Args:
-        stopping: The signals that ask to stop; those that are ignored are never seen.
-        after_s: Seconds from the first of them.
-        last_words: Called with the signal before the end, in another thread, while the main one hangs; gives
-            the exit status. Must not wait for anything that could hang as well.
-        at_once: Called with the first of the signals when it comes, in another thread.
+        request_in: Gives the request to stop that a signal is, a signal too; 0: it is none. Called in
+            another thread, as all of these. Signals that are ignored are never seen.
+        after_s: Seconds from the first request.
+        last_words: Called with the request before the end, while the main thread hangs; gives the exit
+            status. Must not wait for anything that could hang as well.
+        at_once: Called with the first request when it comes.
     """
 
     def __init__(
         self,
-        stopping: Iterable[int],
+        request_in: Callable[[int], int],
         *,
         after_s: float,
         last_words: Callable[[int], int],
         at_once: Callable[[int], None] | None = None,
     ) -> None:
-        self._stopping = frozenset(stopping)
+        self._request_in = request_in
         self._after_s = after_s
         self._last_words = last_words
         self._at_once = at_once
@@ -73,10 +74,10 @@ class LastResort:
             for number in os.read(self._reader, 64):
                 if number == 0:
                     return
-                if number in self._stopping and not stopped_by:
-                    stopped_by, deadline = number, time.monotonic() + self._after_s
+                if not stopped_by and (stopped_by := self._request_in(number)):
+                    deadline = time.monotonic() + self._after_s
                     if self._at_once is not None:
-                        self._at_once(number)
+                        self._at_once(stopped_by)
         status = 128 + stopped_by
         try:
             status = self._last_words(stopped_by)

@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
-from htcjob.command import STOPPING, Signals, check_program, run_command
+from htcjob.command import Signals, check_program, run_command
 from htcjob.env import (
     JobContext,
     command_environment,
@@ -80,7 +80,7 @@ def run_attempt(
                 if context.manifest is None and not plan.entries:
                     _run_plain(attempt, context, signals)
                 else:
-                    last_resort = guard(attempt)
+                    last_resort = guard(attempt, signals)
                     work(attempt, context, signals)
         except Exception as error:  # whatever it is, it has an ending
             attempt.facts.error = error
@@ -396,12 +396,13 @@ def _scratch_directory(parent: str) -> Iterator[str]:
         remove_tree(path)
 
 
-def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> LastResort:
+def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] | None = None) -> LastResort:
     """
     See to it that what hangs does not hold an attempt that was asked to stop.
 
     Args:
         attempt: That attempt.
+        signals: Where stop signals arrive; one may have come already.
         at_once: Called with the signal that asks it to stop, in another thread.
     """
     from htcjob.last_resort import OVERTIME_S, LastResort
@@ -409,7 +410,9 @@ def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> 
     def last_words(signum: int) -> int:
         ending = attempt.ending
         if ending is None:
-            attempt.facts.stop_signal, attempt.facts.command = signum, None
+            signals.ask_to_stop(signum)  # which the main thread may not have done
+            attempt.facts.stop_signal, attempt.facts.stop_cause = signum, signals.stop_cause
+            attempt.facts.command = None
             attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
             ending = decide(attempt.facts)
             _write_termination_log(attempt, _exit_record(attempt, ending))
@@ -418,9 +421,15 @@ def guard(attempt: Attempt, *, at_once: Callable[[int], None] | None = None) -> 
         event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)
         return status
 
-    return LastResort(
-        STOPPING, after_s=attempt.plan.grace_s + OVERTIME_S, last_words=last_words, at_once=at_once
+    last_resort = LastResort(
+        signals.request_in,
+        after_s=attempt.plan.grace_s + OVERTIME_S,
+        last_words=last_words,
+        at_once=at_once,
     )
+    if signals.stop_signal is not None:
+        last_resort.begin(signals.stop_signal)
+    return last_resort
 
 
 def _write_exit_record(attempt: Attempt, ending: Ending) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -351,6 +352,27 @@ def test_at_the_deadline_the_attempt_ends(htcjob, loop):
     assert set(done.stdout.split()) <= {"SIG_DFL"}
     assert 1 not in htcjob.results()
     assert "at its deadline" in htcjob.exit_record()["message"]
+
+
+def test_a_deadline_ends_with_its_job(htcjob, loop):
+    """Nothing of it waits on in a program that goes on, or writes to what another file descriptor is by then."""
+    htcjob.entries("a")
+    program = """
+import threading, htcjob
+with htcjob.Job.from_env() as job:
+    for entry in job.entries():
+        timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        entry.commit()
+for timer in timers:
+    timer.join(30)
+print(len(timers) > 0, any(timer.is_alive() for timer in timers), job._signals.last_resort)
+"""
+    limits = {"HTCJOB_DEADLINE_IN": "3h", "HTCJOB_ENDS_AT": str(int(time.time()) + 3600)}
+    done = finished(loop.start_program(program, **limits))
+    assert done.stdout == "True False None\n", done.stderr
+    done = loop("entry.commit()", HTCJOB_DEADLINE_IN="999999999d")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
 
 
 def test_handlers_of_the_program_are_called_and_set_back(htcjob, loop):
