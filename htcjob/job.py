@@ -31,7 +31,7 @@ from htcjob.cli.main import ending_of_usage
 from htcjob.cli.run import make_plan, run
 from htcjob.command import FINISHING_SHARE, STOPPING, Signals
 from htcjob.env import read_context
-from htcjob.errors import ConfigurationError, HtcjobError, UsageError
+from htcjob.errors import ConfigurationError, HtcjobError, ShortageError, UsageError
 from htcjob.handover import Handover, JobEntry, LoopLeftError
 from htcjob.last_resort import LastResort
 from htcjob.outcome import CommandResult, Ending, TerminationReason, ending_of_error
@@ -167,10 +167,15 @@ class Job:
             raise UsageError("a htcjob.Job is one attempt: make another one with from_env()")
         plan = self._attempt.plan
         self._signals.__enter__()
-        self._signals.last_resort = guard(self._attempt, self._signals, at_once=self._stop)
-        if plan.deadline_s is not None:
-            self._signals.stop_after(plan.deadline_s - plan.grace_s)
-        self._thread.start()
+        try:
+            self._signals.last_resort = guard(self._attempt, self._signals, at_once=self._stop)
+            if plan.deadline_s is not None:
+                self._signals.stop_after(plan.deadline_s - plan.grace_s)
+            self._thread.start()
+        except (ShortageError, RuntimeError):  # as Python says that there is no thread
+            self._signals.__exit__(None, None, None)
+            ending = ending_of_error(ShortageError("no thread can be started now"))
+            raise SystemExit(say_ending(ending)) from None
         return self
 
     def __exit__(
@@ -261,7 +266,8 @@ class _StopSignals(Signals):
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer.join()
+            if self._timer.is_alive():
+                self._timer.join()
         self._set_back()
         if self.last_resort is not None:  # nobody tells it of a signal any more
             self.last_resort.close()

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from htcjob.errors import ShortageError
+
 OVERTIME_S = 2.0
 """Seconds after the grace period; within it, everything has its own bound."""
 
@@ -32,6 +34,9 @@ class LastResort:
         last_words: Called with the request before the end, while the main thread hangs; gives the exit
             status. Must not wait for anything that could hang as well.
         at_once: Called with the first request when it comes.
+
+    Raises:
+        ShortageError: this machine gives no thread.
     """
 
     def __init__(
@@ -48,9 +53,14 @@ class LastResort:
         self._at_once = at_once
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            os.close(self._reader)
+            os.close(self._writer)
+            raise ShortageError("no thread can be started now") from error
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def begin(self, signum: int) -> None:
         """Take it that *signum* came; may be called from any thread, and in a signal handler."""

@@ -470,6 +470,32 @@ def test_as_the_command_of_a_plain_entrypoint_it_is_supervised(htcjob, loop):
     assert htcjob.results() == {0: "failed", 1: "failed"}
 
 
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_without_a_thread_it_is_tried_again(htcjob, loop, spare):
+    """75, one line, and every signal is as it was."""
+    htcjob.entries("a")
+    program = f"""
+import signal, threading, htcjob
+start, begun = threading.Thread.start, []
+def few(thread):
+    begun.append(thread)
+    if len(begun) > {spare}:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = few
+before = signal.getsignal(signal.SIGTERM)
+try:
+    with htcjob.Job.from_env():
+        print("never")
+finally:
+    print(signal.getsignal(signal.SIGTERM) is before, signal.set_wakeup_fd(-1))
+"""
+    done = finished(loop.start_program(program, HTCJOB_DEADLINE_IN="3h"))
+    assert done.returncode == 75, done.stderr
+    assert done.stdout == "True -1\n"
+    assert done.stderr == "htcjob: error: no thread can be started now\n"
+
+
 def test_it_is_for_the_main_thread_and_for_once(htcjob, monkeypatch):
     """Signals arrive nowhere else; a job is one attempt."""
     htcjob.entries("a")
