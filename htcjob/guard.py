@@ -26,6 +26,9 @@ FILLED_PER_S = 4e9
 LONGEST_PAUSE_S, SHORTEST_PAUSE_S = 1.0, 0.002
 """Between two looks. In between it depends on how soon the limit could be reached."""
 
+FUTILE_PAUSE_S = 0.1
+"""After a look that found memory full and nothing to end: to look through all processes takes a while."""
+
 SETTLE_S = 2.0
 """Seconds in which what an ended command leaves in a tmpfs is removed, before another one is ended."""
 
@@ -86,8 +89,8 @@ class Guard:
             pause_s = (use.limit_bytes - use.used_bytes) / FILLED_PER_S
             return min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
         with self._children.lock:  # no process id changes hands meanwhile
-            if self._is_next_due(use):
-                self._choose(use)
+            if self._is_next_due(use) and not self._choose(use):
+                return FUTILE_PAUSE_S
         return SHORTEST_PAUSE_S
 
     def _is_next_due(self, use: Use) -> bool:
@@ -102,18 +105,19 @@ class Guard:
             self._settled_at, self._used_then = time.monotonic() + SETTLE_S, use.used_bytes
         return use.used_bytes > self._used_then or time.monotonic() >= self._settled_at
 
-    def _choose(self, use: Use) -> None:
-        """End the biggest command."""
+    def _choose(self, use: Use) -> bool:
+        """End the biggest command; False: there is none, or nothing would be won by it."""
         running = self._children.running
         families = self._families()
         sizes = {pid: sum(map(_memory_of, families.get(pid, []))) for pid in running}
         of_others = use.used_bytes - use.tmpfs_bytes - sum(sizes.values())
         if not sizes or of_others >= use.limit_bytes * FULL_SHARE:
-            return  # nothing to end, or nothing would be won by it
+            return False
         pid = max(sizes, key=lambda pid: sizes[pid])
         self._victim, self._settled_at = (pid, running[pid]), None
         running[pid].shortage = str(use)
         _kill(pid, families.get(pid, []))
+        return True
 
     def _families(self) -> dict[int, list[int]]:
         """

@@ -10,7 +10,7 @@ import pytest
 
 from htcjob.children import Children, Command
 from htcjob.command import run_command
-from htcjob.guard import Guard
+from htcjob.guard import FUTILE_PAUSE_S, Guard
 from htcjob.memory import Memory
 from htcjob.outcome import EntryResult, judge_command
 from htcjob.signals import Signals
@@ -340,14 +340,15 @@ def test_a_victim_that_is_not_gone_is_waited_for(numbers):
 
 
 def test_no_command_is_ended_when_that_would_not_help(numbers):
-    """Memory that is full of others, or of htcjob itself, is no entry's fault."""
+    """Memory that is full of others, or of htcjob itself, is no entry's fault; nor is it looked at all the time."""
     with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
         numbers.use(999)
         pid, command = hog(signals, 10)
         looks = []
         look = guard._look
-        guard._look = lambda: (looks.append(1), look())[1]
-        wait_until(lambda: len(looks) > 100)
+        guard._look = lambda: (looks.append(look()), looks[-1])[1]
+        wait_until(lambda: looks[5:])
+        assert set(looks[1:]) == {FUTILE_PAUSE_S}
         assert is_alive(pid)
         assert command.shortage == ""
         os.kill(pid, signal.SIGKILL)
