@@ -39,7 +39,8 @@ class Guard:
 
     Where it is full (`memory.FULL_SHARE`), the command with the most memory is sent SIGKILL with everything
     it started, and `Command.shortage` says so. The next one is chosen only when that one's memory is back,
-    or others have filled it again. Where memory would be full without any command, none is ended.
+    or others have filled it again; so too where the kernel has ended one first. Where
+    memory would be full without any command, none is ended.
 
     Args:
         children: The commands.
@@ -51,13 +52,17 @@ class Guard:
         self._memory = memory
         self._victim: tuple[int, Command] | None = None
         self._used_then = 0
-        """What was used when the victim had gone."""
+        """What was used when the victim had gone, or the kernel's was going."""
         self._settled_at: float | None = None
+        """When the memory of what has been ended, by us or the kernel, is waited for no longer."""
+        self._oom_kills = 0
+        """Processes that the kernel had ended when it was asked last."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Guard:
         self._children.memory = self._memory
+        self._oom_kills = self._memory.oom_kills()
         try:
             self._thread.start()
         except RuntimeError as error:  # no thread is left; the kernel's kills are known all the same
@@ -85,7 +90,7 @@ class Guard:
         if use is None:
             return LONGEST_PAUSE_S
         if use.room_bytes > 0:
-            self._victim = None
+            self._victim = self._settled_at = None
             pause_s = (use.limit_bytes - use.used_bytes) / FILLED_PER_S
             return min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
         with self._children.lock:  # no process id changes hands meanwhile
@@ -95,14 +100,17 @@ class Guard:
 
     def _is_next_due(self, use: Use) -> bool:
         """Tell whether another victim may be chosen; see that the last one is gone."""
-        if self._victim is None:
-            return True
-        pid, command = self._victim
-        if self._children.running.get(pid) is command:
-            _kill(pid, self._families().get(pid, []))  # what it has started meanwhile
-            return False
-        if self._settled_at is None:
+        if self._victim is not None:
+            pid, command = self._victim
+            if self._children.running.get(pid) is command:
+                _kill(pid, self._families().get(pid, []))  # what it has started meanwhile
+                return False
+        oom_kills = self._memory.oom_kills()  # one that ends shows no memory, and others would look big
+        if oom_kills > self._oom_kills or (self._victim is not None and self._settled_at is None):
+            self._oom_kills = oom_kills
             self._settled_at, self._used_then = time.monotonic() + SETTLE_S, use.used_bytes
+        if self._settled_at is None:
+            return True
         return use.used_bytes > self._used_then or time.monotonic() >= self._settled_at
 
     def _choose(self, use: Use) -> bool:

@@ -62,6 +62,8 @@ class Signals:
     def __init__(self) -> None:
         self.stop_signal: int | None = None
         """The first signal that asked us to stop."""
+        self._requests: set[int] = set()
+        """All signals that asked us to stop."""
         self.stop_cause = StopCause.SIGNAL
         """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
         self._is_noticed = False
@@ -137,6 +139,7 @@ class Signals:
 
     def ask_to_stop(self, signum: int) -> None:
         """Take *signum* for a request to stop; the first one counts. May be called from any thread."""
+        self._requests.add(signum)
         if self.stop_signal is None:
             self.stop_cause = self._cause()
             self.stop_signal = signum
@@ -153,6 +156,17 @@ class Signals:
         if signum == signal.SIGALRM and self.stops_in_s == 0:
             return signal.SIGTERM
         return signum if signum in STOPPING else 0
+
+    def may_have_ended(self, code: int) -> bool:
+        """
+        Tell whether a command that may finish has perhaps ended of a request to stop.
+
+        Ctrl-C reaches it, and of any other it has died where somebody sent it to every process of a job.
+
+        Args:
+            code: Its exit status, or -n for signal n.
+        """
+        return signal.SIGINT in self._requests or -code in self._requests
 
     @property
     def stops_in_s(self) -> float | None:

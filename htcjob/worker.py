@@ -276,7 +276,7 @@ class Worker:
         command = self._process.command if self._process is not None else None
         code, cpu_s = self._end()
         told = self._signals.stop_signal
-        if stop is None and told is not None and (told == signal.SIGINT or code == -told):
+        if stop is None and self._signals.may_have_ended(code):
             stop = _Stop.SIGNAL
         result = CommandResult(
             exit_status=code if code >= 0 else 128 - code,
