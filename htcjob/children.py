@@ -10,6 +10,7 @@ its exit status; whatever starts a process of its own *in a new group* must star
 from __future__ import annotations
 
 import os
+import resource  # `os.wait4` imports it, maybe when no file descriptor is left to do so
 import select
 import signal
 import threading
@@ -19,8 +20,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resource import struct_rusage
-
     from htcjob.memory import Memory
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -108,7 +107,7 @@ class Children:
             self.reap()
         return pid
 
-    def wait(self, pid: int) -> tuple[int, struct_rusage]:
+    def wait(self, pid: int) -> tuple[int, resource.struct_rusage]:
         """Wait for a command, and give its wait status and what it used."""
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         with self.lock:

@@ -124,10 +124,8 @@ def run_command(
             _end_group(pid, grace_s=leftovers_grace_s)
     code = os.waitstatus_to_exitcode(status)
     if stop is None and signals.stop_signal is not None:
-        # The signal and the exit came together. A command that was told to stop, or that died of the very
-        # signal (a batch system may send it to every process of a job), has not finished.
-        is_told = not may_finish or signals.stop_signal == signal.SIGINT
-        stop = _Stop.SIGNAL if is_told or code == -signals.stop_signal else None
+        # The signal and the exit came together. A command that was told to stop has not finished.
+        stop = _Stop.SIGNAL if not may_finish or signals.may_have_ended(code) else None
     return CommandResult(
         exit_status=code if code >= 0 else 128 - code,
         signal=-code if code < 0 else None,

@@ -26,6 +26,9 @@ FILLED_PER_S = 4e9
 LONGEST_PAUSE_S, SHORTEST_PAUSE_S = 1.0, 0.002
 """Between two looks. In between it depends on how soon the limit could be reached."""
 
+FUTILE_PAUSE_S = 0.1
+"""After a look that found memory full and nothing to end: to look through all processes takes a while."""
+
 SETTLE_S = 2.0
 """Seconds in which what an ended command leaves in a tmpfs is removed, before another one is ended."""
 
@@ -36,7 +39,8 @@ class Guard:
 
     Where it is full (`memory.FULL_SHARE`), the command with the most memory is sent SIGKILL with everything
     it started, and `Command.shortage` says so. The next one is chosen only when that one's memory is back,
-    or others have filled it again. Where memory would be full without any command, none is ended.
+    or others have filled it again; so too where the kernel has ended one first. Where
+    memory would be full without any command, none is ended.
 
     Args:
         children: The commands.
@@ -48,13 +52,17 @@ class Guard:
         self._memory = memory
         self._victim: tuple[int, Command] | None = None
         self._used_then = 0
-        """What was used when the victim had gone."""
+        """What was used when the victim had gone, or the kernel's was going."""
         self._settled_at: float | None = None
+        """When the memory of what has been ended, by us or the kernel, is waited for no longer."""
+        self._oom_kills = 0
+        """Processes that the kernel had ended when it was asked last."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Guard:
         self._children.memory = self._memory
+        self._oom_kills = self._memory.oom_kills()
         try:
             self._thread.start()
         except RuntimeError as error:  # no thread is left; the kernel's kills are known all the same
@@ -82,38 +90,42 @@ class Guard:
         if use is None:
             return LONGEST_PAUSE_S
         if use.room_bytes > 0:
-            self._victim = None
+            self._victim = self._settled_at = None
             pause_s = (use.limit_bytes - use.used_bytes) / FILLED_PER_S
             return min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
         with self._children.lock:  # no process id changes hands meanwhile
-            if self._is_next_due(use):
-                self._choose(use)
+            if self._is_next_due(use) and not self._choose(use):
+                return FUTILE_PAUSE_S
         return SHORTEST_PAUSE_S
 
     def _is_next_due(self, use: Use) -> bool:
         """Tell whether another victim may be chosen; see that the last one is gone."""
-        if self._victim is None:
-            return True
-        pid, command = self._victim
-        if self._children.running.get(pid) is command:
-            _kill(pid, self._families().get(pid, []))  # what it has started meanwhile
-            return False
-        if self._settled_at is None:
+        if self._victim is not None:
+            pid, command = self._victim
+            if self._children.running.get(pid) is command:
+                _kill(pid, self._families().get(pid, []))  # what it has started meanwhile
+                return False
+        oom_kills = self._memory.oom_kills()  # one that ends shows no memory, and others would look big
+        if oom_kills > self._oom_kills or (self._victim is not None and self._settled_at is None):
+            self._oom_kills = oom_kills
             self._settled_at, self._used_then = time.monotonic() + SETTLE_S, use.used_bytes
+        if self._settled_at is None:
+            return True
         return use.used_bytes > self._used_then or time.monotonic() >= self._settled_at
 
-    def _choose(self, use: Use) -> None:
-        """End the biggest command."""
+    def _choose(self, use: Use) -> bool:
+        """End the biggest command; False: there is none, or nothing would be won by it."""
         running = self._children.running
         families = self._families()
         sizes = {pid: sum(map(_memory_of, families.get(pid, []))) for pid in running}
         of_others = use.used_bytes - use.tmpfs_bytes - sum(sizes.values())
         if not sizes or of_others >= use.limit_bytes * FULL_SHARE:
-            return  # nothing to end, or nothing would be won by it
+            return False
         pid = max(sizes, key=lambda pid: sizes[pid])
         self._victim, self._settled_at = (pid, running[pid]), None
         running[pid].shortage = str(use)
         _kill(pid, families.get(pid, []))
+        return True
 
     def _families(self) -> dict[int, list[int]]:
         """

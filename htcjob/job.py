@@ -18,7 +18,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -32,10 +31,10 @@ from htcjob.cli.main import ending_of_usage
 from htcjob.cli.run import make_plan, run
 from htcjob.command import FINISHING_SHARE, STOPPING, Signals
 from htcjob.env import read_context
-from htcjob.errors import ConfigurationError, HtcjobError, UsageError
+from htcjob.errors import ConfigurationError, HtcjobError, ShortageError, UsageError
 from htcjob.handover import Handover, JobEntry, LoopLeftError
 from htcjob.last_resort import LastResort
-from htcjob.outcome import CommandResult, Ending, StopCause, TerminationReason, ending_of_error
+from htcjob.outcome import CommandResult, Ending, TerminationReason, ending_of_error
 from htcjob.plan import Plan
 from htcjob.runtime import Attempt, end, guard, warned_early, work
 
@@ -67,7 +66,6 @@ class Job:
         self._attempt = Attempt(plan, environ, act=self._handover.act)
         self._flags = flags
         self._thread = threading.Thread(target=self._make_attempt, name="htcjob", daemon=True)
-        self._last_resort: LastResort | None = None
         self._process = os.getpid()
 
     @classmethod
@@ -155,7 +153,7 @@ class Job:
             SystemExit: the attempt cannot go on; leave the context with it.
             UsageError: called outside the context.
         """
-        if self._last_resort is None:
+        if self._signals.last_resort is None:
             raise UsageError("Job.entries() outside the job: write `with htcjob.Job.from_env() as job:`")
         while (entry := self._handover.take()) is not None:
             yield entry
@@ -169,11 +167,15 @@ class Job:
             raise UsageError("a htcjob.Job is one attempt: make another one with from_env()")
         plan = self._attempt.plan
         self._signals.__enter__()
-        self._last_resort = guard(self._attempt, self._signals, at_once=self._stop)
-        self._signals.last_resort = self._last_resort
-        if plan.deadline_s is not None:
-            self._signals.stop_after(plan.deadline_s - plan.grace_s)
-        self._thread.start()
+        try:
+            self._signals.last_resort = guard(self._attempt, self._signals, at_once=self._stop)
+            if plan.deadline_s is not None:
+                self._signals.stop_after(plan.deadline_s - plan.grace_s)
+            self._thread.start()
+        except (ShortageError, RuntimeError):  # as Python says that there is no thread
+            self._signals.__exit__(None, None, None)
+            ending = ending_of_error(ShortageError("no thread can be started now"))
+            raise SystemExit(say_ending(ending)) from None
         return self
 
     def __exit__(
@@ -182,16 +184,13 @@ class Job:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if os.getpid() != self._process or self._last_resort is None:
+        if os.getpid() != self._process or self._signals.last_resort is None:
             return  # a forked child of the user's: the attempt is its parent's
         self._signals.is_loop_over = True
         if error is not None:
             self._note(error)
         self._handover.loop_ended(is_orderly=error is None)
         self._thread.join()
-        self._signals.last_resort = None
-        self._last_resort.close()
-        self._last_resort = None
         self._signals.__exit__(kind, error, traceback)
         assert self.ending is not None  # noqa: S101 - for mypy
         bug = self._attempt.facts.error
@@ -267,7 +266,12 @@ class _StopSignals(Signals):
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            if self._timer.is_alive():
+                self._timer.join()
         self._set_back()
+        if self.last_resort is not None:  # nobody tells it of a signal any more
+            self.last_resort.close()
+            self.last_resort = None
         os.close(self._stop_read)
         os.close(self._stop_write)
 
@@ -276,15 +280,15 @@ class _StopSignals(Signals):
         """Nothing: there are none, and SIGCHLD is the user's."""
         yield
 
-    def stop_after(self, seconds: float) -> None:
-        """Ask this attempt to stop after so long, as SIGTERM would; SIGALRM is the user's."""
-        self._stop_at = time.monotonic() + seconds
+    def _set_alarm(self, seconds: float) -> None:
+        """Have a thread wait for it; SIGALRM is the user's."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = threading.Timer(seconds, self._deadline_came)
         self._timer.daemon = True
         self._timer.start()
 
     def _deadline_came(self) -> None:
-        self._cause = StopCause.DEADLINE
         if self.last_resort is not None:
             self.last_resort.begin(signal.SIGTERM)
 

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from htcjob.errors import ShortageError
+
 OVERTIME_S = 2.0
 """Seconds after the grace period; within it, everything has its own bound."""
 
@@ -26,30 +28,39 @@ class LastResort:
     Must be made in the main thread, and closed there.
 
     Args:
-        asks_to_stop: Tells whether a signal that came does; those that are ignored are never seen.
-        after_s: Seconds from the first of them.
-        last_words: Called with the signal before the end, in another thread, while the main one hangs; gives
-            the exit status. Must not wait for anything that could hang as well.
-        at_once: Called with the first of the signals when it comes, in another thread.
+        request_in: Gives the request to stop that a signal is, a signal too; 0: it is none. Called in
+            another thread, as all of these. Signals that are ignored are never seen.
+        after_s: Seconds from the first request.
+        last_words: Called with the request before the end, while the main thread hangs; gives the exit
+            status. Must not wait for anything that could hang as well.
+        at_once: Called with the first request when it comes.
+
+    Raises:
+        ShortageError: this machine gives no thread.
     """
 
     def __init__(
         self,
-        asks_to_stop: Callable[[int], bool],
+        request_in: Callable[[int], int],
         *,
         after_s: float,
         last_words: Callable[[int], int],
         at_once: Callable[[int], None] | None = None,
     ) -> None:
-        self._asks_to_stop = asks_to_stop
+        self._request_in = request_in
         self._after_s = after_s
         self._last_words = last_words
         self._at_once = at_once
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            os.close(self._reader)
+            os.close(self._writer)
+            raise ShortageError("no thread can be started now") from error
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def begin(self, signum: int) -> None:
         """Take it that *signum* came; may be called from any thread, and in a signal handler."""
@@ -73,10 +84,10 @@ class LastResort:
             for number in os.read(self._reader, 64):
                 if number == 0:
                     return
-                if not stopped_by and self._asks_to_stop(number):
-                    stopped_by, deadline = number, time.monotonic() + self._after_s
+                if not stopped_by and (stopped_by := self._request_in(number)):
+                    deadline = time.monotonic() + self._after_s
                     if self._at_once is not None:
-                        self._at_once(number)
+                        self._at_once(stopped_by)
         status = 128 + stopped_by
         try:
             status = self._last_words(stopped_by)

@@ -18,6 +18,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -257,8 +258,10 @@ class Ledger:
             self._buffer += records
             is_full = len(self._buffer) >= FULL_BUFFER
             if self._flusher is None and not is_full:
-                self._flusher = threading.Thread(target=self._flush_now_and_then, daemon=True)
-                self._flusher.start()
+                flusher = threading.Thread(target=self._flush_now_and_then, daemon=True)
+                with suppress(RuntimeError):  # no thread is left now: at the next commit, or at the end
+                    flusher.start()
+                    self._flusher = flusher
         if is_full:
             self.flush()
 

@@ -247,10 +247,10 @@ def decide(facts: Facts) -> Ending:
     """
     if facts.error is not None:
         if facts.stop_signal is not None and isinstance(facts.error, TransientError):
+            detail = f"meanwhile {facts.error}; run the same again"
             if facts.stop_cause is StopCause.DEADLINE:
-                message = f"stopped at its deadline; meanwhile {facts.error}; run the same again"
-                return _ending(TerminationReason.WORK_LEFT, message)
-            return _stopped(facts, facts.stop_signal, f"meanwhile {facts.error}; run the same again")
+                return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline; {detail}")
+            return _stopped(facts, facts.stop_signal, detail)
         return ending_of_error(facts.error)
     if facts.command is not None:
         ending = _ending_at_deadline(facts) or _ending_of_command(facts, facts.command)

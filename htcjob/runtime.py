@@ -418,7 +418,7 @@ def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] 
 
     Args:
         attempt: That attempt.
-        signals: Where it is asked.
+        signals: Where stop signals arrive; one may have come already.
         at_once: Called with the signal that asks it to stop, in another thread.
     """
     from htcjob.last_resort import OVERTIME_S, LastResort
@@ -426,8 +426,8 @@ def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] 
     def last_words(signum: int) -> int:
         ending = attempt.ending
         if ending is None:
-            signals.stop_unseen(signum)
-            attempt.facts.stop_signal, attempt.facts.stop_cause = signals.stop_signal, signals.stop_cause
+            signals.ask_to_stop(signum)  # which the main thread may not have done
+            attempt.facts.stop_signal, attempt.facts.stop_cause = signum, signals.stop_cause
             attempt.facts.command = None
             attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
             ending = decide(attempt.facts)
@@ -437,12 +437,15 @@ def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] 
         event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)
         return status
 
-    return LastResort(
-        signals.asks_to_stop,
+    last_resort = LastResort(
+        signals.request_in,
         after_s=attempt.plan.grace_s + OVERTIME_S,
         last_words=last_words,
         at_once=at_once,
     )
+    if signals.stop_signal is not None:
+        last_resort.begin(signals.stop_signal)
+    return last_resort
 
 
 def _write_exit_record(attempt: Attempt, ending: Ending) -> None:

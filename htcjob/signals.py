@@ -62,10 +62,12 @@ class Signals:
     def __init__(self) -> None:
         self.stop_signal: int | None = None
         """The first signal that asked us to stop."""
+        self._requests: set[int] = set()
+        """All signals that asked us to stop."""
         self.stop_cause = StopCause.SIGNAL
         """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
-        self._cause = StopCause.SIGNAL
-        """Whose a request to stop would be that came now."""
+        self._is_noticed = False
+        """`stop_by_notice` was called."""
         self.children = Children()
         self.terminal: Terminal | None = None
         """Our controlling terminal, where we have one."""
@@ -79,6 +81,8 @@ class Signals:
         self._stop_read, self._stop_write = -1, -1
         self._stop_at: float | None = None
         """When `stop_after` takes effect."""
+        self._is_alarm_due = False
+        """Its alarm is still to come."""
 
     def __enter__(self) -> Signals:
         self._stop_read, self._stop_write = os.pipe()
@@ -120,32 +124,49 @@ class Signals:
         """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
         seconds = min(seconds, _LONGEST_TIMER_S)
         self._stop_at = time.monotonic() + seconds
+        self._set_alarm(seconds)
+
+    def _set_alarm(self, seconds: float) -> None:
+        """Have the alarm of `stop_after` come after so long, in place of an earlier one."""
+        self._is_alarm_due = True
         self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
 
     def stop_by_notice(self) -> None:
         """Ask this attempt to stop now, as SIGTERM would; may be called in any thread."""
-        self._cause = StopCause.NOTICE
+        self._is_noticed = True
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def ask_to_stop(self, signum: int) -> None:
         """Take *signum* for a request to stop; the first one counts. May be called from any thread."""
+        self._requests.add(signum)
         if self.stop_signal is None:
-            self.stop_signal, self.stop_cause = signum, self._cause
+            self.stop_cause = self._cause()
+            self.stop_signal = signum
             os.write(self._stop_write, b"!")
 
-    def asks_to_stop(self, signum: int) -> bool:
-        """Tell whether *signum*, which has just come, is a request to stop, or our own deadline."""
-        return signum in STOPPING or self._is_deadline(signum)
+    def _cause(self) -> StopCause:
+        """Say whose a request to stop is that comes now."""
+        if self.stops_in_s == 0:
+            return StopCause.DEADLINE
+        return StopCause.NOTICE if self._is_noticed else StopCause.SIGNAL
 
-    def stop_unseen(self, signum: int) -> None:
-        """Take a request to stop whose handler cannot run, because the main thread hangs; in any thread."""
-        if self._is_deadline(signum):
-            signum, self._cause = signal.SIGTERM, StopCause.DEADLINE
-        self.ask_to_stop(signum)
+    def request_in(self, signum: int) -> int:
+        """Give the request to stop that *signum*, coming now, is: our own alarm is SIGTERM; 0: none."""
+        if signum == signal.SIGALRM and self.stops_in_s == 0:
+            return signal.SIGTERM
+        return signum if signum in STOPPING else 0
 
-    def _is_deadline(self, signum: int) -> bool:
-        return signum == signal.SIGALRM and self.stops_in_s == 0
+    def may_have_ended(self, code: int) -> bool:
+        """
+        Tell whether a command that may finish has perhaps ended of a request to stop.
+
+        Ctrl-C reaches it, and of any other it has died where somebody sent it to every process of a job.
+
+        Args:
+            code: Its exit status, or -n for signal n.
+        """
+        return signal.SIGINT in self._requests or -code in self._requests
 
     @property
     def stops_in_s(self) -> float | None:
@@ -212,8 +233,8 @@ class Signals:
         return status, usage
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        if self._is_deadline(signum) and self._cause is not StopCause.DEADLINE:
-            signum, self._cause = signal.SIGTERM, StopCause.DEADLINE
+        if signum == signal.SIGALRM and self._is_alarm_due and (request := self.request_in(signum)):
+            signum, self._is_alarm_due = request, False
         if signum in STOPPING:
             self.ask_to_stop(signum)
         if signum in _PAUSING and self.terminal is not None and is_orphaned():

@@ -103,20 +103,28 @@ class Worker:
             return
         with ExitStack() as resources:
             try:
-                theirs, requests = os.pipe()
-                resources.callback(os.close, requests)
-                answers, theirs_too = os.pipe()
-                resources.callback(os.close, answers)
-                # Numbers that are free in the new process too: there they lose the close-on-exec flag.
-                numbers = [os.dup(descriptor) for descriptor in (theirs, theirs_too)]
-                pid, command = self._spawn((theirs, theirs_too), numbers)
+                with ExitStack() as theirs:
+                    their_requests, requests = os.pipe()
+                    theirs.callback(os.close, their_requests)
+                    resources.callback(os.close, requests)
+                    answers, their_answers = os.pipe()
+                    resources.callback(os.close, answers)
+                    theirs.callback(os.close, their_answers)
+                    # Numbers that are free in the new process too: there they lose the close-on-exec flag.
+                    numbers = []
+                    for end in (their_requests, their_answers):
+                        numbers.append(os.dup(end))
+                        theirs.callback(os.close, numbers[-1])
+                    pid, command = self._spawn((their_requests, their_answers), numbers)
+                try:
+                    resources.enter_context(dies_with_us(pid))
+                    has_ended = resources.enter_context(exit_fd(pid))
+                except OSError:
+                    signal_group(pid, signal.SIGKILL)
+                    self._signals.wait(pid)
+                    raise
             except OSError as error:
                 raise ShortageError(f"worker cannot be started now: {error.strerror}") from error
-            finally:
-                for descriptor in (theirs, theirs_too, *numbers):
-                    os.close(descriptor)
-            resources.enter_context(dies_with_us(pid))
-            has_ended = resources.enter_context(exit_fd(pid))
             self._process = _Process(pid, command, requests, answers, has_ended, resources.pop_all())
         self._is_ready = False
         self._unread = b""
@@ -276,7 +284,7 @@ class Worker:
         command = self._process.command if self._process is not None else None
         code, cpu_s = self._end()
         told = self._signals.stop_signal
-        if stop is None and told is not None and (told == signal.SIGINT or code == -told):
+        if stop is None and self._signals.may_have_ended(code):
             stop = _Stop.SIGNAL
         result = CommandResult(
             exit_status=code if code >= 0 else 128 - code,

@@ -251,6 +251,16 @@ def test_a_persons_interrupt_reaches_a_command_that_may_finish_at_once(tmp_path,
         assert process.communicate(timeout=30)[0] == "9 None 2\n"
 
 
+def test_an_interrupt_after_another_request_to_stop_is_no_failure_either():
+    """The platform's SIGTERM leaves the command to finish, a person's Ctrl-C ends it: it has not failed."""
+    with Signals() as signals:
+        signals.ask_to_stop(signal.SIGTERM)
+        assert signals.may_have_ended(-signal.SIGTERM)
+        assert not signals.may_have_ended(-signal.SIGINT)
+        signals.ask_to_stop(signal.SIGINT)
+        assert signals.may_have_ended(-signal.SIGINT)
+
+
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path, wait_until):
     """`nohup htcjob run` survives the end of the terminal, and so does its command."""
     ready, go = tmp_path / "ready", tmp_path / "go"

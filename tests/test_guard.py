@@ -10,7 +10,7 @@ import pytest
 
 from htcjob.children import Children, Command
 from htcjob.command import run_command
-from htcjob.guard import Guard
+from htcjob.guard import FUTILE_PAUSE_S, Guard
 from htcjob.memory import Memory
 from htcjob.outcome import EntryResult, judge_command
 from htcjob.signals import Signals
@@ -269,7 +269,7 @@ def test_what_the_kernel_kills_is_out_of_memory_too(limited_memory, program):
 @pytest.fixture
 def numbers(tmp_path):
     """A control group of 1000 MB that is said to use what a test says."""
-    root = make(tmp_path, V2, group("a/b", str(1000 * MB), f"{0:020}", stat=f"shmem {0:020}"))
+    root = make(tmp_path, V2, group("a/b", str(1000 * MB), f"{0:020}", stat=f"shmem {0:020}", kills=0))
 
     class Numbers:
         memory = Memory(root)
@@ -279,6 +279,11 @@ def numbers(tmp_path):
                 # In one piece and in place: the file is open, and is being read.
                 with open(f"{root}/sys/fs/cgroup/a/b/memory.{name}", "r+b", buffering=0) as file:
                     file.write(text.encode())
+
+        def kernel_kills(self, number: int) -> None:
+            """Say that the kernel has ended so many processes."""
+            with open(f"{root}/sys/fs/cgroup/a/b/memory.events", "r+b", buffering=0) as file:
+                file.write(f"oom_kill_disable 0\noom 9\noom_kill {number}\n".encode())
 
     return Numbers()
 
@@ -321,6 +326,24 @@ def test_the_next_one_is_ended_when_the_memory_is_not_back(numbers):
         assert signals.children.shortage(small[1], -signal.SIGKILL) == ""
 
 
+def test_where_the_kernel_is_first_no_other_one_is_ended(numbers, monkeypatch):
+    """Memory of the kernel's victim is on its way back; a small command must not pay for it as well."""
+    monkeypatch.setattr("htcjob.guard.SETTLE_S", 1000.0)
+    with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
+        small = hog(signals, 30)
+        numbers.kernel_kills(1)
+        numbers.use(990, tmpfs=900)
+        wait_until(lambda: guard._settled_at is not None)
+        looks = []
+        look = guard._look
+        guard._look = lambda: (looks.append(1), look())[1]
+        wait_until(lambda: len(looks) > 100)
+        assert is_alive(small[0])
+        numbers.use(995, tmpfs=900)  # filled again
+        assert code_of(signals, small[0]) == -signal.SIGKILL
+        assert small[1].shortage
+
+
 def test_a_victim_that_is_not_gone_is_waited_for(numbers):
     """Its memory is not back yet: that is no reason to end another one."""
     with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
@@ -340,14 +363,15 @@ def test_a_victim_that_is_not_gone_is_waited_for(numbers):
 
 
 def test_no_command_is_ended_when_that_would_not_help(numbers):
-    """Memory that is full of others, or of htcjob itself, is no entry's fault."""
+    """Memory that is full of others, or of htcjob itself, is no entry's fault; nor is it looked at all the time."""
     with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
         numbers.use(999)
         pid, command = hog(signals, 10)
         looks = []
         look = guard._look
-        guard._look = lambda: (looks.append(1), look())[1]
-        wait_until(lambda: len(looks) > 100)
+        guard._look = lambda: (looks.append(look()), looks[-1])[1]
+        wait_until(lambda: looks[5:])
+        assert set(looks[1:]) == {FUTILE_PAUSE_S}
         assert is_alive(pid)
         assert command.shortage == ""
         os.kill(pid, signal.SIGKILL)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -353,6 +354,27 @@ def test_at_the_deadline_the_attempt_ends(htcjob, loop):
     assert "at its deadline" in htcjob.exit_record()["message"]
 
 
+def test_a_deadline_ends_with_its_job(htcjob, loop):
+    """Nothing of it waits on in a program that goes on, or writes to what another file descriptor is by then."""
+    htcjob.entries("a")
+    program = """
+import threading, htcjob
+with htcjob.Job.from_env() as job:
+    for entry in job.entries():
+        timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        entry.commit()
+for timer in timers:
+    timer.join(30)
+print(len(timers) > 0, any(timer.is_alive() for timer in timers), job._signals.last_resort)
+"""
+    limits = {"HTCJOB_DEADLINE_IN": "3h", "HTCJOB_ENDS_AT": str(int(time.time()) + 3600)}
+    done = finished(loop.start_program(program, **limits))
+    assert done.stdout == "True False None\n", done.stderr
+    done = loop("entry.commit()", HTCJOB_DEADLINE_IN="999999999d")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
 def test_handlers_of_the_program_are_called_and_set_back(htcjob, loop):
     """Who asked for SIGTERM before us is told too; afterwards the signals are the program's again."""
     htcjob.entries("a", "b")
@@ -446,6 +468,32 @@ def test_as_the_command_of_a_plain_entrypoint_it_is_supervised(htcjob, loop):
     done = htcjob.run("--", sys.executable, "-c", program)
     assert done.returncode == 65
     assert htcjob.results() == {0: "failed", 1: "failed"}
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_without_a_thread_it_is_tried_again(htcjob, loop, spare):
+    """75, one line, and every signal is as it was."""
+    htcjob.entries("a")
+    program = f"""
+import signal, threading, htcjob
+start, begun = threading.Thread.start, []
+def few(thread):
+    begun.append(thread)
+    if len(begun) > {spare}:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = few
+before = signal.getsignal(signal.SIGTERM)
+try:
+    with htcjob.Job.from_env():
+        print("never")
+finally:
+    print(signal.getsignal(signal.SIGTERM) is before, signal.set_wakeup_fd(-1))
+"""
+    done = finished(loop.start_program(program, HTCJOB_DEADLINE_IN="3h"))
+    assert done.returncode == 75, done.stderr
+    assert done.stdout == "True -1\n"
+    assert done.stderr == "htcjob: error: no thread can be started now\n"
 
 
 def test_it_is_for_the_main_thread_and_for_once(htcjob, monkeypatch):

@@ -119,6 +119,23 @@ def test_a_full_buffer_is_written_at_once(store):
     writer.close()
 
 
+def test_without_a_thread_records_are_written_at_the_end(store, monkeypatch):
+    """`can't start new thread` costs the early look at them, not the attempt; the next commit tries again."""
+
+    def start(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", start)
+        commit(store, [record(1)])
+        writer = ledger(store)
+        writer.commit([record(2)])
+    writer.commit([record(3)])
+    assert writer._flusher.is_alive()
+    writer.close()
+    assert set(ledger(store).done(range(10))) == {1, 2, 3}
+
+
 def test_what_could_not_be_written_is_kept_and_said(store, wait_until, monkeypatch):
     """A failure in the background reaches the attempt, says nothing is committed, and a later flush may heal it."""
     monkeypatch.setattr("htcjob.ledger.FIRST_FLUSH_S", 0.01)

@@ -64,6 +64,13 @@ R = TerminationReason
         (facts(done=8, timed_out=2), R.TIMED_OUT, 124),
         (facts(done=9, stop_signal=15, stop_cause=StopCause.DEADLINE), R.WORK_LEFT, 75),
         (facts(done=10, stop_signal=15, stop_cause=StopCause.DEADLINE), R.SUCCEEDED, 0),
+        (
+            facts(
+                error=errors.TransientError("put", "x", "y"), stop_signal=15, stop_cause=StopCause.DEADLINE
+            ),
+            R.WORK_LEFT,
+            75,
+        ),
         (facts(command=CommandResult(0, stopped_by=15), stop_cause=StopCause.DEADLINE), R.WORK_LEFT, 75),
         (
             facts(0, is_plain=True, command=CommandResult(0, stopped_by=15), stop_cause=StopCause.DEADLINE),

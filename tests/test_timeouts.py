@@ -1,8 +1,9 @@
 """Deadline of the attempt, and the straggler rule."""
 
-import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -142,38 +143,44 @@ def test_with_less_than_the_grace_period_left_nothing_is_begun(htcjob):
     assert htcjob.results() == {}
 
 
+def test_the_deadline_holds_for_a_storage_that_says_nothing(htcjob):
+    """The library would wait for minutes; the platform would not. It is a deadline, and no preemption."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        htcjob.variables.update(
+            AWS_ACCESS_KEY_ID="k",
+            AWS_SECRET_ACCESS_KEY="s",
+            AWS_REGION="us-east-1",
+            AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{server.getsockname()[1]}",
+            HTCJOB_PROJECT_STORE="s3://bucket/project",
+            HTCJOB_MANIFEST="list.txt",
+        )
+        done = htcjob.run("--deadline", "3s", "--grace", "1s", "--each", "--", "true")
+    assert done.returncode == 75, done.stderr
+    assert "given_up" in done.stderr
+    assert "stopped at its deadline" in done.stderr
+    assert htcjob.exit_record()["termination_reason"] == "work_left"
+
+
+EARLY = """
+import os, signal, time
+from htcjob.plan import Plan
+from htcjob.runtime import Attempt, guard
+from htcjob.signals import Signals
+with Signals() as signals:
+    os.kill(os.getpid(), signal.SIGTERM)
+    guard(Attempt(Plan(("true",), grace_s=0), {}), signals)
+    time.sleep(1000)
+"""
+
+
+def test_a_signal_before_anything_could_hang_is_not_forgotten():
+    """It comes while the environment is read; what hangs later is ended all the same."""
+    argv = [sys.executable, "-c", EARLY]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 143, done.stderr
+
+
 def test_a_deadline_in_a_million_years_is_none(htcjob):
     """No timer of a kernel holds so many seconds."""
     done = htcjob.run("--deadline", "999999999d", "--", "true")
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def silent_server():
-    """The address of a server that accepts and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.mark.timeout(50)  # storage's own patience is a minute
-@pytest.mark.parametrize("has_deadline", [True, False])
-def test_a_silent_server_does_not_hold_an_attempt_that_is_to_end(htcjob, silent_server, has_deadline):
-    """Two seconds behind the grace period it has ended, at its own deadline and after SIGTERM alike."""
-    htcjob.variables |= {
-        "HTCJOB_PROJECT_STORE": "s3://bucket",
-        "HTCJOB_MANIFEST": "list.txt",
-        "AWS_ENDPOINT_URL_S3": silent_server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }
-    options = ("--deadline", "2s") if has_deadline else ()
-    with htcjob.start("run", *options, "--grace", "1s", "--each", "--", "true") as process:
-        if not has_deadline:
-            assert "attempt_started" in process.stderr.readline()
-            process.terminate()
-        stderr = process.communicate()[1]
-    assert process.returncode == (75 if has_deadline else 143), stderr
-    assert "given_up" in stderr
-    record = json.loads(htcjob.termination_log.read_text())
-    assert record["termination_reason"] == ("work_left" if has_deadline else "preempted")

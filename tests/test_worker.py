@@ -292,6 +292,48 @@ def test_a_call_that_never_ends_is_ended_with_us(htcjob, module, wait_until, tmp
     wait_until(lambda: not alive("mine:slow") and not alive("sleep 1001"))
 
 
+FEW_DESCRIPTORS = """
+import os, resource, sys
+from htcjob.errors import ShortageError
+from htcjob.signals import Signals
+from htcjob.worker import Worker
+
+def descriptors():
+    return set(os.listdir("/proc/self/fd"))
+
+with Signals() as signals:
+    for spare in range(16):
+        worker = Worker("os.path:getsize", python=sys.executable, environment=os.environ, number=0,
+            signals=signals, grace_s=5)
+        before = descriptors()
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, most))
+        try:
+            worker.start()
+            said = "started"
+        except ShortageError as error:
+            said = str(error)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+        worker.hang_up()
+        worker.close()
+        assert descriptors() == before and not signals.children.running, spare
+        print(said)
+"""
+
+
+def test_without_file_descriptors_it_is_no_bug():
+    """However many are missing: it is said in words, none is lost, and no process is left."""
+    argv = [sys.executable, "-c", FEW_DESCRIPTORS]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    said = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert said[0] == "worker cannot be started now: Too many open files"
+    assert said[-1] == "started"
+    assert set(said) == {said[0], said[-1]}
+
+
 def test_the_worker_imports_almost_nothing(htcjob, module):
     """Besides `json`: what it costs comes on top of what the function imports, for every worker."""
     module.write_text("import sys\ndef f(): return sorted(sys.modules)")
