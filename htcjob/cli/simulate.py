@@ -165,7 +165,7 @@ def simulate(
         say(
             f"htcjob: error: output {collision['key']} was written by the entries at positions "
             f"{', '.join(map(str, collision['positions']))}: only one of them is in storage; "
-            "name outputs after their entry, as with $HTCJOB_KEY or {stem}"
+            "name outputs after their entry, as with $HTCJOB_KEY or {key}"
         )
     status = _status(ends, array) or (os.EX_DATAERR if summary["collisions"] else 0)
     if logs is None and (status == 0 or only is not None):
