@@ -264,7 +264,7 @@ class Each:
                     raise BadKeyError(
                         key,
                         f"the entry at position {other} wrote this output too; "
-                        "name outputs after their entry, as with $HTCJOB_KEY or {stem}",
+                        "name outputs after their entry, as with $HTCJOB_KEY or {key}",
                     )
             outputs = pipeline.staging.stage_out(place.outputs, keys)
         except (BadKeyError, StorageError) as error:

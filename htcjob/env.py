@@ -286,6 +286,22 @@ def injected(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     ]
 
 
+def unknown(environ: Mapping[str, str], options: Iterable[str]) -> list[tuple[str, str]]:
+    """
+    Give variables that are named almost like ours and are not read, sorted, as (name, the one it is like).
+
+    Args:
+        environ: The variables.
+        options: Names of ours that are not `JobContext`'s: those of the options of `htcjob run`.
+    """
+    from difflib import get_close_matches
+
+    known = {*options, *(name for names in _NAMES.values() for name in names)}
+    found = [name for name in sorted(environ) if name.startswith("HTCJOB_") and name not in known]
+    likely = [(name, get_close_matches(name, known, n=1, cutoff=0.9)) for name in found]
+    return [(name, names[0]) for name, names in likely if names]
+
+
 def _index(
     environ: Mapping[str, str], flags: Mapping[str, object], rows: list[Platform]
 ) -> tuple[str, Found | None]:

@@ -72,7 +72,8 @@ def open_job_stores(context: JobContext, retry: RetryPolicy) -> JobStores:
     stores = JobStores(opener.project(), opener.task(), opener)
     if stores.project.url == stores.task.url:
         raise ConfigurationError(
-            f"project and task storage are the same, {stores.task.url}: an output could replace an input"
+            f"project and task storage are the same, {stores.task.url}: an output could replace an input; "
+            "use another task storage"
         )
     return stores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -13,6 +14,12 @@ from htcjob.simulate.array import AttemptEnd
 
 PROGRESS_EVERY_S = 30.0
 """Seconds between progress lines where standard error is no terminal."""
+
+_LAST_BYTES = 4096
+"""As much of a log as its last line is looked for in."""
+
+_OUR_CAUSE = "htcjob: error: "
+"""What the line that says why an attempt ended begins with."""
 
 
 class ArrayProgress:
@@ -65,7 +72,9 @@ class ArrayProgress:
             say(f"{self._ended} of {self._jobs} jobs ended")
 
     def _say_failure(self, end: AttemptEnd) -> None:
-        message = str(end.record.get("message") or f"exit status {end.exit_status}")
+        message = str(
+            end.record.get("message") or _said_last(end.log_path) or f"exit status {end.exit_status}"
+        )
         is_news = end.is_out_of_memory and end.reason != TerminationReason.OUT_OF_MEMORY.value
         memory = "; its container was out of memory" if is_news else ""
         again = "; tried again" if end.will_retry else ""
@@ -75,3 +84,14 @@ class ArrayProgress:
         if self._bar is not None:
             click.echo("\r\033[K", err=True, nl=False)
         say(line)
+
+
+def _said_last(log_path: str | None) -> str:
+    """Give the cause that an attempt without an exit record ended its log with; empty: it gave none."""
+    try:
+        with open(log_path or "", "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST_BYTES))
+            last = log.read().decode(errors="replace").rstrip().rpartition("\n")[2]
+    except OSError:
+        return ""
+    return last.removeprefix(_OUR_CAUSE) if last.startswith(_OUR_CAUSE) else ""

@@ -130,8 +130,9 @@ def check(as_json: bool, balance: str, **flags: Any) -> int:
     """
     Check environment, token and storage; no work is done.
 
-    Every step says ok, or what is missing. A small object is written to task storage and removed again.
-    Exits with the status that the first problem would give to htcjob run.
+    Every step says ok, or what is missing. A variable that is not read, but named almost like one of ours, is
+    a note. A small object is written to task storage and removed again. Exits with the status that the first
+    problem would give to htcjob run.
 
     \b
     Example:
@@ -151,6 +152,10 @@ def check(as_json: bool, balance: str, **flags: Any) -> int:
             click.echo(f"{'ok' if is_ok else 'PROBLEM':<8} {name:<12} {said}")
         if name == "environment" and not is_ok:
             break  # nothing else can be known
+    for said in _mistyped():
+        steps.append({"step": "variables", "ok": True, "message": said})
+        if not as_json:
+            click.echo(f"{'note':<8} {'variables':<12} {said}")
     if as_json:
         click.echo(json.dumps(steps))
     return say_ending(first_problem) if first_problem else 0
@@ -196,6 +201,15 @@ def _steps(flags: dict[str, Any], balance: str) -> Iterator[tuple[str, Callable[
     yield "token", token_step
     yield "manifest", manifest_step
     yield "task storage", task_storage_step
+
+
+def _mistyped() -> Iterator[str]:
+    """Say which variables are probably mistyped: `htcjob run` does not see them."""
+    from htcjob.cli.run import run
+
+    options = [option.envvar for option in run.params if isinstance(option.envvar, str)]
+    for name, like in env.unknown(env.current(), options):
+        yield f"{printable(name)} is not read: did you mean {like}?"
 
 
 def _open_manifest(context: JobContext, balance: str) -> tuple[Manifest, range]:

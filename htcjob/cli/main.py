@@ -143,6 +143,8 @@ def ending_of_usage(error: click.UsageError) -> Ending:
     message = error.format_message()
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         message += DASHES_HINT.get(error.ctx.command.name or "", "")
+    elif isinstance(error, click.MissingParameter) and error.param and error.param.name == "arguments":
+        message += DASHES_HINT["simulate"]
     parameter = getattr(error, "param", None)
     if error.ctx is not None and parameter is not None and parameter.name is not None:
         source = error.ctx.get_parameter_source(parameter.name)

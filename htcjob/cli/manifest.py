@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from htcjob.cli.endings import printable, say
 from htcjob.cli.moving import moving, talking
 from htcjob.cli.options import balance_option, look_table
 from htcjob.cli.places import Stores
-from htcjob.errors import BadKeyError, UsageError
+from htcjob.errors import AbsentError, BadKeyError, UsageError
 from htcjob.locations import Location, is_local, parse
 from htcjob.manifest_index import SUFFIX
 from htcjob.progress import size_in_words
@@ -48,7 +50,8 @@ def index(key: str, as_json: bool) -> None:
     from htcjob.manifest_writer import make_index
 
     place = place_of(key, Stores())
-    made = make_index(place.store, place.key, RetryPolicy())
+    with _named(place):
+        made = make_index(place.store, place.key, RetryPolicy())
     if as_json:
         members = made._asdict() | {"index": place.store.url_of(place.key + SUFFIX)}
         click.echo(json.dumps(members))
@@ -157,7 +160,7 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     stores = Stores()
     place = place_of(key, stores)
     n_problems = 0
-    with talking() as transfers, scratch() as folder:
+    with _named(place), talking() as transfers, scratch() as folder:
         made = Check(place, transfers, RetryPolicy(), folder)
         for problem in made.problems(partial(_open, stores) if exists else None):
             n_problems += 1
@@ -192,7 +195,7 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     from htcjob.manifest_split import split as split_manifest
 
     place = place_of(key, Stores())
-    with talking() as transfers, scratch() as folder:
+    with _named(place), talking() as transfers, scratch() as folder:
         for part in split_manifest(place, array_size, balance, transfers, RetryPolicy(), folder):
             ends = [None if line is None else redact(line) for line in (part.first, part.last)]
             if as_json:
@@ -214,6 +217,19 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
 def _open(stores: Stores, url: str) -> Store:
     """Give the store of a URL; the empty one is project storage."""
     return stores.open(url) if url else stores.project
+
+
+@contextmanager
+def _named(place: Location) -> Iterator[None]:
+    """Say of a manifest that is not there what its name means."""
+    try:
+        yield
+    except AbsentError as error:
+        if error.url != place.url:
+            raise
+        raise AbsentError(
+            "manifest", error.url, f"{error.reason}; name a key of project storage, or a URL"
+        ) from error
 
 
 def place_of(key: str, stores: Stores) -> Location:

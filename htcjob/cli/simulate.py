@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     "--preempt",
     metavar="P%",
     default="0%",
-    help="Share of attempts that get SIGTERM at a random moment.  [default: 0%]",
+    help="Share of attempts that get SIGTERM at a random moment of their first 3 s.  [default: 0%]",
 )
 @click.option(
     "--docker",
@@ -114,7 +114,7 @@ def simulate(
     Example:
       htcjob simulate --array-size 8 --project-store . --task-store out -- --manifest list.txt -- ls
     """
-    _check_arguments(arguments)
+    _check_arguments(arguments, image)
     if only is not None and only >= array_size:
         raise UsageError(f"--only {only}: array size {array_size} has the indices 0 to {array_size - 1}")
     indices = range(array_size) if only is None else range(only, only + 1)
@@ -165,7 +165,7 @@ def simulate(
         say(
             f"htcjob: error: output {collision['key']} was written by the entries at positions "
             f"{', '.join(map(str, collision['positions']))}: only one of them is in storage; "
-            "name outputs after their entry, as with $HTCJOB_KEY or {stem}"
+            "name outputs after their entry, as with $HTCJOB_KEY or {key}"
         )
     status = _status(ends, array) or (os.EX_DATAERR if summary["collisions"] else 0)
     if logs is None and (status == 0 or only is not None):
@@ -175,11 +175,14 @@ def simulate(
     return status
 
 
-def _check_arguments(arguments: tuple[str, ...]) -> None:
+def _check_arguments(arguments: tuple[str, ...], image: str | None) -> None:
     """Refuse what `htcjob run` would refuse, before it does so once a job."""
     if arguments[0] in ("run", "htcjob"):
         raise UsageError("leave out 'htcjob run': only its options and COMMAND go after --")
-    run.make_context("htcjob run", list(arguments)).close()
+    with run.make_context("htcjob run", list(arguments)) as context:
+        # The variables of an image, which may say what to call, are not known here.
+        if image is None and not context.params["command"] and not context.params["call"]:
+            raise UsageError("COMMAND is missing: put it, with -- before it, after the options of htcjob run")
 
 
 def _box(image: str | None, **limits: Any) -> Box | None:

@@ -57,6 +57,18 @@ def test_check_says_what_is_there(htcjob):
     assert [path for path in htcjob.task.rglob("*") if path.is_file()] == []
 
 
+def test_check_notes_a_variable_that_is_probably_mistyped(htcjob):
+    """A job definition with HTCJOB_TIMEOUTT has no timeout: said here, with the name that is read."""
+    htcjob.entries("a")
+    done = htcjob("check", HTCJOB_TIMEOUTT="9s", HTCJOB_MANIFST="list", HTCJOB_OF_SOMEBODY_ELSE="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    notes = [line.split(maxsplit=2)[2] for line in done.stdout.splitlines() if line.startswith("note")]
+    assert notes == [
+        "HTCJOB_MANIFST is not read: did you mean HTCJOB_MANIFEST?",
+        "HTCJOB_TIMEOUTT is not read: did you mean HTCJOB_TIMEOUT?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("variables", "status", "step"),
     [

@@ -35,6 +35,7 @@ def test_index_of_an_absent_manifest(htcjob):
     done = htcjob("manifest", "index", "no.txt")
     assert done.returncode == 66
     assert len(done.stderr.splitlines()) == 1
+    assert "no.txt: no such object; name a key of project storage, or a URL" in done.stderr
     assert htcjob("manifest", "index", "../list.txt").returncode == 64
 
 

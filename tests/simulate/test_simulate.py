@@ -268,7 +268,8 @@ def test_outputs_that_overwrite_each_other_across_jobs_are_no_success(htcjob):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("run", "--", "true"), ("htcjob", "run", "--", "true"), ("--frob", "--", "true")]
+    "arguments",
+    [("run", "--", "true"), ("htcjob", "run", "--", "true"), ("--frob", "--", "true"), ("--each",)],
 )
 def test_what_run_would_refuse_is_refused_before_any_job(htcjob, arguments):
     """Once, and not once a job."""
@@ -276,6 +277,13 @@ def test_what_run_would_refuse_is_refused_before_any_job(htcjob, arguments):
     assert done.returncode == 64
     assert len([line for line in done.stderr.splitlines() if line.startswith("htcjob: error")]) == 1
     assert "index" not in done.stderr
+
+
+def test_a_job_without_exit_record_is_named_with_its_cause(htcjob):
+    """The line that it ended with, not its exit status twice."""
+    done = simulate(htcjob, "--log-level", "error", "--", "htcjob", "run", "--", "true")
+    assert done.returncode == 64
+    assert "index 0 attempt 1: exit status 64: COMMAND is htcjob run itself" in done.stderr
 
 
 def test_the_example_never_removes_a_persons_files(tmp_path):
