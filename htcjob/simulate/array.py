@@ -247,9 +247,10 @@ def _was_short_of_memory(record: Mapping[str, Any]) -> bool:
 
 
 def _exit_record(path: str) -> dict[str, Any]:
+    """Give an attempt's exit record; nothing where there is none, or what a command wrote in its place."""
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and "htcjob" in record else {}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from htcjob.errors import EngineError, UsageError
 from htcjob.simulate.attempts import Attempt, Ended
-from htcjob.simulate.engine import Engine, State
+from htcjob.simulate.engine import Engine, State, kill
 from htcjob.simulate.leftovers import SIMULATION, Lock, remove_leftovers
 
 TOKEN_FILE = "/run/htcjob/token"  # noqa: S105 - where it lies in the container
@@ -52,7 +52,7 @@ class Box:
     platform: str | None = None
     """Such as `linux/arm64`; None: the image's."""
     options: Sequence[str] = ()
-    """Further options of `docker run`, stronger than ours."""
+    """Further options of `docker run`, stronger than ours; not `--rm`: how it ended is asked afterwards."""
 
     def arguments(self) -> list[str]:
         """Give the options of `docker run`."""
@@ -63,7 +63,7 @@ class Box:
             given.append(f"--cpus={self.cpus:g}")
         if self.platform is not None:
             given.append(f"--platform={self.platform}")
-        return [*given, *self.options]
+        return [*given, *self.options, "--rm=false"]
 
 
 class Containers:
@@ -116,7 +116,7 @@ class Containers:
         """
         engine, image = self._engine, self._box.image
         await remove_leftovers(engine)
-        if (await engine.ask("image", "inspect", image)).status != 0:
+        if (await engine.ask("image", "inspect", "--", image)).status != 0:
             raise UsageError(
                 f"--docker {image}: no such image here: build it, or run {engine.program} pull {image}"
             )
@@ -192,6 +192,7 @@ class _Container:
         # A descriptor of our own: the caller may close its own before we have started anything.
         self._output = None if output is None else os.dup(output)
         self._token_file = token_file
+        self._attached: asyncio.subprocess.Process | None = None
         self._signalling: set[asyncio.Task[None]] = set()
         self.ended = asyncio.create_task(self._run())
 
@@ -202,9 +203,12 @@ class _Container:
 
     async def _signal(self, name: str) -> None:
         while not self.ended.done():
-            with suppress(EngineError):
+            try:
                 if (await self._engine.ask("kill", f"--signal={name}", self._name)).status == 0:
                     return
+            except EngineError:
+                if self._attached is not None and name == "SIGKILL":
+                    kill(self._attached)  # an engine that hangs would never tell of the end
             await asyncio.sleep(_SIGNAL_EVERY_S)  # it has not begun yet, or has just ended
 
     async def _run(self) -> Ended:
@@ -226,10 +230,10 @@ class _Container:
         answer = await engine.ask(*self._argv, environ=self._variables)
         if answer.status != 0:
             raise EngineError(f"{engine.program} create: {answer.cause}")
-        process = await engine.start(
+        self._attached = await engine.start(
             "start", "--attach", self._name, output=self._output, errors=self._output
         )
-        status = await process.wait()
+        status = await self._attached.wait()
         try:
             return await engine.state(self._name)
         except EngineError as error:
@@ -242,7 +246,7 @@ def _mount(source: str, target: str, *, is_readonly: bool = False) -> str:
 
 
 def _csv_field(text: str) -> str:
-    return '"{}"'.format(text.replace('"', '""')) if set(text) & set(',"') else text
+    return '"{}"'.format(text.replace('"', '""')) if set(text) & set(',"\r\n') else text
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from htcjob.errors import EngineError
 
 ANSWERS_WITHIN_S = 180.0
 """An engine that says nothing for so long hangs; without an overlay file system each container is a copy."""
+
+HANGS_AGAIN_AFTER_S = 10.0
+"""An engine that has just been given up is not waited for as long again, as a person may wait to leave."""
 
 _NOISE = ("WARNING:", "Run '", "See '")
 """What lines of standard error begin with that say nothing of the cause."""
@@ -48,6 +54,7 @@ class Engine:
     def __init__(self, program: str, environ: Mapping[str, str]) -> None:
         self.program = program
         self._environ = environ
+        self._is_hanging = False
 
     async def start(
         self, *arguments: str, output: int | None, errors: int | None, environ: Mapping[str, str] = {}
@@ -88,13 +95,17 @@ class Engine:
         """
         pipe = asyncio.subprocess.PIPE
         process = await self.start(*arguments, output=pipe, errors=pipe, environ=environ)
+        within_s = HANGS_AGAIN_AFTER_S if self._is_hanging else ANSWERS_WITHIN_S
         try:
-            output, errors = await asyncio.wait_for(process.communicate(), ANSWERS_WITHIN_S)
+            output, errors = await asyncio.wait_for(process.communicate(), within_s)
         except asyncio.TimeoutError:
-            process.kill()
+            kill(process)
+            await process.wait()
+            self._is_hanging = True
             raise EngineError(
-                f"{self.program} {arguments[0]}: no answer in {ANSWERS_WITHIN_S:.0f} s: restart its daemon"
+                f"{self.program} {arguments[0]}: no answer in {within_s:.0f} s: restart its daemon"
             ) from None
+        self._is_hanging = False
         return Answer(await process.wait(), output.decode(errors="replace"), cause_in(errors))
 
     async def state(self, container: str) -> State:
@@ -102,14 +113,19 @@ class Engine:
         Give how a container ended.
 
         Raises:
-            EngineError: it was not made, not started, or has not ended.
+            EngineError: it was not made, not started, or has not ended; or the engine does not tell.
         """
         answer = await self.ask("container", "inspect", "--format", "{{json .State}}", container)
-        found: dict[str, Any] = json.loads(answer.output) if answer.status == 0 else {}
-        status = str(found.get("Status", "not made"))
-        if status in ("not made", "created", "running"):
+        if answer.status != 0:
+            raise EngineError(answer.cause)
+        try:
+            found: dict[str, Any] = json.loads(answer.output)
+            status, state = found["Status"], State(int(found["ExitCode"]), bool(found.get("OOMKilled")))
+        except (ValueError, LookupError, TypeError):
+            raise EngineError(f"no state of a container: {answer.output[:60]!r}") from None
+        if status in ("created", "running"):
             raise EngineError(found.get("Error") or f"the container is {status}")
-        return State(int(found["ExitCode"]), bool(found.get("OOMKilled")))
+        return state
 
     async def remove(self, container: str) -> None:
         """Remove a container, running or not; one that is not there is no error."""
@@ -128,6 +144,13 @@ class Engine:
                 f"{self.program} ps: {answer.cause}; start its daemon, and see that you may use it"
             )
         return answer.output.split()
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """Kill what `Engine.start` gave, unless it has ended; a script around docker goes with its children."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def cause_in(errors: bytes) -> str:

@@ -8,6 +8,7 @@ however a simulation ends, and a process number that is used again deceives nobo
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 
 from htcjob.simulate.engine import Engine
@@ -48,7 +49,7 @@ async def remove_leftovers(engine: Engine) -> int:
     if not found:
         return 0
     # Some may have gone meanwhile: then the status tells so, and the others are printed all the same.
-    wanted = f'{{{{.Id}}}} {{{{index .Config.Labels "{SIMULATION}"}}}}'
+    wanted = f'{{{{.Id}}}} {{{{json (index .Config.Labels "{SIMULATION}")}}}}'  # JSON: a path may have lines
     told = await engine.ask("container", "inspect", "--format", wanted, *found)
     dead = [
         container
@@ -64,12 +65,13 @@ def _caller_label() -> str:
     return f"{_CALLER}={os.uname().nodename}:{os.getuid()}"
 
 
-def _is_free(path: str) -> bool:
+def _is_free(lock: str) -> bool:
+    """Tell whether nobody holds a lock, whose path is given in JSON."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(json.loads(lock), encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return True
-    except OSError:  # it is held, or not ours to look at
+    except (OSError, ValueError):  # it is held, or not ours to look at, or no path
         return False
     return True

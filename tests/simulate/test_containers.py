@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,6 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from htcjob.errors import EngineError
+from htcjob.redact import Secret
+from htcjob.simulate import engine
+from htcjob.simulate.attempts import Attempt
+from htcjob.simulate.containers import Box, Containers
+from htcjob.simulate.engine import Engine
 from tests.support.interrupt import press_ctrl_c
 
 REPOSITORY = Path(__file__).parents[2]
@@ -184,6 +191,13 @@ def test_limits_and_options_reach_the_container(simulate, htcjob, wait_until):
     assert (host["NetworkMode"], config["User"]) == ("none", f"{os.getuid()}:{os.getgid()}")
 
 
+def test_a_container_is_asked_how_it_ended_before_it_goes(simulate):
+    """Although what many write by habit would remove it at once."""
+    done = simulate(*plain("exit 9"), options=("--docker-option=--rm",))
+    assert done.returncode == 9, done.stderr
+    assert simulate.containers() == []
+
+
 def test_no_more_run_at_a_time_than_memory_is_free(simulate):
     """Of those that take more than half of it, one; whatever the CPUs."""
     script = 'cd "$PROJECT_SHARED_FOLDER"; mkdir lock || exit 9; sleep 1; rmdir lock'
@@ -320,12 +334,16 @@ def test_what_a_killed_simulation_left_the_next_one_removes(simulate, htcjob, wa
     assert simulate.containers() == []
 
 
-def test_the_containers_of_a_simulation_that_lives_are_left_alone(simulate, htcjob, wait_until):
+@pytest.mark.parametrize("logs", ["logs", "new\nline"])
+def test_the_containers_of_a_simulation_that_lives_are_left_alone(
+    simulate, htcjob, wait_until, tmp_path, logs
+):
     """Another one starts and ends beside it."""
-    with simulate.start(*plain(WAIT)) as process:
+    with simulate.start(*plain(WAIT), options=("--logs", str(tmp_path / logs))) as process:
         wait_until((htcjob.project / "began-0").exists, within_s=100)
+        (container,) = simulate.docker("ps", "--quiet", f"--filter=volume={htcjob.project}").stdout.split()
         assert simulate(*plain("true", "--run", "other")).returncode == 0
-        assert len(simulate.containers("running")) == 1
+        assert simulate.docker("inspect", "--format={{.State.Status}}", container).stdout == "running\n"
         (htcjob.project / "go").touch()
         out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
@@ -341,6 +359,7 @@ def test_the_containers_of_a_simulation_that_lives_are_left_alone(simulate, htcj
             64,
             "no such image here: build it, or run docker pull nothing:here",
         ),
+        (("--docker", "--help"), {}, 64, "--docker --help: no such image here"),
         (("--docker", "{bottom}"), {}, 64, "it has no htcjob: build it from htcjob's base image"),
         (("--docker", "{base}", "--memory", "1k"), {}, 64, "memory limit"),
         (("--docker", "{base}", "--docker-option=--frob"), {}, 64, "unknown flag: --frob"),
@@ -379,6 +398,7 @@ def test_another_program_may_serve(simulate, tmp_path):
     [
         ("create", "create: no space left on device"),
         ("start", "start ended with 1: the container is created"),
+        ("container", "start ended with 0: no space left on device"),
     ],
 )
 def test_an_engine_that_fails_on_the_way_ends_the_simulation(simulate, tmp_path, verb, cause):
@@ -394,6 +414,49 @@ def test_an_engine_that_fails_on_the_way_ends_the_simulation(simulate, tmp_path,
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("htcjob: error")]
     assert cause in line
     assert simulate.containers() == []
+
+
+def test_an_engine_that_tells_no_state_is_no_bug_of_ours(simulate, tmp_path):
+    """What stands for docker may print what it likes."""
+    variables = fake(tmp_path / "bin", "docker", '[ "$1" != container ] || { echo hello; exit 0; }')
+    done = simulate(*plain("true"), **variables)
+    assert done.returncode == 78
+    assert "no state of a container: 'hello\\n'" in done.stderr
+    assert simulate.containers() == []
+
+
+def test_an_engine_that_hangs_holds_nobody_who_wants_to_leave(tmp_path, monkeypatch):
+    """A second Ctrl-C ends the attempt also where the engine takes no signal and tells of no end."""
+    fake(
+        tmp_path / "bin",
+        "docker",
+        f'[ "$1" != create ] || exit 0; echo > "{tmp_path}/$1"; sleep 1000',
+    )
+    key_set = tmp_path / "jwks.json"
+    key_set.touch()
+
+    async def leave() -> None:
+        containers = Containers(
+            Engine(str(tmp_path / "bin" / "docker"), os.environ),
+            Box("any"),
+            arguments=["--", "true"],
+            directories=[],
+            environ={},
+            directory=str(tmp_path),
+        )
+        attempt = Attempt(0, 1, {}, Secret("token"), str(key_set), str(tmp_path / "record.json"))
+        with open(os.devnull, "wb") as nowhere:
+            running = await containers.start(attempt, nowhere.fileno())
+        while not (tmp_path / "start").exists():
+            await asyncio.sleep(0.01)
+        for name in ("ANSWERS_WITHIN_S", "HANGS_AGAIN_AFTER_S"):
+            monkeypatch.setattr(engine, name, 0.1)
+        running.send_signal(signal.SIGKILL)
+        with pytest.raises(EngineError, match="no answer in"):
+            await asyncio.wait_for(running.ended, 60)
+
+    asyncio.run(leave())
+    assert (tmp_path / "kill").exists()
 
 
 def test_people_see_the_lines_of_all_attempts_as_they_come(simulate, htcjob, tmp_path):
@@ -429,10 +492,11 @@ def test_people_see_the_lines_of_all_attempts_as_they_come(simulate, htcjob, tmp
     assert b"hello \x1b[31ma\nno newline" in (logs / "0-1.log").read_bytes()
 
 
-def test_directories_may_have_any_name(simulate, htcjob, tmp_path):
-    """Commas, colons, quotes, blanks."""
+@pytest.mark.parametrize("odd", [', a:b "c" =d', "new\nline"])
+def test_directories_may_have_any_name(simulate, htcjob, tmp_path, odd):
+    """Commas, colons, quotes, blanks, and lines."""
     for name in ("project", "task"):
-        setattr(htcjob, name, tmp_path / f'{name}, a:b "c" =d')
+        setattr(htcjob, name, tmp_path / f"{name}{odd}")
         getattr(htcjob, name).mkdir()
     htcjob.entries("a")
     done = simulate(*each(COPY))

@@ -308,6 +308,15 @@ def test_a_record_of_an_earlier_simulation_is_not_believed(htcjob, tmp_path):
     assert "succeeded" not in done.stderr
 
 
+@pytest.mark.parametrize("record", ["hello", '{"entries": 3, "run": []}', "[" * 10_000])
+def test_what_a_command_writes_in_place_of_a_record_is_not_believed(htcjob, record):
+    """A program may leave its last words there, as on Kubernetes, and take htcjob with it."""
+    script = f"echo '{record}' > $HTCJOB_TERMINATION_LOG; kill -9 $PPID; sleep 100"
+    done = simulate(htcjob, "--", "sh", "-c", script, options=("--retries", "0"), size=1)
+    assert done.returncode == 137, done.stderr
+    assert json.loads(done.stdout)["failed_by_reason"] == {"exit status 137": 1}
+
+
 def test_a_fault_of_the_simulator_leaves_no_attempt_running(htcjob, tmp_path):
     """Its log directory vanishes under it: the attempts that run are ended with it."""
     htcjob.entries("a", "b", "c")
