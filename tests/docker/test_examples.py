@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,24 @@ from tests.support.docker import TAG
 EXAMPLES = {path.parent.name: path for path in sorted((REPOSITORY / "examples").glob("*/Dockerfile"))}
 
 
+@pytest.fixture
+def build(docker, base_image, tmp_path: Path):
+    """Build an example on this clone's base image, and give its name."""
+
+    def build(name: str) -> str:
+        dockerfile = tmp_path / "Dockerfile"
+        dockerfile.write_text(
+            re.sub(r"^FROM htcjob-base\b", f"FROM {base_image}", EXAMPLES[name].read_text(), flags=re.M)
+        )
+        return docker.build(dockerfile, f"htcjob-example-{name}:{TAG}", context=EXAMPLES[name].parent)
+
+    return build
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_counts_words(docker, base_image, htcjob, stores, tmp_path: Path, name):
+def test_an_example_counts_words(docker, build, htcjob, stores, name):
     """Built on this clone's base image, run on a local store with nothing but the platform's variables."""
-    dockerfile = tmp_path / "Dockerfile"
-    dockerfile.write_text(
-        re.sub(r"^FROM htcjob-base\b", f"FROM {base_image}", EXAMPLES[name].read_text(), flags=re.M)
-    )
-    image = docker.build(dockerfile, f"htcjob-example-{name}:{TAG}", context=EXAMPLES[name].parent)
+    image = build(name)
     htcjob.entries("a.txt", "b.txt", "c.txt")
     (htcjob.project / "b.txt").write_text("two words\n")
     (htcjob.project / "c.txt").write_text("")
@@ -33,6 +44,25 @@ def test_an_example_counts_words(docker, base_image, htcjob, stores, tmp_path: P
         "b.txt.count": 2,
         "c.txt.count": 0,
     }
+
+
+def test_it_is_tried_as_the_readme_says(build, htcjob, tmp_path: Path):
+    """The command that follows `docker build`, for the image that this builds."""
+    readme = (REPOSITORY / "README.md").read_text()
+    folder, command = re.search(
+        r"^docker build -t my-words (\S+)\n(htcjob simulate .*)$", readme, re.M
+    ).groups()
+    (tmp_path / "in").mkdir()
+    for name, text in {"a.txt": "one\n", "b.txt": "two words\n", "list.txt": "a.txt\nb.txt\n"}.items():
+        (tmp_path / "in" / name).write_text(text)
+    command = command.replace("my-words", build(Path(folder).name))
+    variables = {**htcjob.variables, "HTCJOB_PROJECT_STORE": "", "HTCJOB_TASK_STORE": ""}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    counts = {path.name: int(path.read_text()) for path in (tmp_path / "words").glob("*.count")}
+    assert counts == {"a.txt.count": 1, "b.txt.count": 2}
 
 
 def test_the_examples_are_listed():
