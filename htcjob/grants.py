@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
 
 from htcjob.errors import PermanentError, TransientError
+from htcjob.json_object import parse_object
 from htcjob.redact import Secret
 from htcjob.storage.access import CloudCredentials
+from htcjob.web import folded
 
 if TYPE_CHECKING:
     from htcjob.api import Answer
@@ -32,6 +33,7 @@ _REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _ACCOUNTS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 _NO_SECRETS = {*(name for names in _ENDPOINTS.values() for name in names), *_REGIONS, *_ACCOUNTS}
 _AZURE_HOST = re.compile(r"([a-z0-9]+)\.(?:blob|dfs)\.([a-z0-9.-]+)")
+_REGION = re.compile(r"[A-Za-z0-9._-]{1,60}")
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
@@ -78,16 +80,19 @@ def read_regional(answer: Answer, region: str | None, *, now: float) -> Grant:
     """
     reader = _Reader(answer.url)
     stores = answer.body.get("regionalStores", answer.body.get("regionStores"))
-    if not isinstance(stores, Sequence) or not all(isinstance(store, Mapping) for store in stores):
+    if not isinstance(stores, list) or not all(isinstance(store, Mapping) for store in stores):
         raise reader.refuse("no list regionalStores")
-    by_region = {_plain(str(store.get("region"))): store for store in stores}
+    names = [store.get("region") for store in stores]
+    by_region = {
+        _plain(name): store for name, store in zip(names, stores, strict=True) if isinstance(name, str)
+    }
     for wanted in (region, answer.body.get("rescaleRegion"), answer.body.get("defaultRegion")):
         if isinstance(wanted, str) and _plain(wanted) in by_region:
             return reader.grant(by_region[_plain(wanted)], answer, now=now)
     if len(stores) != 1:
-        names = ", ".join(sorted(str(store.get("region")) for store in stores)) or "no region"
+        said = ", ".join(sorted(name for name in names if isinstance(name, str))) or "no region"
         raise reader.refuse(
-            f"storage in {names[:200]} and not in the job's region, {region or 'which is not known'}"
+            f"storage in {folded(said)} and not in the job's region, {region or 'which is not known'}"
         )
     return reader.grant(stores[0], answer, now=now)
 
@@ -111,7 +116,7 @@ class _Reader:
             raise self.refuse("no storage path" if not providers else "storage of two clouds in one")
         provider = cast("Provider", providers.pop())
         said = token.get("provider")
-        if said in _ENDPOINTS and said != provider:
+        if isinstance(said, str) and said in _ENDPOINTS and said != provider:
             raise self.refuse(f"provider {said} with the storage path of {provider}")
         override = next((plain[name] for name in _ENDPOINTS[provider] if plain.get(name)), None)
         if override is not None and not _is_endpoint(override):
@@ -120,7 +125,7 @@ class _Reader:
             CloudCredentials(provider, self._needed(provider, values), self._end(token, answer, now)),
             project_url,
             task_url,
-            region=_region(provider, str(token.get("region")), plain),
+            region=_region(provider, token.get("region"), plain),
             endpoint=override or project_endpoint or task_endpoint,
         )
 
@@ -137,6 +142,9 @@ class _Reader:
                 plain[name] = value
             elif value:
                 secrets[name] = Secret(value)
+                # Else it would break the header or the request that it is for.
+                if not _is_account(value) and not (value.isascii() and value.isprintable()):
+                    raise self.refuse("credentials that are no plain text")
         return secrets, plain
 
     def _needed(self, provider: Provider, values: Mapping[str, Secret]) -> dict[str, Secret]:
@@ -220,14 +228,14 @@ def _plain(region: str) -> str:
     return region.upper().replace("-", "_").removeprefix("AWS_")
 
 
-def _region(provider: Provider, name: str, plain: Mapping[str, str]) -> str | None:
-    """Give AWS's own name of the region; the other clouds' stores do not ask for one."""
-    for variable in _REGIONS:
-        if provider == "AWS" and plain.get(variable):
-            return plain[variable]
-    if provider == "AWS" and name.startswith("AWS_"):
-        return name.removeprefix("AWS_").lower().replace("_", "-")
-    return None
+def _region(provider: Provider, name: object, plain: Mapping[str, str]) -> str | None:
+    """Return AWS's own name of the region; the other clouds' stores do not ask for one."""
+    if provider != "AWS":
+        return None
+    said = next((plain[variable] for variable in _REGIONS if plain.get(variable)), None)
+    if said is None and isinstance(name, str) and name.startswith("AWS_"):
+        said = name.removeprefix("AWS_").lower().replace("_", "-")
+    return said if said is not None and _REGION.fullmatch(said) else None
 
 
 def _is_endpoint(url: str) -> bool:
@@ -238,10 +246,10 @@ def _is_endpoint(url: str) -> bool:
 def _is_account(text: str) -> bool:
     """Tell whether *text* is Google's JSON of an account; what is secret in it is hidden by itself, too."""
     try:
-        account = json.loads(text) if text.lstrip().startswith("{") else None
-    except (ValueError, RecursionError):
+        account = parse_object(text.encode())
+    except ValueError:  # a lone surrogate is one too
         return False
-    if not isinstance(account, dict) or not isinstance(account.get("type"), str):
+    if not isinstance(account.get("type"), str):
         return False
     for name in ("private_key", "private_key_id", "refresh_token", "client_secret"):
         Secret(str(account.get(name, "")))

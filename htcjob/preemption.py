@@ -7,26 +7,30 @@ server never fails a job that would go on without it.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection, HTTPException
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from htcjob.errors import ConfigurationError
+from htcjob.errors import ConfigurationError, HtcjobError
+from htcjob.json_object import parse_object
 from htcjob.logs import event
+from htcjob.web import Host, folded, split_url
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 """For the connection and each wait for bytes: the server is on this machine's own network."""
 
+WHOLE_ANSWER_S = 10.0
+"""For all of a question, besides what the server is asked to wait."""
+
 TROUBLE_PAUSE_S = 60.0
 """Until the next try, where the server cannot be reached."""
-
-_LARGEST_ANSWER = 1 << 16
 
 
 class _OddAnswerError(ValueError):
@@ -44,7 +48,7 @@ class Cloud(Protocol):
         Give the notice, in words, when there is one.
 
         Raises:
-            OSError, HTTPException, ValueError: the server cannot be reached or understood.
+            HtcjobError, ValueError: the server cannot be reached or understood.
         """
 
 
@@ -62,9 +66,9 @@ class Notices:
     """
 
     def __init__(self, name: str, endpoint: tuple[str, str], on_notice: Callable[[], None]) -> None:
-        host = _host(*endpoint)
+        server = _server(*endpoint)
         self._name = name
-        self._cloud: Cloud = Aws(host) if name == "aws" else Google(host)
+        self._cloud: Cloud = Aws(server) if name == "aws" else Google(server)
         self._on_notice = on_notice
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -87,7 +91,7 @@ class Notices:
         while not self._over.wait(pause_s):
             try:
                 notice = self._cloud.ask()
-            except (OSError, HTTPException, ValueError) as error:
+            except (HtcjobError, ValueError) as error:
                 if not is_warned and not self._over.is_set():
                     is_warned = True
                     cause = str(error) or type(error).__name__
@@ -117,8 +121,8 @@ class Aws:
     TOKEN_LIFE_S = 21600
     """The longest there is."""
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, server: SplitResult) -> None:
+        self._server = server
         self._token = ""
         self._renew_at = 0.0
 
@@ -126,12 +130,12 @@ class Aws:
         """Give action and time."""
         if not self._token or time.monotonic() >= self._renew_at:
             life = {"X-aws-ec2-metadata-token-ttl-seconds": str(self.TOKEN_LIFE_S)}
-            status, token, _ = _request(self._host, "PUT", "/latest/api/token", life)
+            status, token, _ = _request(self._server, "PUT", "/latest/api/token", life)
             if status != 200:
                 raise _OddAnswerError(f"HTTP status {status} for a token")
             self._token, self._renew_at = token, time.monotonic() + self.TOKEN_LIFE_S / 2
         asked_with = {"X-aws-ec2-metadata-token": self._token}
-        status, body, _ = _request(self._host, "GET", "/latest/meta-data/spot/instance-action", asked_with)
+        status, body, _ = _request(self._server, "GET", "/latest/meta-data/spot/instance-action", asked_with)
         if status == 404:
             return None
         if status == 401:
@@ -139,10 +143,10 @@ class Aws:
             return None
         if status != 200:
             raise _OddAnswerError(f"HTTP status {status}")
-        said = json.loads(body)
-        if not isinstance(said, dict) or "action" not in said:
+        said = parse_object(body.encode())
+        if "action" not in said:
             raise _OddAnswerError("the answer is no notice")
-        return f"{said['action']} at {said.get('time')}"
+        return folded(f"{said['action']} at {said.get('time')}")
 
 
 class Google:
@@ -158,8 +162,8 @@ class Google:
 
     WAIT_S = 60.0
 
-    def __init__(self, host: str) -> None:
-        self._host = host
+    def __init__(self, server: SplitResult) -> None:
+        self._server = server
         self._seen = ""
 
     def ask(self) -> str | None:
@@ -169,7 +173,7 @@ class Google:
             wait_s = self.WAIT_S
             path += f"?wait_for_change=true&timeout_sec={wait_s:.0f}&last_etag={self._seen}"
         flavor = {"Metadata-Flavor": "Google"}
-        status, body, headers = _request(self._host, "GET", path, flavor, wait_s=wait_s)
+        status, body, headers = _request(self._server, "GET", path, flavor, wait_s=wait_s)
         if status != 200 or headers.get("metadata-flavor") != "Google":
             raise _OddAnswerError(f"HTTP status {status}, and not of Google's metadata server")
         etag = headers.get("etag", "")
@@ -178,31 +182,21 @@ class Google:
 
 
 def _request(
-    host: str, method: str, path: str, headers: Mapping[str, str], *, wait_s: float = 0.0
+    server: SplitResult, method: str, path: str, headers: Mapping[str, str], *, wait_s: float = 0.0
 ) -> tuple[int, str, dict[str, str]]:
-    """Give status, body and headers (names in small letters); redirections and proxies are not followed."""
-    connection = HTTPConnection(host, timeout=TIMEOUT_S)
+    """Return status, body and headers (names in small letters); redirections and proxies are not followed."""
+    host = Host(server, {}, timeout_s=TIMEOUT_S + wait_s, whole_s=WHOLE_ANSWER_S + wait_s)
+    response = host.ask(path, headers, method=method)
+    body = response.data.decode("ascii", errors="replace")
+    return response.status, body, {name.lower(): value for name, value in response.headers.items()}
+
+
+def _server(variable: str, url: str) -> SplitResult:
+    """Return the parts of a metadata server's base URL."""
     try:
-        connection.connect()
-        connection.sock.settimeout(TIMEOUT_S + wait_s)
-        connection.request(method, path, headers=dict(headers))
-        with connection.getresponse() as response:
-            body = response.read(_LARGEST_ANSWER).decode("ascii", errors="replace")
-            return response.status, body, {name.lower(): value for name, value in response.getheaders()}
-    finally:
-        connection.close()
-
-
-def _host(variable: str, url: str) -> str:
-    """Give host and port of a base URL."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or "@" in parts.netloc:
+        parts = split_url(variable, url, schemes=("http",))
+    except ConfigurationError:
+        parts = None
+    if parts is None or parts.path.strip("/") or "@" in parts.netloc:
         raise ConfigurationError(f"{variable}: expected a metadata server such as 169.254.169.254, over http")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{host}:{port or 80}"
+    return parts

@@ -182,10 +182,10 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
         attempt=context.attempt,
     )
     # 1. the token, where there is one; the context is read already
-    claims = _claims(context)
+    retry = RetryPolicy(sleep=signals.sleep)
+    claims = _claims(context, retry)
 
     # 2. stores
-    retry = RetryPolicy(sleep=signals.sleep)
     if attempt.act is None:
         _check_command(plan, attempt.environ)
     _check_outputs(plan)
@@ -336,7 +336,7 @@ def _variables(context: JobContext) -> dict[str, str]:
     return variables
 
 
-def _claims(context: JobContext) -> dict[str, str]:
+def _claims(context: JobContext, retry: RetryPolicy) -> dict[str, str]:
     """Check the bearer token, where there is one, and give its user-defined claims as variables."""
     if context.token is None:
         return {}
@@ -344,7 +344,7 @@ def _claims(context: JobContext) -> dict[str, str]:
 
     from htcjob.credentials import decode_token
 
-    token = decode_token(context.token, jwks=context.jwks)
+    token = decode_token(context.token, jwks=context.jwks, retry=retry)
     variables = {}
     for name, value in token.user_claims().items():
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):

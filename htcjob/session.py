@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from htcjob.api import Answer, HtcApi
+from htcjob.api import Answer, HtcApi, token_in
 from htcjob.credentials import expiry_hint
 from htcjob.env import read_token_file
 from htcjob.errors import (
@@ -15,13 +15,13 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.redact import Secret
 from htcjob.renewal import SYSTEM_CLOCK, Renewed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from htcjob.env import JobContext
+    from htcjob.redact import Secret
     from htcjob.renewal import Clock
 
 AHEAD_S = 300.0
@@ -102,10 +102,9 @@ class Session:
         return self._new_token(answer)
 
     def _new_token(self, answer: Answer) -> tuple[Secret, float | None]:
-        text, life_s = answer.body.get("tokenValue"), answer.body.get("expiresIn")
-        if not isinstance(text, str) or not text.isascii() or not text.isprintable() or not text.strip():
+        token, life_s = token_in(answer), answer.body.get("expiresIn")
+        if token is None:
             raise PermanentError("GET", answer.url, "the answer has no tokenValue")
-        token = Secret(text.strip())
         if not isinstance(life_s, (int, float)) or isinstance(life_s, bool):
             return token, self._end_of(token)
         if not life_s > 0:

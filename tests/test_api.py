@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from htcjob.api import LARGEST_ANSWER_BYTES, HtcApi
+from htcjob.api import HtcApi, token_in
 from htcjob.errors import (
     AbsentError,
     ConfigurationError,
@@ -23,6 +23,7 @@ from htcjob.errors import (
     UnauthenticatedError,
 )
 from htcjob.redact import Secret
+from htcjob.web import LARGEST_ANSWER_BYTES
 from tests.support.htc_api import PROJECT, REFRESH_TOKEN, htc_api_fixture  # noqa: F401
 
 ROUTE = ("htc", "projects", PROJECT, "storage", "token")
@@ -142,6 +143,10 @@ def test_the_reason_is_one_short_line_without_secrets(htc_api):
         b"{",
         b"\xff\xfe",
         b"[" * 100_000,
+        b'{"a":' * 5000 + b"1" + b"}" * 5000,
+        b'{"a":' + b"9" * 5000 + b"}",
+        b'{"a":"\xed\xa0\x80"}',
+        '{"a":1}'.encode("utf-16"),
         b"null",
     ],
 )
@@ -150,6 +155,15 @@ def test_garbage(htc_api, body):
     htc_api.fail_next(status=200, body=body, headers={"Content-Type": "text/html"})
     with pytest.raises(PermanentError, match="HTCJOB_API_URL"):
         get(htc_api)
+
+
+@pytest.mark.parametrize(
+    "body", [b'\xef\xbb\xbf{"a":1}', b'{"a":0,"a":1}', b' {"a":1,"b":NaN,"c":-Infinity,"d":1e999}\n']
+)
+def test_odd_json_that_is_an_object_all_the_same(htc_api, body):
+    """A byte order mark, a name that comes twice, numbers that are none: no reason to fail a job."""
+    htc_api.fail_next(status=200, body=body)
+    assert get(htc_api).body["a"] == 1
 
 
 def test_an_html_page_with_an_error_status_says_the_status(htc_api):
@@ -365,3 +379,10 @@ def test_refresh_scheme(htc_api):
     client = HtcApi(htc_api.url, environ={})
     answer = client.get("auth", "token", scheme="Refresh", secret=Secret(REFRESH_TOKEN))
     assert answer.body["expiresIn"] == 21600
+
+
+@pytest.mark.parametrize("value", [None, 5, [], {}, "", "line\nbreak", "é", "two words", "\ud800"])
+def test_what_no_header_could_hold_is_no_token(htc_api, value):
+    """The HTTP client's complaint would show it, and be a bug of ours."""
+    htc_api.fail_next(status=200, body=json.dumps({"tokenValue": value}).encode())
+    assert token_in(get(htc_api)) is None

@@ -1,6 +1,7 @@
 """The bearer token: each way to be wrong has its own words, and none shows the token."""
 
 import base64
+import contextlib
 import http.server
 import json
 import os
@@ -10,11 +11,14 @@ import time
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
-from htcjob.credentials import LEEWAY_S, decode_token
-from htcjob.errors import TokenError
+from htcjob.credentials import LEEWAY_S, decode_token, expiry_hint
+from htcjob.errors import TokenError, TransientError
 from htcjob.redact import Secret
+from htcjob.retry import RetryPolicy
 
 NOW = 1_800_000_000.0
 
@@ -110,30 +114,182 @@ def test_a_key_set_that_cannot_be_read_is_named(keys, tmp_path):
             decode_token(signed(keys[0]), jwks=str(tmp_path / name), now=NOW)
 
 
+class KeyServer:
+    """Gives its answers one after the other, and the last one for ever."""
+
+    def __init__(self, *answers) -> None:
+        self.asked = 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(handler):  # noqa: N805
+                status, body = answers[min(self.asked, len(answers) - 1)]
+                self.asked += 1
+                handler.send_response(status)
+                handler.send_header("Location", "http://127.0.0.1:1/elsewhere?sig=planted")
+                handler.end_headers()
+                handler.wfile.write(body if isinstance(body, bytes) else body.encode())
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks.json?site=1"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+AT_ONCE = RetryPolicy(retries=3, sleep=lambda _: False)
+
+
 def test_a_key_set_is_read_from_a_url(keys):
-    """The platform publishes its keys at a URL; a wrong key and a dead server are told apart."""
+    """The platform publishes its keys at a URL."""
+    with KeyServer((200, key_set(keys[0]))) as server:
+        assert decode_token(signed(keys[0]), jwks=server.url, now=NOW).is_verified
+        assert server.asked == 1
+        with pytest.raises(TokenError, match="not signed by"):
+            decode_token(signed(keys[1]), jwks=server.url, now=NOW)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(key_set(keys[0]).encode())
 
-        def log_message(self, *_):
-            pass
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_key_server_that_is_down_for_a_moment_is_asked_again(keys, status):
+    """And one that stays down is passing trouble, no verdict on the token."""
+    with KeyServer((status, "down"), (status, "down"), (200, key_set(keys[0]))) as server:
+        assert decode_token(signed(keys[0]), jwks=server.url, retry=AT_ONCE, now=NOW).is_verified
+        assert server.asked == 3
+    with KeyServer((status, "down")) as server, pytest.raises(TransientError, match="HTCJOB_JWKS"):
+        decode_token(signed(keys[0]), jwks=server.url, retry=AT_ONCE, now=NOW)
+    with pytest.raises(TransientError, match="refused"):
+        decode_token(signed(keys[0]), jwks=server.url, retry=AT_ONCE, now=NOW)
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/jwks.json"
-    try:
-        assert decode_token(signed(keys[0]), jwks=url, now=NOW).is_verified
+
+def test_a_key_that_is_not_in_the_set_is_looked_for_once_more(keys):
+    """The platform may just have changed its keys; one that is not there then is not the platform's."""
+    old, new = key_set(keys[0]), key_set(keys[1], "k2")
+    with KeyServer((200, old), (200, new)) as server:
+        assert decode_token(signed(keys[1], kid="k2"), jwks=server.url, now=NOW).is_verified
+        assert server.asked == 2
+    with KeyServer((200, old)) as server:
         with pytest.raises(TokenError, match="does not have"):
-            decode_token(signed(keys[1], kid="k2"), jwks=url, now=NOW)
-    finally:
-        server.shutdown()
-        server.server_close()
-    with pytest.raises(TokenError, match="cannot be read"):
-        decode_token(signed(keys[0]), jwks=url, now=NOW)
+            decode_token(signed(keys[1], kid="k2"), jwks=server.url, now=NOW)
+        assert server.asked == 2
+
+
+ODD_SETS = (
+    ("", "no JSON"),
+    ("<html>log in</html>", "no JSON"),
+    (b"\xff\xfe", "no JSON"),
+    ("[]", "no JSON object"),
+    ("null", "no JSON object"),
+    ("{}", "no keys"),
+    ('{"keys": {}}', "no keys"),
+    ('{"keys": "k1"}', "no keys"),
+    ("[" * 100_000, "nested"),
+    ('{"keys":' + "[" * 5000 + "]" * 5000 + "}", "nested"),
+)
+
+
+@pytest.mark.parametrize(("body", "said"), ODD_SETS)
+@pytest.mark.parametrize("place", ["file", "url"])
+def test_what_is_no_key_set_is_said_on_one_line(keys, tmp_path, body, said, place):
+    """A captive portal, a wrong file: the token cannot be trusted, and nothing is tried again."""
+    with KeyServer((200, body)) as server:
+        path = tmp_path / "set"
+        path.write_bytes(body if isinstance(body, bytes) else body.encode())
+        jwks = str(path) if place == "file" else server.url
+        with pytest.raises(TokenError, match=f"HTCJOB_JWKS.* cannot be read: .*{said}") as caught:
+            decode_token(signed(keys[0]), jwks=jwks, retry=AT_ONCE, now=NOW)
+        assert str(caught.value).isprintable()
+        assert server.asked == (place == "url")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 400, 401, 403, 404, 204])
+def test_a_key_server_with_another_answer_is_refused(keys, status):
+    """It is asked once; a redirect is not followed, and its query not shown."""
+    body = b"" if status == 204 else key_set(keys[0])
+    with KeyServer((status, body)) as server:
+        with pytest.raises(TokenError, match=f"HTCJOB_JWKS.* cannot be read: HTTP {status}") as caught:
+            decode_token(signed(keys[0]), jwks=server.url, retry=AT_ONCE, now=NOW)
+        assert server.asked == 1
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        5,
+        "k1",
+        [],
+        {},
+        {"kty": "RSA"},
+        {"kty": "RSA", "n": 5, "e": []},
+        {"kty": "RSA", "n": "AQ", "e": "AQ"},
+        {"kty": ["RSA"]},
+        {"kty": 5},
+        {"kty": "oct", "k": "c3ltbWV0cmlj"},
+        {"kty": "EC", "crv": "P-999", "x": "AQ", "y": "AQ"},
+        {"kty": "EC", "crv": {}, "x": "AQ", "y": "AQ"},
+        {"kty": "OKP", "crv": "X448", "x": "AQ"},
+        {"kty": "RSA", "alg": "none", "n": "AQ", "e": "AQAB"},
+        {"kty": "RSA", "alg": ["RS256"], "n": "\ud800", "e": "AQAB"},
+    ],
+)
+def test_an_odd_key_is_not_the_one_and_hides_no_other(keys, tmp_path, odd):
+    """Whatever stands in the set beside the platform's key, that one is found; the odd one verifies nothing."""
+    good = json.loads(key_set(keys[0]))["keys"]
+    named = {**odd, "kid": "k1"} if isinstance(odd, dict) else odd
+    path = tmp_path / "set"
+    path.write_text(json.dumps({"keys": [named, *good]}))
+    assert decode_token(signed(keys[0]), jwks=str(path), now=NOW).is_verified
+    path.write_text(json.dumps({"keys": [named]}))
+    with pytest.raises(TokenError, match="HTCJOB_JWKS"):
+        decode_token(signed(keys[0]), jwks=str(path), now=NOW)
+
+
+@pytest.mark.parametrize("value", [None, 5, 1.5, True, "", "me", [], ["a", 5], {}, {"a": None}, NOW + 99999])
+@pytest.mark.parametrize("name", ["sub", "jti", "aud", "iat", "iss", "auth_time", "userDefined_x"])
+def test_other_claims_may_be_what_the_platform_made_them(keys, jwks, name, value):
+    """Only the signature and the token's times are relied upon."""
+    token = Secret(unchecked(keys[0], {"exp": NOW + 99, name: value}))
+    assert decode_token(token, jwks=jwks, now=NOW).is_verified
+    assert not decode_token(token, now=NOW).is_verified
+
+
+def unchecked(key, claims) -> str:
+    """Sign claims that PyJWT would not."""
+    return jwt.api_jws.encode(json.dumps(claims).encode(), key, algorithm="RS256", headers={"kid": "k1"})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(["alg", "kid", "typ", "crit", "b64", "exp", "nbf", "sub", "userDefined_a"])
+
+
+@settings(max_examples=60)
+@given(
+    header=st.dictionaries(NAMES, JSON | st.sampled_from(["RS256", "none", "HS256", "k1"])),
+    claims=st.dictionaries(NAMES, JSON) | JSON,
+    keys=st.lists(st.dictionaries(st.sampled_from(["kty", "kid", "n", "e", "alg", "crv", "x", "use"]), JSON)),
+)
+def test_no_token_and_no_key_set_is_a_bug_of_ours(tmp_path_factory, header, claims, keys):
+    """Whatever their JSON holds, the token is decoded or it is refused with a `TokenError`."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims)]
+    token = Secret(b".".join([*parts, b"c2ln"]).decode())
+    path = tmp_path_factory.getbasetemp() / "fuzzed-set"
+    path.write_text(json.dumps({"keys": [*keys, {"kid": "k1"}]}))
+    for jwks in (None, str(path)):
+        with contextlib.suppress(TokenError):
+            decode_token(token, jwks=jwks, now=NOW).user_claims()
+    expiry_hint(token)
 
 
 def test_repr_shows_neither_token_nor_claims(keys):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from htcjob.api import Answer
-from htcjob.errors import PermanentError, TransientError
+from htcjob.errors import PermanentError, StorageError, TransientError
 from htcjob.grants import read_regional, read_token
 from htcjob.redact import Secret, redact
 
@@ -291,3 +293,70 @@ class TestRegional:
         """What `/tokens` answers is read as well."""
         answer = Answer({"regionStores": [store("AWS_EU_WEST_1")]}, "u", 0.0)
         assert read_regional(answer, None, now=NOW).task_url
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+PATHS = st.sampled_from(
+    ["s3://b/p", "gs://b", "az://a/c/", "https://a.blob.core.windows.net/c", "s3://", "x"]
+)
+CREDENTIALS = st.dictionaries(
+    st.sampled_from([*AWS, *SAS, *GCP, "AWS_REGION", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT"]),
+    ANY | st.sampled_from([*AWS.values(), *SAS.values(), *GCP.values(), ACCOUNT, "a\nb", "\ud800", "é"]),
+)
+STORE = st.fixed_dictionaries(
+    {},
+    optional={
+        "region": ANY | st.sampled_from(["AWS_EU_WEST_1", "AWS_\ud800\n"]),
+        "provider": ANY | st.sampled_from(["AWS", "GCP", "AZURE"]),
+        "projectPath": ANY | PATHS,
+        "taskPath": ANY | PATHS,
+        "storagePath": ANY | PATHS,
+        "projectSharedStoragePath": ANY | PATHS,
+        "credentials": ANY | CREDENTIALS | st.just(AWS),
+        "expiration": ANY | st.sampled_from(["2027-01-15T09:00:00Z", "0000-00-00T00:00:00Z"]),
+        "taskId": ANY,
+    },
+)
+BODY = st.one_of(
+    STORE,
+    st.fixed_dictionaries(
+        {"regionalStores": ANY | st.lists(STORE | ANY, max_size=3)},
+        optional={"rescaleRegion": ANY, "defaultRegion": ANY | st.just("AWS_EU_WEST_1")},
+    ),
+)
+
+
+@settings(max_examples=300)
+@given(body=BODY)
+def test_whatever_the_answer_holds_it_is_a_grant_or_one_line(body):
+    """No odd member is a bug of ours, and what is granted can be put into a request."""
+    answer = Answer(json.loads(json.dumps(body)), "https://api/route", 0.0)
+    for read in (
+        lambda: read_token(answer, now=NOW),
+        lambda: read_regional(answer, "AWS_EU_WEST_1", now=NOW),
+    ):
+        try:
+            grant = read()
+        except StorageError as error:
+            assert str(error).isprintable()  # noqa: PT017 - one of two outcomes
+            continue
+        for name, secret in grant.credentials.values.items():
+            assert secret.reveal().isprintable() or name == "GCP_APPLICATION_CREDENTIALS"
+            secret.reveal().encode("ascii" if name != "GCP_APPLICATION_CREDENTIALS" else "utf-8")
+        for text in (grant.project_url, grant.task_url, grant.region, grant.endpoint):
+            assert text is None or text.isprintable()
+        for name in AWS.keys() & grant.credentials.values.keys():
+            assert grant.credentials.values[name].reveal()
+
+
+@pytest.mark.parametrize("text", ["line\nbreak", "é", "\ud800", "\0", "{\n"])
+@pytest.mark.parametrize("name", AWS)
+def test_credentials_that_no_request_could_hold_are_refused(name, text):
+    """The client's own complaint would be a bug of ours, and show them."""
+    with pytest.raises(PermanentError, match="no plain text") as caught:
+        token({**AWS, name: f"planted-0123{text}"})
+    assert "planted" not in str(caught.value)

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -114,7 +115,7 @@ def test_it_goes_on_asking_a_server_in_trouble(metadata, wait_until, monkeypatch
 
 def test_a_token_that_has_ended_is_renewed(metadata):
     """The server says 401; the next question has another token."""
-    aws = Aws(metadata.host)
+    aws = Aws(urlsplit(f"http://{metadata.host}"))
     assert aws.ask() is None
     metadata.tokens.clear()
     assert aws.ask() is None
@@ -170,7 +171,7 @@ def test_an_address_of_version_6_may_be_the_server():
     """Amazon's other one."""
     with pytest.raises(ConfigurationError):
         Notices("aws", ("X", "http://[fd00"), lambda: None)
-    assert preemption._host("X", "http://[fd00:ec2::254]/") == "[fd00:ec2::254]:80"
+    assert preemption._server("X", "http://[fd00:ec2::254]/").hostname == "fd00:ec2::254"
 
 
 def test_nothing_of_it_is_imported_otherwise(htcjob):

@@ -172,14 +172,16 @@ def _with_token(context: JobContext, environ: Mapping[str, str], retry: RetryPol
     key = environ.get("RESCALE_API_TOKEN", "").strip()
     if not key or context.token is not None or context.refresh_token is not None:
         return context
-    from htcjob.api import HtcApi
+    from htcjob.api import HtcApi, token_in
 
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigurationError("RESCALE_API_TOKEN holds more than an API key")
     api, secret = HtcApi(context.api_url), Secret(key)
     answer = retry.call(lambda: api.get("auth", "token", scheme="Token", secret=secret))
-    token = answer.body.get("tokenValue")
-    if not isinstance(token, str):
+    token = token_in(answer)
+    if token is None:
         raise ConfigurationError(f"{answer.url}: the answer has no tokenValue; is HTCJOB_API_URL right?")
-    return context._replace(token=Secret(token))
+    return context._replace(token=token)
 
 
 def _key(path: str) -> str:

@@ -176,7 +176,7 @@ def _steps(flags: dict[str, Any], balance: str) -> Iterator[tuple[str, Callable[
 
         if contexts[0].token is None:
             return "none injected"
-        token = decode_token(contexts[0].token, jwks=contexts[0].jwks)
+        token = decode_token(contexts[0].token, jwks=contexts[0].jwks, retry=RetryPolicy())
         until = "never expires" if token.expires_at is None else f"valid until {utc(token.expires_at)}"
         return f"{'verified' if token.is_verified else 'decoded, not verified'}, {until}"
 

@@ -1,0 +1,63 @@
+"""
+Calls that are waited for so long and no longer.
+
+A socket's time-out begins anew with each byte; a name server or a network file system has none at all. What
+must not hold an attempt is called in a thread of its own, and left to it when its time is over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from htcjob.errors import ShortageError
+
+T = TypeVar("T")
+
+_left: list[threading.Thread] = []
+"""Threads whose call was not waited for."""
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """
+    Return what *call*, made in another thread, returns within so many seconds.
+
+    Raises:
+        TimeoutError: it has not returned, and goes on alone.
+        ShortageError: this machine gives no thread.
+        BaseException: what *call* raised.
+    """
+    returned: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            returned.append(call())
+        except BaseException as error:  # the caller's, in its own thread
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise ShortageError("no thread can be started now") from error
+    thread.join(max(seconds, 0.0))
+    if raised:
+        try:
+            raise raised[0]
+        finally:
+            raised.clear()  # an exception that holds its own frame is freed late
+    if not returned:
+        _left.append(thread)
+        raise TimeoutError
+    return returned[0]
+
+
+def is_any_left() -> bool:
+    """
+    Whether a call goes on that is waited for no longer.
+
+    Python's own end would wait for what such a call has started, pools of a library's threads say.
+    """
+    return any(thread.is_alive() for thread in _left)
