@@ -11,8 +11,17 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import ConfigurationError
-from htcjob.platforms import CREDENTIAL_VARIABLES, PLATFORMS, Found, Platform, moment, shown, whole_number
-from htcjob.redact import REDACTED, Secret, redact
+from htcjob.platforms import (
+    CREDENTIAL_VARIABLES,
+    PLATFORMS,
+    WAYS_TO_CREDENTIALS,
+    Found,
+    Platform,
+    moment,
+    shown,
+    whole_number,
+)
+from htcjob.redact import REDACTED, Secret, hide, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,6 +126,13 @@ def current() -> Mapping[str, str]:
     return os.environ
 
 
+def hide_credentials(environ: Mapping[str, str]) -> None:
+    """Make the credentials in *environ* known to `redact`."""
+    for name in CREDENTIAL_VARIABLES:
+        if name not in WAYS_TO_CREDENTIALS and (value := environ.get(name)):
+            hide(value)
+
+
 def read_context(
     environ: Mapping[str, str],
     *,
@@ -141,6 +157,7 @@ def read_context(
     if unknown := flags.keys() - _FLAGS:
         raise TypeError(f"no such flag: {', '.join(sorted(unknown))}")
     # First, so that a token in the wrong variable is known, and hidden, in the messages below.
+    hide_credentials(environ)
     token, refresh_token = _token(environ), _secret(environ, "RESCALE_HTC_REFRESH_TOKEN")
     rows = [row for row in PLATFORMS if row.is_here(environ)]
     platform, index = _index(environ, flags, rows)
@@ -272,8 +289,7 @@ def injected(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     A credential is shown as `<redacted>`; from other values secrets and URL signatures are removed.
     Variables of a platform that is not there (`JOB_ID` without Grid Engine) are left out.
     """
-    for name in ("RESCALE_HTC_BEARER_TOKEN", "RESCALE_HTC_REFRESH_TOKEN"):
-        Secret(environ.get(name, "").strip())  # From now on `redact` knows it.
+    hide_credentials(environ)
     known = {*CREDENTIAL_VARIABLES, *(name for names in _NAMES.values() for name in names)}
     for row in PLATFORMS:
         if row.is_here(environ):
@@ -383,7 +399,6 @@ def _token(environ: Mapping[str, str]) -> Secret | None:
     path = environ.get("HTCJOB_TOKEN_FILE")
     if not path:
         return _secret(environ, "RESCALE_HTC_BEARER_TOKEN")
-    Secret(environ.get("RESCALE_HTC_BEARER_TOKEN", "").strip())  # Unused, and still to be hidden.
     return read_token_file(path)
 
 

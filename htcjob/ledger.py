@@ -34,7 +34,7 @@ from htcjob.errors import (
 )
 from htcjob.logs import event
 from htcjob.outcome import EntryResult
-from htcjob.redact import redact
+from htcjob.redact import REDACTED, redact, redact_words
 
 if TYPE_CHECKING:
     from htcjob.manifest import EntryList, Manifest
@@ -106,7 +106,7 @@ class Record:
 
     def to_json(self) -> str:
         """Give the record as one JSON line, without the fields that say nothing."""
-        members = {**asdict(self), "message": self.message[:LONGEST_MESSAGE]}
+        members = {**asdict(self), "message": redact(self.message)[:LONGEST_MESSAGE]}
         return _json({name: value for name, value in members.items() if value not in ("", None, ())})
 
 
@@ -165,7 +165,7 @@ class Ledger:
                 "size_bytes": manifest.size_bytes,
                 "entries": manifest.n_entries,
                 "sha256": manifest.sha256(),
-                "command": _as_written(command),
+                "command": redact_words(command),
             }
             data = _json(identity).encode()
             if self._retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
@@ -351,7 +351,7 @@ def check_run_name(name: str) -> None:
 
 def exit_record_json(record: Mapping[str, object]) -> bytes:
     """Give the exit record as JSON of at most 4,096 bytes; only its message is ever shortened."""
-    message = str(record.get("message", ""))[:LONGEST_EXIT_RECORD_BYTES]
+    message = redact(str(record.get("message", "")))[:LONGEST_EXIT_RECORD_BYTES]
     while True:
         members = {**record, "message": message}
         data = _json(members).encode()
@@ -366,30 +366,48 @@ def _differences(
     before: Mapping[str, object], manifest: Manifest | EntryList, command: Sequence[str]
 ) -> Iterator[str]:
     """Say in words what of a run's identity is not what it was."""
-    if before.get("manifest") != manifest.url:
+    if not _is_as_written(before.get("manifest"), manifest.url):
         yield f"manifest {before.get('manifest')}, now {manifest.url}"
     elif before.get("size_bytes") != manifest.size_bytes or (
         # A manifest that was written again with the same content has another ETag in some stores.
         before.get("etag") != manifest.etag and before.get("sha256") != manifest.sha256()
     ):
         yield f"manifest {manifest.url} has changed since"
-    if before.get("command") != _as_written(command):
-        yield f"command {before.get('command')}, now {_as_written(command)}"
+    if not _is_same_command(before.get("command"), command):
+        yield f"command {before.get('command')}, now {redact_words(command)}"
+
+
+def _is_same_command(written: object, command: Sequence[str]) -> bool:
+    """
+    Whether a run's record is of *command*; another credential in it is no difference.
+
+    The record of an older version may have the credential in clear.
+    """
+    if not isinstance(written, list) or len(written) != len(command):
+        return False
+    if not all(isinstance(word, str) for word in written):
+        return False
+    pairs = zip(redact_words(written), redact_words(command), written, command, strict=True)
+    return all(then == now or _is_as_written(old, word) for then, now, old, word in pairs)
+
+
+def _is_as_written(written: object, now: str) -> bool:
+    """Whether a record's text means *now*; version 0.1.0 put `<redacted>` for more than credentials."""
+    if not isinstance(written, str) or REDACTED not in written:
+        return written == now
+    import re
+
+    return re.fullmatch(r"\S+".join(map(re.escape, written.split(REDACTED))), now) is not None
 
 
 def _json(value: object) -> str:
     """
-    Give *value* as JSON that can always be written: one line, no secret in it.
+    Give *value* as JSON that can always be written, on one line.
 
     Bytes of the environment or of a name that are not UTF-8 (lone surrogates in Python) stay as escapes.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return redact(text.encode(errors="backslashreplace").decode())
-
-
-def _as_written(command: Sequence[str]) -> object:
-    """Give *command* as a reader of `run.json` sees it; two jobs' tokens in it are no difference."""
-    return json.loads(_json(list(command)))
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _done_in(part: bytes) -> Iterator[tuple[int, list[str]]]:

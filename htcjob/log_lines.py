@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TextIO
 
-from htcjob.redact import redact
+from htcjob.redact import redact, redact_value
 
 
 def install(*, log_format: str, level: str, stream: TextIO | None) -> None:
@@ -31,9 +31,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Give the line."""
-        words = [_utc(record.created), "htcjob", record.levelname, record.getMessage()]
+        words = [_utc(record.created), "htcjob", record.levelname, redact(record.getMessage())]
         words += [f"{key}={_word(value)}" for key, value in _fields(record).items()]
-        return redact(" ".join(words) + _traceback(self, record))
+        return " ".join(words) + _traceback(self, record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,13 +44,13 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, object] = {
             "time": _utc(record.created),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": redact(record.getMessage()),
             **_fields(record),
         }
         traceback = _traceback(self, record)
         if traceback:
             line["traceback"] = traceback.strip()
-        return redact(_json(line))
+        return json.dumps(line, separators=(",", ":"), default=_as_text)
 
 
 def _utc(seconds: float) -> str:
@@ -58,8 +58,14 @@ def _utc(seconds: float) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """Return the facts of an event, without secrets: values are redacted before they become text."""
     fields: dict[str, object] = getattr(record, "fields", {})
-    return fields
+    return {name: redact_value(value) for name, value in fields.items()}
+
+
+def _as_text(value: object) -> str:
+    """Return what is no value of JSON in words."""
+    return redact(str(value))
 
 
 def _word(value: object) -> str:
@@ -71,11 +77,11 @@ def _word(value: object) -> str:
 
 def _json(value: object) -> str:
     """Give *value* as JSON on one printable line: no line break or colour of a terminal gets through."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=_as_text)
     if text.isprintable():
         return text
-    return json.dumps(value, separators=(",", ":"), default=str).replace("\x7f", "\\u007f")
+    return json.dumps(value, separators=(",", ":"), default=_as_text).replace("\x7f", "\\u007f")
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""
+    return "\n" + redact(formatter.formatException(record.exc_info)) if record.exc_info else ""

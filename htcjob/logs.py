@@ -1,7 +1,7 @@
 """
 Log set-up and events: one event, one line.
 
-Libraries call `event`; only the command line calls `set_up`. Every line passes through `redact`, the second
+Libraries call `event`; only the command line calls `set_up`. Every value passes through `redact`, the second
 fence behind `Secret`. A job that shows no line does not import `logging`, which takes as long as all modules
 of a plain command together.
 """

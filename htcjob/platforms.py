@@ -317,6 +317,19 @@ PLATFORMS = (
 )
 """Every platform; where several say the same, the first one names the context."""
 
+WAYS_TO_CREDENTIALS = frozenset(
+    {
+        *("HTCJOB_TOKEN_FILE", "AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE"),
+        *("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+        *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+        *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"),
+        *("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"),
+        *("AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"),
+        *("IDENTITY_ENDPOINT", "MSI_ENDPOINT"),
+    }
+)
+"""Those of `CREDENTIAL_VARIABLES` that hold a file's name, a URL or an id, none of them a secret itself."""
+
 CREDENTIAL_VARIABLES = (
     # Rescale: the job's tokens, and a user's own key.
     "HTCJOB_TOKEN_FILE",

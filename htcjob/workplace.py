@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_READ_OF_MESSAGE = 64 * 1024
+"""Characters of the command's message that are looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -233,7 +236,8 @@ def said_by_command(message_file: str) -> str:
     """Give the reason that the command left for a person, on one line; empty when it left none."""
     try:
         with _open_made_by_command(message_file) as file:
-            return redact(" ".join(file.read(4096).split())[:LONGEST_MESSAGE])
+            # Cut last: half a secret would not be known for one.
+            return " ".join(redact(file.read(_READ_OF_MESSAGE)).split())[:LONGEST_MESSAGE]
     except OSError:
         return ""
 

@@ -197,7 +197,7 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     place = place_of(key, Stores())
     with _named(place), talking() as transfers, scratch() as folder:
         for part in split_manifest(place, array_size, balance, transfers, RetryPolicy(), folder):
-            ends = [None if line is None else redact(line) for line in (part.first, part.last)]
+            ends = (part.first, part.last)
             if as_json:
                 members = {
                     "array_index": part.array_index,
@@ -210,7 +210,7 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
                 click.echo(json.dumps(members))
             else:
                 size = "-" if part.size_bytes is None else part.size_bytes
-                shown = ["-" if line is None else printable(line) for line in ends]
+                shown = ["-" if line is None else printable(redact(line)) for line in ends]
                 click.echo("\t".join(map(str, (part.array_index, len(part.chunk), size, *shown))))
 
 

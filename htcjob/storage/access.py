@@ -7,12 +7,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from htcjob import env
-from htcjob.platforms import CREDENTIAL_VARIABLES
-from htcjob.redact import Secret
 from htcjob.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from htcjob.redact import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,5 @@ class Access:
 @cache
 def _of_environment() -> Access:
     environ = env.current()
-    for name in CREDENTIAL_VARIABLES:
-        Secret(environ.get(name, "").strip())  # from now on `redact` knows it
+    env.hide_credentials(environ)
     return Access(engine=environ.get("HTCJOB_STORAGE_ENGINE") or "auto", environ=environ)

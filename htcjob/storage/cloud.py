@@ -25,6 +25,7 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
+from htcjob.redact import redact
 from htcjob.storage.blame import SHORTAGES, Blame
 from htcjob.storage.checksum import hasher_of, is_right
 from htcjob.storage.contract import ObjectInfo, Store
@@ -431,11 +432,11 @@ class _Talking:
             if isinstance(error, OSError) and error.errno in SHORTAGES:
                 raise TransientError(self._operation, self._url, error.strerror or str(error)) from error
             if isinstance(error, (KeyError, ValueError)):  # while an SDK's answer was read
-                reason = f"the answer makes no sense ({type(error).__name__}: {str(error)[:80]})"
+                reason = f"the answer makes no sense ({type(error).__name__}: {redact(str(error))[:80]})"
                 raise TransientError(self._operation, self._url, reason) from error
         # A fault inside obstore; by its name, as pyo3 has no module that one could import.
         if type(error).__name__ == "PanicException":
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(redact(str(error)).split())[:200]
             raise PermanentError(self._operation, self._url, f"obstore failed: {reason}") from error
 
 
