@@ -154,7 +154,7 @@ def spellings(value: str) -> Iterator[str]:
     import json
     from binascii import b2a_base64
 
-    data = value.encode(errors="surrogateescape")
+    data = value.encode(errors="surrogatepass")
     yield from (value, " ".join(value.split()), repr(value)[1:-1], ascii(value)[1:-1], repr(data)[2:-1])
     for is_ascii in (True, False):
         escaped = json.dumps(value, ensure_ascii=is_ascii)[1:-1]

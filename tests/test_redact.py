@@ -200,6 +200,13 @@ def test_what_is_no_credential_stays(words):
     assert redact_words(words) == words
 
 
+def test_any_characters_can_be_a_secret():
+    """Bytes of the environment that are not UTF-8, too."""
+    for value in ("\udcff-not-utf8-0123", "planted\ud800-0123", "\x00" * 9, "🐎" * 8):
+        Secret(value)
+        assert redact(f"bad {value} there") == f"bad {REDACTED} there"
+
+
 def test_values_are_redacted_inside_of_lists_and_mappings():
     """And numbers stay numbers."""
     value = {"a": ["https://u:pass-w0rd@h/", 5, None], "sig": 0.5}
