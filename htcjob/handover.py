@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from htcjob.errors import UsageError
 from htcjob.outcome import TRY_AGAIN, CommandResult
-from htcjob.warm import checked_value, cpu_s, peak_memory_bytes
+from htcjob.warm_values import checked_value, cpu_s, peak_memory_bytes
 from htcjob.worker import Answer
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ class JobEntry:
             value: Kept in the record; anything that JSON has.
 
         Raises:
-            TypeError, ValueError: *value* is not that, or longer than 64 KiB as JSON.
+            TypeError, ValueError: *value* cannot be recorded: it is not that, longer than 64 KiB as JSON, or
+                nested more than 100 deep.
             UsageError: something was said of this entry before.
         """
-        self._say(0, value=checked_value(value))
+        self._say(0, value=checked_value(value, "what commit() was given"))
 
     def fail(self, message: str) -> None:
         """

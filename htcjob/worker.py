@@ -15,8 +15,9 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from htcjob.answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answer
 from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
 from htcjob.command import EMPTY_STDIN, FINISHING_SHARE, RESET, Signals, dies_with_us
 from htcjob.errors import CommandNotStartedError, ShortageError
@@ -29,6 +30,9 @@ PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "warm.py")
 
 START_S = 600.0
 """Seconds that import and `setup` may take."""
+
+_FULL_PIPE_S = 0.005
+"""Seconds until more of a request is written that a pipe does not hold as a whole."""
 
 
 class Answer(NamedTuple):
@@ -86,7 +90,10 @@ class Worker:
         self._signals = signals
         self._grace_s = grace_s
         self._process: _Process | None = None
-        self._is_ready = False
+        self._pid: int | None = None
+        """Of the process that answers, as it counts, once it is ready."""
+        self._number = 0
+        """Of the request in hand; 0: of none, and the first line is to come."""
         self._unread = b""
         self.has_been_ready = False
         """Whether it could be started once: import and `setup` are not what is wrong."""
@@ -125,9 +132,9 @@ class Worker:
                     raise
             except OSError as error:
                 raise ShortageError(f"worker cannot be started now: {error.strerror}") from error
+            os.set_blocking(requests, False)
             self._process = _Process(pid, command, requests, answers, has_ended, resources.pop_all())
-        self._is_ready = False
-        self._unread = b""
+        self._pid, self._number, self._unread = None, 0, b""
 
     def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> tuple[int, Command]:
         argv = [*self._argv, *map(str, numbers), self._target]
@@ -164,29 +171,37 @@ class Worker:
         if self._has_ended_idle():
             self._end()  # which is not the fault of this entry
         self.start()
-        if not self._is_ready and (answer := self._await_ready()) is not None:
+        if self._pid is None and (answer := self._await_ready()) is not None:
             return answer
         assert self._process is not None  # noqa: S101 - for mypy
         self._signals.children.begin(self._process.command)
+        self._number += 1
+        data = json.dumps({**request, "number": self._number}).encode() + b"\n"
         started = time.monotonic()
         try:
-            data = json.dumps(request).encode() + b"\n"
-            while data:
-                data = data[os.write(self._process.requests, data) :]
-        except BrokenPipeError:
-            pass  # it has ended, as will be seen
-        line, stop = self._await_line(timeout_s)
+            said, stop = self._await_answer(timeout_s, data)
+        except NoAnswerError as error:
+            _, cpu_s = self._end()
+            result = CommandResult(1, elapsed_s=time.monotonic() - started, cpu_s=cpu_s)
+            return Answer(result, problem=f"the worker was ended, its answer is none: {error}")
         elapsed_s = time.monotonic() - started
-        if line is None:
+        if said is None:
             return self._ended(stop, elapsed_s)
-        said: dict[str, Any] = json.loads(line)
+        if said.is_last:
+            self._end()
         result = CommandResult(
-            exit_status=said.get("exit_status", 0),
+            exit_status=said.exit_status,
+            stopped_by=self._signals.stop_signal if self._may_have_ended(said.exit_status) else None,
             elapsed_s=elapsed_s,
-            cpu_s=said["cpu_s"],
-            peak_memory_bytes=said["peak_memory_bytes"],
+            cpu_s=said.cpu_s,
+            peak_memory_bytes=said.peak_memory_bytes,
         )
-        return Answer(result, said.get("value"), said.get("problem", ""))
+        return Answer(result, said.value, said.problem)
+
+    def _may_have_ended(self, exit_status: int) -> bool:
+        """Tell whether a call that ended with that status has perhaps ended of a request to stop."""
+        code = 128 - exit_status if exit_status > 128 else exit_status
+        return exit_status != 0 and self._signals.may_have_ended(code)
 
     def hang_up(self) -> None:
         """Let the process, which is idle, see that there are no more requests."""
@@ -205,23 +220,32 @@ class Worker:
         self._end()
 
     def _has_ended_idle(self) -> bool:
-        """Tell whether the process ended, or is being ended by the memory guard, with no entry in hand."""
+        """
+        Tell whether the process ended, or is being ended by the memory guard, with no entry in hand.
+
+        One that says something without being asked is as good as ended.
+        """
         if self._process is None:
             return False
-        has_ended = self._is_ready and bool(wait_readable([self._process.has_ended], time.monotonic()))
+        signs = [self._process.has_ended, self._process.answers]
+        has_ended = self._pid is not None and bool(wait_readable(signs, time.monotonic()))
         return has_ended or bool(self._process.command.shortage)
 
     def _await_ready(self) -> Answer | None:
         """Wait until the process can take a request; give the ending of the call when it never can."""
-        line, stop = self._await_line(START_S)
-        if line is None and stop is _Stop.SIGNAL:
+        said, stop, problem, shortage = None, None, "", ""
+        try:
+            said, stop = self._await_answer(START_S)
+        except NoAnswerError as error:
+            problem = f"what it said before it was ready is no answer: {error}"
+        if said is None and stop is _Stop.SIGNAL:
             return self._ended(stop, 0.0)
-        said = {} if line is None else json.loads(line)
-        if said.get("is_ready"):
-            self._is_ready = self.has_been_ready = True
+        if said is not None and said.is_ready:
+            self._pid, self.has_been_ready = said.pid, True
             return None
-        problem, shortage = said.get("problem"), ""
-        if problem is None:
+        if said is not None:
+            problem = said.problem
+        elif not problem:
             result = self._ended(stop, START_S).result
             shortage = result.shortage
             how = f"exit status {result.exit_status}" if result.signal is None else signal_name(result.signal)
@@ -231,34 +255,44 @@ class Worker:
                 else f"ended with {how} before it was ready"
             )
         self._end()
-        status = said.get("exit_status", 126)
+        status = 126 if said is None else said.exit_status
         return Answer(
             CommandResult(
                 status, shortage=shortage, start_error=f"{self._target}: {problem}", is_unusable=True
             )
         )
 
-    def _await_line(self, timeout_s: float | None) -> tuple[bytes | None, _Stop | None]:
-        """Give the next line; None: the process has ended instead, and why we stopped it, if we did."""
+    def _await_answer(self, timeout_s: float | None, unsent: bytes = b"") -> tuple[Said | None, _Stop | None]:
+        """
+        Send the request, and give its answer; None: the process has ended instead, and why we stopped it.
+
+        Raises:
+            NoAnswerError: what came is none; the process is still to be ended.
+        """
         assert self._process is not None  # noqa: S101 - for mypy
-        pid, _, _, answers, has_ended, _ = self._process
+        pid, _, requests, answers, has_ended, _ = self._process
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         stop: _Stop | None = None
-        finish_by = kill_at = None
+        finish_by = kill_at = closed_by = None
         watched = {answers, has_ended, self._signals.stop_fd}
         while True:
-            if stop is None and b"\n" in self._unread:
-                line, _, self._unread = self._unread.partition(b"\n")
-                return line, None
-            alarms = [kill_at] if stop else [deadline, finish_by]
+            if stop is None and (said := self._said()):
+                return said, None
+            unsent = _send(requests, unsent)
+            alarms = [kill_at] if stop else [deadline, finish_by, closed_by]
             until = min((alarm for alarm in alarms if alarm is not None), default=None)
-            ready = self._signals.children.wait_readable(list(watched), until)
+            again = time.monotonic() + _FULL_PIPE_S if unsent else None
+            soonest = min((moment for moment in (until, again) if moment is not None), default=None)
+            ready = self._signals.children.wait_readable(list(watched), soonest)
             now = time.monotonic()
             if answers in ready:
                 data = os.read(answers, 1 << 16)
                 self._unread += data
-                if not data:
+                if stop:
+                    self._unread = b""
+                if not data:  # whoever ends closes it first
                     watched.discard(answers)
+                    closed_by = now + LEFTOVERS_GRACE_S
             elif has_ended in ready:
                 return None, stop
             elif ready:  # a request to stop
@@ -272,12 +306,27 @@ class Worker:
             elif stop:
                 signal_group(pid, signal.SIGKILL)
                 kill_at = None
+            elif closed_by is not None and now >= closed_by:
+                raise NoAnswerError("it closed the pipe for it")
             else:
                 is_timeout = deadline is not None and now >= deadline
                 stop = _Stop.TIMEOUT if is_timeout else _Stop.SIGNAL
                 kill_at = now + self._grace_s * (1 if is_timeout else 1 - FINISHING_SHARE)
                 signal_group(pid, signal.SIGTERM)
                 signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+
+    def _said(self) -> Said | None:
+        """Give the answer that has been read; None: there is more to come."""
+        line, end, more = self._unread.partition(b"\n")
+        if len(line) > LONGEST_ANSWER_BYTES:
+            raise NoAnswerError(f"more than {LONGEST_ANSWER_BYTES} bytes without a line break")
+        if not end:
+            return None
+        said = read_answer(line, number=self._number, pid=self._pid)
+        if more:
+            raise NoAnswerError("there is more than one")
+        self._unread = b""
+        return said
 
     def _ended(self, stop: _Stop | None, elapsed_s: float) -> Answer:
         """Give the ending of a call in the middle of which the process ended."""
@@ -313,6 +362,18 @@ class Worker:
                 signal_group(process.pid, signal.SIGKILL)
                 status, usage = self._signals.wait(process.pid)
         return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+
+def _send(pipe: int, data: bytes) -> bytes:
+    """Write what the pipe holds of *data* now, and give the rest."""
+    try:
+        while data:
+            data = data[os.write(pipe, data) :]
+    except BlockingIOError:
+        pass
+    except BrokenPipeError:
+        return b""  # the process has ended, as will be seen
+    return data
 
 
 class Crew:
