@@ -15,10 +15,15 @@ def say(text: str) -> None:
     """
     Write a line to standard error, if there is anybody to read it.
 
-    Trouble with standard error (a full disk, a reader that has gone) must not become the exit status.
+    Trouble with standard error (a full disk, a reader that has gone or does not read) must not become the
+    exit status, nor hold it back.
     """
+    from htcjob import talk
+
+    stream = talk.standard_error()
+    talk.may_wait(stream)
     try:
-        click.echo(_without_escapes(redact(text)), err=True)
+        click.echo(_without_escapes(redact(text)), file=stream, err=True)
     except (OSError, ValueError):
         forget(2)
 

@@ -87,7 +87,7 @@ def _status_of_output(error: Exception) -> int | None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end
     if isinstance(error, BrokenPipeError):  # the reader of a list has gone
         return 128 + signal.SIGPIPE
-    _write(sys.stderr, f"htcctl: error: standard output: {error.strerror}")
+    _complain(f"standard output: {error.strerror}")
     return os.EX_IOERR
 
 
@@ -207,7 +207,7 @@ def _report(results: Iterable[object]) -> int:
         if failed <= FAILURES_SHOWN:
             _say(result)
     if failed > 1:
-        _write(sys.stderr, f"htcctl: error: {failed} of {done + failed} failed")
+        _complain(f"{failed} of {done + failed} failed")
     return status
 
 
@@ -215,8 +215,16 @@ def _say(error: HtcjobError) -> int:
     """Say on one line what went wrong; give the exit status."""
     ending = ending_of_error(error)
     text = redact(" ".join(ending.message.split()))
-    _write(sys.stderr, f"htcctl: error: {text if text.isprintable() else ascii(text)}")
+    _complain(text if text.isprintable() else ascii(text))
     return ending.exit_status
+
+
+def _complain(text: str) -> None:
+    from htcjob import talk
+
+    stream = talk.standard_error()
+    talk.may_wait(stream)
+    _write(stream, f"htcctl: error: {text}")
 
 
 def _write(stream: TextIO | None, line: str) -> None:
