@@ -127,12 +127,15 @@ class TransientError(StorageError):
         *,
         retry_after_s: float | None = None,
         is_throttled: bool = False,
+        is_replaced: bool = False,
     ) -> None:
         super().__init__(operation, url, reason)
         self.retry_after_s = retry_after_s
         """Seconds that the other side asked us to wait, when it did."""
         self.is_throttled = is_throttled
         """The other side has too much to do (503 SlowDown, 429): all transfers are to slow down."""
+        self.is_replaced = is_replaced
+        """The object is another one than a moment ago: a part of the old one cannot be had any more."""
 
 
 class PermanentError(StorageError):
