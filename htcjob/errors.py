@@ -17,6 +17,7 @@ HtcjobError
     ├── UnauthenticatedError               the credentials are expired or refused
     ├── TransientError                     worth repeating unchanged: throttled, 5xx, reset, truncated
     └── PermanentError                     not worth repeating: disk full, read-only, bad range
+        └── OutputError                    an output that no store can take: a pipe, a link that leads outside
 
 Exceptions carry facts; `outcome.py` decides what they mean for the attempt's exit status.
 """
@@ -140,6 +141,15 @@ class TransientError(StorageError):
 
 class PermanentError(StorageError):
     """Not worth repeating: a name too long, a range past the end, a checksum never right."""
+
+
+class OutputError(PermanentError):
+    """An output that no store can take: no regular file, a link that leads outside, a name that is no key."""
+
+    @classmethod
+    def of(cls, key: str, reason: str) -> OutputError:
+        """Return the error of the output *key*, which may be no name that a line can have."""
+        return cls("output", key if key.isprintable() else repr(key), reason)
 
 
 class UnwritableError(PermanentError):
