@@ -1,6 +1,7 @@
 """Staging: whole files or none, nothing outside its directory, every error with its name."""
 
 import io
+import json
 import os
 from types import SimpleNamespace
 
@@ -152,10 +153,13 @@ def test_keys_that_lie_across_each_other_are_refused(staging, directory):
         staging.stage_in(entry("a/b"), directory)
 
 
+EVERYTHING = [".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]
+
+
 @pytest.mark.parametrize(
     ("patterns", "found"),
     [
-        ((), [".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/c.dat"]),
+        ((), EVERYTHING),
         (("*.dat",), ["a.dat"]),
         (("**/*.dat",), ["a.dat", "sub/b.dat", "sub/deep/c.dat"]),
         (("*.jpg", "sub/*"), ["a.jpg", "sub/b.dat"]),
@@ -164,12 +168,60 @@ def test_keys_that_lie_across_each_other_are_refused(staging, directory):
         (("sub/**/*.dat",), ["sub/b.dat", "sub/deep/c.dat"]),
         (("?.[dj]*", ".h*"), [".hidden", "a.dat", "a.jpg"]),
         (("none*",), []),
+        (("./*.dat",), ["a.dat"]),
+        (("././sub//./b.dat",), ["sub/b.dat"]),
+        (("sub/",), ["sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]),
+        (("./sub/./",), ["sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]),
+        (("*/deep/",), ["sub/deep/.c", "sub/deep/c.dat"]),
+        (("sub/**/",), ["sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]),
+        (("sub/**/**/c.dat",), ["sub/deep/c.dat"]),
+        ((".",), EVERYTHING),
+        (("./",), EVERYTHING),
+        (("**/",), EVERYTHING),
     ],
 )
 def test_outputs_are_what_the_globs_say(directory, patterns, found):
     """No glob means every file; folders themselves are no outputs."""
-    write(directory, ".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/c.dat")
+    write(directory, *EVERYTHING)
     assert find_outputs(directory, patterns) == found
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "/", "/x", "..", "../x", "a/../b", "a\nb", "a\0b", "\udcff", "x" * 1025, ".htcjob/x", "./.htcjob/"],
+)
+def test_a_pattern_that_can_match_nothing_is_refused(pattern):
+    """What no output can be called is a mistake of the command line, not an empty result."""
+    with pytest.raises(UsageError, match="--output"):
+        OutputPatterns(["*.dat", pattern])
+
+
+@pytest.mark.parametrize(
+    ("patterns", "unmatched"),
+    [
+        (("*.dat",), None),
+        (("*.txt",), ["*.txt"]),
+        (("**/*.dat", "out/"), ["out/"]),
+        (("*.txt", "a.*", "x?"), ["*.txt", "x?"]),
+        (("x", "**/*", "**/.*"), None),
+        ((), None),
+    ],
+)
+def test_patterns_that_matched_nothing_are_named_once(directory, patterns, unmatched):
+    """With a few names of what was left out; where nothing was left out, they may well be needless."""
+    lines = io.StringIO()
+    logs.set_up(log_format="json", level="info", stream=lines)
+    write(directory, *EVERYTHING)
+    found = OutputPatterns(patterns)
+    found.find(directory)
+    found.find(directory)
+    found.warn()
+    said = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [line["event"] for line in said] == ["output_matched_nothing"] * (unmatched is not None)
+    for line in said:
+        assert line["patterns"] == unmatched
+        assert 0 < len(line["left_out"]) <= 3
+        assert set(line["left_out"]) <= set(EVERYTHING)
 
 
 def test_outputs_never_lead_out_of_the_directory(directory, tmp_path):
