@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import click
 
@@ -35,7 +36,8 @@ def _without_escapes(text: str) -> str:
 
 def forget(descriptor: int) -> None:
     """Send what is still to be written to *descriptor* nowhere, or Python complains at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def report_bug(error: BaseException) -> None:

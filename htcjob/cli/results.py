@@ -16,6 +16,7 @@ from tabulate import tabulate
 from htcjob import env
 from htcjob.cli.endings import printable
 from htcjob.cli.options import injected, look_table
+from htcjob.cli.output import write, write_bytes
 from htcjob.errors import ConfigurationError
 from htcjob.job_stores import require_task_store
 from htcjob.outcome import FAILED_FOR_GOOD, EntryResult
@@ -65,7 +66,8 @@ def status(name: str | None, task_store: str | None, watch: bool, as_json: bool)
             summary = summarize(store, run, transfers)
             if watch and not as_json and sys.stdout.isatty():
                 click.clear()
-            click.echo(json.dumps(_members(summary)) if as_json else _table(summary))
+            write(json.dumps(_members(summary)) if as_json else _table(summary))
+            sys.stdout.flush()
             if not watch or not (summary.pending or summary.results[EntryResult.RETRY]):
                 return
             time.sleep(WATCH_EVERY_S)
@@ -96,20 +98,20 @@ def failed(name: str | None, task_store: str | None, of: str | None, as_json: bo
         run = choose_run(store, name)
         if of == "left":
             for line in _left(store, run, transfers):
-                click.echo(line)
+                _write_manifest_line(line)
             return
         for record in final_records(store, run, transfers):
             if record["result"] == EntryResult.DONE:
                 continue
             if of == "failed":
                 if record["result"] in FAILED_FOR_GOOD:
-                    click.echo(record["entry"])
+                    _write_manifest_line(record["entry"])
             elif as_json:
-                click.echo(json.dumps(record))
+                write(json.dumps(record))
             else:
                 reason = printable(redact(str(record.get("message", ""))))
                 entry = printable(redact(str(record.get("entry", ""))))
-                click.echo(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
+                write(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
 
 
 @click.command(epilog=look_table())
@@ -135,12 +137,17 @@ def collect(name: str | None, task_store: str | None, as_what: str) -> None:
         records = final_records(store, choose_run(store, name), transfers)
         if as_what == "jsonl":
             for record in records:
-                click.echo(json.dumps(record))
+                write(json.dumps(record))
             return
-        click.echo(_csv_line(COLUMNS), nl=False)
+        write(_csv_line(COLUMNS), end="")
         for record in records:
             record["outputs"] = " ".join(output["key"] for output in record.get("outputs", ()))
-            click.echo(_csv_line([record.get(column, "") for column in COLUMNS]), nl=False)
+            write(_csv_line([record.get(column, "") for column in COLUMNS]), end="")
+
+
+def _write_manifest_line(line: str) -> None:
+    """Write it in UTF-8, whatever the encoding of standard output: it has to mean the same key."""
+    write_bytes(line.encode(errors="backslashreplace") + b"\n")
 
 
 def _task_store(task_store: str | None) -> Store:
