@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-import click
-
 import htcjob
 from htcjob.outcome import Ending
 from htcjob.redact import redact
@@ -22,9 +20,12 @@ def say(text: str) -> None:
     from htcjob import talk
 
     stream = talk.standard_error()
+    if stream is None:  # Python has none when it was started with that closed
+        return
     talk.may_wait(stream)
     try:
-        click.echo(_without_escapes(redact(text)), file=stream, err=True)
+        stream.write(f"{_without_escapes(redact(text))}\n")
+        stream.flush()
     except (OSError, ValueError):
         forget(2)
 
