@@ -17,7 +17,7 @@ from htcjob.warm_values import checked_value, cpu_s, peak_memory_bytes
 from htcjob.worker import Answer
 
 if TYPE_CHECKING:
-    from htcjob.each import Stay
+    from htcjob.each import Trip
     from htcjob.signals import Signals
 
 _NOTHING_SAID = "the loop said nothing of it: call commit(), fail() or retry() for every entry"
@@ -35,19 +35,18 @@ class JobEntry:
     longer the body's.
     """
 
-    def __init__(self, stay: Stay, handover: Handover) -> None:
-        entry = stay.entry
-        self.key: str = entry.key
+    def __init__(self, trip: Trip, handover: Handover) -> None:
+        self.key: str = trip.entry.key
         """The object's key in project storage, or its full URL."""
-        self.text: str = entry.text
+        self.text: str = trip.entry.text
         """The manifest line as it stands."""
-        self.parameters: Mapping[str, object] = entry.parameters
+        self.parameters: Mapping[str, object] = trip.entry.parameters
         """The other members of a JSON line."""
-        self.position: int = entry.position
+        self.position: int = trip.entry.position
         """Place in the manifest, from 0."""
-        self.path: str = stay.path
+        self.path: str = trip.path
         """The local input file."""
-        self.output_dir: str = stay.place.outputs
+        self.output_dir: str = trip.place.outputs
         """Where outputs go; their path below it is their key in task storage. The folders of the entry's key
         are there."""
         self._handover = handover
@@ -124,14 +123,14 @@ class Handover:
 
     # The flow's side
 
-    def act(self, stay: Stay, _worker: int, _timeout_s: float | None) -> Answer:
+    def act(self, trip: Trip, _worker: int, _timeout_s: float | None) -> Answer:
         """
         Offer an entry to the loop, and wait for what it says.
 
         Raises:
             LoopLeftError: the loop takes no more.
         """
-        entry = JobEntry(stay, self)
+        entry = JobEntry(trip, self)
         with self._changed:
             self._offered = entry
             self._changed.notify_all()

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from htcjob.errors import (
@@ -32,19 +31,20 @@ from htcjob.errors import (
     RunMismatchError,
     StorageError,
 )
+from htcjob.json_object import parse_object
 from htcjob.logs import event
 from htcjob.outcome import EntryResult
+from htcjob.parts import Parts
+from htcjob.records import BLOCK_ENTRIES, is_sound
 from htcjob.redact import REDACTED, redact, redact_words
 
 if TYPE_CHECKING:
     from htcjob.manifest import EntryList, Manifest
+    from htcjob.parts import Block
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
 
 log = logging.getLogger(__name__)
-
-BLOCK_ENTRIES = 1000
-"""Consecutive positions whose records lie together, so that a job lists only what it overlaps."""
 
 FIRST_FLUSH_S, LONGEST_FLUSH_S = 0.5, 30.0
 """Seconds between two writes of records: at first, and what the doubling ends at. A job of two seconds shows
@@ -136,8 +136,9 @@ class Ledger:
         self._retry = retry
         self._writer = os.urandom(8).hex()
         """Begins the name of every part this attempt writes; no other attempt has the same."""
-        self._parts = 0
-        """Parts written so far."""
+        self._named = 0
+        """Parts that have a name so far."""
+        self._parts = Parts(store, run, retry)
         self._buffer: list[Record] = []
         """Records that are not in storage yet."""
         self._changed = threading.Condition()
@@ -157,6 +158,7 @@ class Ledger:
         Raises:
             RunMismatchError: the task storage holds a run of this name of another manifest or command.
         """
+        self._parts.n_entries = manifest.n_entries
         before = self._read_run()
         if before is None:
             identity = {
@@ -180,15 +182,15 @@ class Ledger:
 
     def _read_run(self) -> dict[str, object] | None:
         try:
-            data = self._retry.call(partial(self.store.read_range, self._run_key, 0))
-            found = json.loads(data)
+            return parse_object(self._retry.call(partial(self.store.read_range, self._run_key, 0)))
         except AbsentError:
             return None
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise PermanentError("get", self.store.url_of(self._run_key), "not a JSON object; it is damaged")
-        return found
+        except ValueError as error:
+            raise PermanentError(
+                "get",
+                self.store.url_of(self._run_key),
+                f"{error}; the record of what this run is of is damaged: use another name with --run",
+            ) from None
 
     def done(self, positions: range) -> dict[int, list[str]]:
         """
@@ -196,54 +198,48 @@ class Ledger:
 
         Lists only the blocks that they overlap. Where one has many small parts, they are put together.
         """
-        found: dict[int, list[str]] = {}
+        done: dict[int, list[str]] = {}
         if not positions:
-            return found
+            return done
+        parts = self._parts
         blocks = range(positions.start // BLOCK_ENTRIES, (positions.stop - 1) // BLOCK_ENTRIES + 1)
-        for block, parts in groupby(self._retry.call(partial(self._parts_of, blocks)), key=_block_of):
-            contents = self._read_block(block, list(parts))
-            for content in contents.values():
-                found.update((pos, keys) for pos, keys in _done_in(content) if pos in positions)
+        for block in parts.read(blocks):
+            for position, record in parts.final(block).items():
+                if position in positions and record["result"] == EntryResult.DONE:
+                    done[position] = [output["key"] for output in record.get("outputs", ())]
             # Of all jobs that overlap a block, only the one that has its first entry tidies it up.
-            if len(contents) >= SCATTERED_PARTS and block * BLOCK_ENTRIES in positions:
-                self._put_together(block, contents)
-        return found
+            if len(block.parts) >= SCATTERED_PARTS and block.number * BLOCK_ENTRIES in positions:
+                self._put_together(block)
+        if (unreadable := parts.unreadable).count:
+            event(
+                log,
+                logging.WARNING,
+                "records_unreadable",
+                number=unreadable.count,
+                first=str(unreadable.first[0]),
+            )
+        return done
 
-    def _parts_of(self, blocks: range) -> list[str]:
-        """Give the keys of all parts of *blocks*, in one listing."""
-        prefix = f"{self._prefix}done/"
-        keys = []
-        for info in self.store.list(prefix, start_after=f"{prefix}{blocks.start:08d}"):
-            if _block_of(info.key) >= blocks.stop:
-                break
-            keys.append(info.key)
-        return keys
-
-    def _read_block(self, block: int, keys: Sequence[str]) -> dict[str, bytes]:
-        """Give the contents of a block's parts by key; another attempt may put them together meanwhile."""
-        while True:
-            contents = {}
-            try:
-                for key in keys:
-                    contents[key] = self._retry.call(partial(self.store.read_range, key, 0))
-            except AbsentError:
-                keys = self._retry.call(partial(self._parts_of, range(block, block + 1)))
-            else:
-                return contents
-
-    def _put_together(self, block: int, contents: Mapping[str, bytes]) -> None:
+    def _put_together(self, block: Block) -> None:
         """
         Replace parts by one that has all their lines: it is written first, then they are removed.
 
-        A failure changes nothing of what is committed, so it is not this attempt's.
+        What holds anything but records stays as it is. A failure changes nothing of what is committed, so it
+        is not this attempt's.
         """
-        lines = dict.fromkeys(line for content in contents.values() for line in content.splitlines())
+        sound = {key: part for key, part in block.parts.items() if is_sound(part, block.number)}
+        generation = 1 + max(map(self._parts.generation, sound), default=0)
+        new_key = self._parts.key(block.number, self._next_name(), generation)
+        replaced = {key: part for key, part in sound.items() if key < new_key}
+        if len(replaced) < SCATTERED_PARTS:
+            return
+        lines = dict.fromkeys(line for part in replaced.values() for line in part.split(b"\n") if line)
         try:
-            self._write_part(block, lines)
-            for key in contents:
+            self._write(new_key, lines)
+            for key in replaced:
                 self._retry.call(partial(self.store.delete, key))
         except StorageError as error:
-            event(log, logging.WARNING, "records_not_put_together", block=block, cause=str(error))
+            event(log, logging.WARNING, "records_not_put_together", block=block.number, cause=str(error))
 
     def commit(self, records: Iterable[Record]) -> None:
         """
@@ -309,8 +305,14 @@ class Ledger:
                 return
 
     def _write_part(self, block: int, lines: Iterable[bytes]) -> None:
-        key = f"{self._prefix}done/{block:08d}/{self._writer}-{self._parts:06d}.jsonl"
-        self._parts += 1
+        self._write(self._parts.key(block, self._next_name()), lines)
+
+    def _next_name(self) -> str:
+        """Return a name that no other part has."""
+        self._named += 1
+        return f"{self._writer}-{self._named - 1:06d}"
+
+    def _write(self, key: str, lines: Iterable[bytes]) -> None:
         data = b"".join(line + b"\n" for line in lines)
         self._retry.call(partial(self.store.put_bytes, data, key))
 
@@ -329,21 +331,20 @@ class Ledger:
         return f".htcjob/{self.run}/"
 
 
-def _block_of(key: str) -> int:
-    """Give the block that the key of a part is of."""
-    name = key.split("/")[-2]
-    return int(name) if name.isdecimal() else -1
+def is_run_name(name: str) -> bool:
+    """Whether *name* is plain letters, digits, `.`, `_` and `-`, at most 100: it becomes part of keys."""
+    plain = name.replace(".", "").replace("_", "").replace("-", "")
+    return plain.isascii() and plain.isalnum() and len(name) <= 100 and not name.startswith(".")
 
 
 def check_run_name(name: str) -> None:
     """
-    Refuse a run name that is not plain letters, digits, `.`, `_` and `-`.
+    Refuse a run name that is none.
 
     Raises:
         ConfigurationError: it is not.
     """
-    plain = name.replace(".", "").replace("_", "").replace("-", "")
-    if not (plain.isascii() and plain.isalnum() and len(name) <= 100 and not name.startswith(".")):
+    if not is_run_name(name):
         raise ConfigurationError(
             f"run name {name!r}: it must be letters, digits, '.', '_' and '-', at most 100"
         )
@@ -408,14 +409,3 @@ def _json(value: object) -> str:
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode(errors="backslashreplace").decode()
-
-
-def _done_in(part: bytes) -> Iterator[tuple[int, list[str]]]:
-    """Give position and output keys of what *part* says is done; a line that cannot be read says nothing."""
-    for line in part.splitlines():
-        try:
-            record = json.loads(line)
-            if record["result"] == EntryResult.DONE.value:
-                yield int(record["position"]), [output["key"] for output in record.get("outputs", ())]
-        except (ValueError, KeyError, TypeError):
-            continue

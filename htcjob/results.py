@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from htcjob.errors import AbsentError, ConfigurationError, HtcjobError
-from htcjob.ledger import check_run_name
+from htcjob.errors import AbsentError, ConfigurationError
+from htcjob.json_object import parse_object
+from htcjob.ledger import check_run_name, is_run_name
 from htcjob.outcome import EntryResult
+from htcjob.parts import Parts
+from htcjob.records import Spot, Unreadable, is_count
 from htcjob.storage.keys import LAST_CHARACTER
 
 if TYPE_CHECKING:
-    from htcjob.storage.contract import ObjectInfo, Store
+    from htcjob.storage.contract import Store
     from htcjob.transfer import Transfers
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -28,7 +26,7 @@ class Summary:
     run: str
     """Its name."""
     entries: int | None
-    """Entries of its manifest; None when its record does not say."""
+    """Entries of its manifest; None where that cannot be read."""
     results: dict[EntryResult, int] = field(default_factory=lambda: dict.fromkeys(EntryResult, 0))
     """Entries by their final result: done, if any attempt did it, else what the latest one met."""
     outputs: int = 0
@@ -41,6 +39,8 @@ class Summary:
     """When the first entry ended, UTC."""
     last_ended_at: str = ""
     """When the last one did, UTC."""
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    """What of its ledger cannot be read, and counts as not there."""
 
     @property
     def pending(self) -> int | None:
@@ -62,15 +62,16 @@ class Summary:
 
 def runs_in(store: Store) -> Iterator[str]:
     """Give the names of the runs in task storage, with one request each, however large they are."""
-    after = None
+    after = given = None
     while True:
         found = next(store.list(".htcjob/", start_after=after), None)
         if found is None:
             return
-        name = found.key.split("/")[1]
-        if "/" in found.key.removeprefix(f".htcjob/{name}"):
+        name, _, rest = found.key.removeprefix(".htcjob/").partition("/")
+        if rest and is_run_name(name) and name != given:
+            given = name
             yield name
-        after = f".htcjob/{name}/{LAST_CHARACTER}"
+        after = max(found.key, f".htcjob/{name}/{LAST_CHARACTER}")
 
 
 def choose_run(store: Store, name: str | None) -> str:
@@ -92,83 +93,76 @@ def choose_run(store: Store, name: str | None) -> str:
     return names[0]
 
 
-def read_run(store: Store, run: str, transfers: Transfers) -> dict[str, Any]:
+class Identity(NamedTuple):
+    """What `run.json` says of a run."""
+
+    manifest: str | None = None
+    """URL of its manifest; None: it does not say."""
+    size_bytes: int | None = None
+    """Of the manifest."""
+    entries: int | None = None
+    """In the manifest."""
+
+
+def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadable) -> Identity:
     """
-    Give what `run.json` says: manifest, entries, command.
+    Give what a run is of; nothing where its record of that is damaged or lost, and *unreadable* says so.
 
     Raises:
         AbsentError: there is no such run.
     """
     key = f".htcjob/{run}/run.json"
     try:
-        found = json.loads(transfers.call(lambda: store.read_range(key, 0)))
+        found = parse_object(transfers.call(lambda: store.read_range(key, 0)))
     except AbsentError as error:
-        known = ", ".join(sorted(runs_in(store))) or "none at all"
-        raise AbsentError("read", store.url, f"no run {run!r}; there is {known}") from error
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {}
+        known = sorted(runs_in(store))
+        if run not in known:
+            there_is = ", ".join(known) or "none at all"
+            raise AbsentError("read", store.url, f"no run {run!r}; there is {there_is}") from error
+        unreadable.add(Spot(store.url_of(key), None, "not there"))
+        return Identity()
+    except ValueError as error:
+        unreadable.add(Spot(store.url_of(key), None, str(error)))
+        return Identity()
+    manifest, size_bytes, entries = (found.get(name) for name in ("manifest", "size_bytes", "entries"))
+    if isinstance(manifest, str) and is_count(size_bytes) and is_count(entries):
+        return Identity(manifest, size_bytes, entries)
+    unreadable.add(Spot(store.url_of(key), None, "it does not say what the run is of"))
+    return Identity()
 
 
-def final_records(store: Store, run: str, transfers: Transfers) -> Iterator[dict[str, Any]]:
+def final_records(
+    store: Store,
+    run: str,
+    transfers: Transfers,
+    *,
+    n_entries: int | None = None,
+    unreadable: Unreadable | None = None,
+) -> Iterator[dict[str, Any]]:
     """
-    Give one record for each entry that an attempt has ended, by position.
+    Give one record for each entry that an attempt has ended, by position (`Parts.final`).
 
-    An entry may have several: failures before it was done, or two attempts that overlapped. The first
-    `done` counts; without one, the record that ended last.
+    Args:
+        store: Task storage.
+        run: Name of the run.
+        transfers: What makes the requests.
+        n_entries: Entries of its manifest, where that is known.
+        unreadable: Is told what cannot be read.
 
     Raises:
         StorageError: the ledger cannot be read.
     """
-
-    def read(part: ObjectInfo) -> tuple[str, bytes | None]:
-        block = part.key.rpartition("/")[0]
-        try:
-            return block, transfers.call(lambda: store.read_range(part.key, 0))
-        except AbsentError:  # gone since it was listed: an attempt has put this block's parts together
-            return block, None
-
-    parts = store.list(f".htcjob/{run}/done/")
-    for block, pairs in groupby(_good(transfers.each(read, parts)), key=lambda pair: pair[0]):
-        contents = [content for _, content in pairs]
-        while None in contents:
-            contents = [content for _, content in map(read, store.list(f"{block}/"))]
-        final: dict[int, dict[str, Any]] = {}
-        for content in contents:
-            for record in _records_in(content or b""):
-                known = final.get(record["position"])
-                if known is None or _rank(record) > _rank(known):
-                    final[record["position"]] = record
-        for position in sorted(final):
-            yield final[position]
+    parts = Parts(store, run, transfers, n_entries=n_entries, unreadable=unreadable)
+    for block in parts.read_all(transfers.each):
+        final = parts.final(block)
+        yield from (final[position] for position in sorted(final))
 
 
 def summarize(store: Store, run: str, transfers: Transfers) -> Summary:
     """Give how far a run is."""
-    entries = read_run(store, run, transfers).get("entries")
-    summary = Summary(run, entries if isinstance(entries, int) else None)
-    for record in final_records(store, run, transfers):
+    unreadable = Unreadable()
+    entries = read_run(store, run, transfers, unreadable).entries
+    summary = Summary(run, entries, unreadable=unreadable)
+    for record in final_records(store, run, transfers, n_entries=entries, unreadable=unreadable):
         summary.add(record)
     return summary
-
-
-def _good(results: Iterable[T | HtcjobError]) -> Iterator[T]:
-    for result in results:
-        if isinstance(result, HtcjobError):
-            raise result
-        yield result
-
-
-def _records_in(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.splitlines():
-        with suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            EntryResult(record["result"])
-            if isinstance(record["position"], int):
-                yield record
-
-
-def _rank(record: dict[str, Any]) -> tuple[bool, str]:
-    """Give what the record that counts has most of: a `done`, and of the others the latest."""
-    is_done = record["result"] == EntryResult.DONE
-    return is_done, "" if is_done else str(record.get("ended_at", ""))

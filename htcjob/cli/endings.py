@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+
+import click
 
 import htcjob
 from htcjob.outcome import Ending
@@ -14,18 +15,10 @@ def say(text: str) -> None:
     """
     Write a line to standard error, if there is anybody to read it.
 
-    Trouble with standard error (a full disk, a reader that has gone or does not read) must not become the
-    exit status, nor hold it back.
+    Trouble with standard error (a full disk, a reader that has gone) must not become the exit status.
     """
-    from htcjob import talk
-
-    stream = talk.standard_error()
-    if stream is None:  # Python has none when it was started with that closed
-        return
-    talk.may_wait(stream)
     try:
-        stream.write(f"{_without_escapes(redact(text))}\n")
-        stream.flush()
+        click.echo(_without_escapes(redact(text)), err=True)
     except (OSError, ValueError):
         forget(2)
 
@@ -37,8 +30,7 @@ def _without_escapes(text: str) -> str:
 
 def forget(descriptor: int) -> None:
     """Send what is still to be written to *descriptor* nowhere, or Python complains at its end."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def report_bug(error: BaseException) -> None:

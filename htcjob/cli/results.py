@@ -14,14 +14,14 @@ import click
 from tabulate import tabulate
 
 from htcjob import env
-from htcjob.cli.endings import printable
+from htcjob.cli.endings import printable, say
 from htcjob.cli.options import injected, look_table
-from htcjob.cli.output import write, write_bytes
 from htcjob.errors import ConfigurationError
 from htcjob.job_stores import require_task_store
 from htcjob.outcome import FAILED_FOR_GOOD, EntryResult
+from htcjob.records import Unreadable
 from htcjob.redact import redact
-from htcjob.results import Summary, choose_run, final_records, read_run, summarize
+from htcjob.results import Identity, Summary, choose_run, final_records, read_run, summarize
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store, split_object_url
 from htcjob.transfer import Transfers
@@ -66,8 +66,8 @@ def status(name: str | None, task_store: str | None, watch: bool, as_json: bool)
             summary = summarize(store, run, transfers)
             if watch and not as_json and sys.stdout.isatty():
                 click.clear()
-            write(json.dumps(_members(summary)) if as_json else _table(summary))
-            sys.stdout.flush()
+            click.echo(json.dumps(_members(summary)) if as_json else _table(summary))
+            _warn(summary.unreadable, run)
             if not watch or not (summary.pending or summary.results[EntryResult.RETRY]):
                 return
             time.sleep(WATCH_EVERY_S)
@@ -95,23 +95,26 @@ def failed(name: str | None, task_store: str | None, of: str | None, as_json: bo
     """
     with Transfers(RetryPolicy()) as transfers:
         store = _task_store(task_store)
-        run = choose_run(store, name)
+        run, unreadable = choose_run(store, name), Unreadable()
+        identity = read_run(store, run, transfers, unreadable)
+        records = final_records(store, run, transfers, n_entries=identity.entries, unreadable=unreadable)
         if of == "left":
-            for line in _left(store, run, transfers):
-                _write_manifest_line(line)
-            return
-        for record in final_records(store, run, transfers):
+            for line in _left(run, identity, records):
+                click.echo(line)
+            records = iter(())
+        for record in records:
             if record["result"] == EntryResult.DONE:
                 continue
             if of == "failed":
                 if record["result"] in FAILED_FOR_GOOD:
-                    _write_manifest_line(record["entry"])
+                    click.echo(record["entry"])
             elif as_json:
-                write(json.dumps(record))
+                click.echo(json.dumps(record))
             else:
                 reason = printable(redact(str(record.get("message", ""))))
                 entry = printable(redact(str(record.get("entry", ""))))
-                write(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
+                click.echo(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
+        _warn(unreadable, run)
 
 
 @click.command(epilog=look_table())
@@ -134,20 +137,17 @@ def collect(name: str | None, task_store: str | None, as_what: str) -> None:
     """
     with Transfers(RetryPolicy()) as transfers:
         store = _task_store(task_store)
-        records = final_records(store, choose_run(store, name), transfers)
-        if as_what == "jsonl":
-            for record in records:
-                write(json.dumps(record))
-            return
-        write(_csv_line(COLUMNS), end="")
-        for record in records:
+        run, unreadable = choose_run(store, name), Unreadable()
+        n_entries = read_run(store, run, transfers, unreadable).entries
+        if as_what == "csv":
+            click.echo(_csv_line(COLUMNS), nl=False)
+        for record in final_records(store, run, transfers, n_entries=n_entries, unreadable=unreadable):
+            if as_what == "jsonl":
+                click.echo(json.dumps(record))
+                continue
             record["outputs"] = " ".join(output["key"] for output in record.get("outputs", ()))
-            write(_csv_line([record.get(column, "") for column in COLUMNS]), end="")
-
-
-def _write_manifest_line(line: str) -> None:
-    """Write it in UTF-8, whatever the encoding of standard output: it has to mean the same key."""
-    write_bytes(line.encode(errors="backslashreplace") + b"\n")
+            click.echo(_csv_line([record.get(column, "") for column in COLUMNS]), nl=False)
+        _warn(unreadable, run)
 
 
 def _task_store(task_store: str | None) -> Store:
@@ -155,20 +155,26 @@ def _task_store(task_store: str | None) -> Store:
     return require_task_store(context, RetryPolicy())
 
 
-def _left(store: Store, run: str, transfers: Transfers) -> Iterator[str]:
+def _warn(unreadable: Unreadable, run: str) -> None:
+    """Say what of a run's ledger does not count; its entries are done again, so nothing is lost."""
+    if unreadable.count:
+        say(
+            f"htcjob: warning: run {run}: unreadable lines or objects in its ledger, which do not count: "
+            f"{unreadable.count}; the first: {unreadable.first[0]}"
+        )
+
+
+def _left(run: str, identity: Identity, records: Iterator[dict[str, Any]]) -> Iterator[str]:
     """Give the manifest lines of the entries that are neither done nor failed for good."""
     from htcjob.manifest import Manifest
 
-    identity = read_run(store, run, transfers)
-    store_url, key = split_object_url(str(identity.get("manifest")))
+    if identity.manifest is None:
+        raise ConfigurationError(f"run.json of run {run!r} cannot be read: it is not known what is left")
+    store_url, key = split_object_url(identity.manifest)
     manifest = Manifest(open_store(store_url), key)
-    if manifest.size_bytes != identity.get("size_bytes"):
+    if manifest.size_bytes != identity.size_bytes:
         raise ConfigurationError(f"manifest {manifest.url} has changed since run {run!r} began")
-    ended = (
-        record["position"]
-        for record in final_records(store, run, transfers)
-        if record["result"] != EntryResult.RETRY
-    )
+    ended = (record["position"] for record in records if record["result"] != EntryResult.RETRY)
     next_ended = next(ended, None)
     for entry in manifest.entries(range(manifest.n_entries)):
         if entry.position == next_ended:
@@ -188,6 +194,11 @@ def _members(summary: Summary) -> dict[str, object]:
         "work_s": round(summary.work_s, 3),
         "first_ended_at": summary.first_ended_at or None,
         "last_ended_at": summary.last_ended_at or None,
+        "unreadable": summary.unreadable.count,
+        "unreadable_first": [
+            {"object": spot.url, "line": spot.line_number, "reason": spot.reason}
+            for spot in summary.unreadable.first
+        ],
     }
 
 

@@ -19,7 +19,6 @@ from htcjob import env
 from htcjob.cli.array_progress import ArrayProgress
 from htcjob.cli.endings import say
 from htcjob.cli.options import DURATION, MEMORY, exit_table
-from htcjob.cli.output import write
 from htcjob.cli.run import run
 from htcjob.errors import HtcjobError, UsageError
 from htcjob.logs import utc
@@ -159,9 +158,9 @@ def simulate(
         since=started_at,
     )
     if as_json:
-        write(json.dumps(summary))
+        click.echo(json.dumps(summary))
     else:
-        write(tabulate(rows(summary), tablefmt="plain", preserve_whitespace=True))
+        click.echo(tabulate(rows(summary), tablefmt="plain", preserve_whitespace=True))
     for collision in summary["collisions"]:
         say(
             f"htcjob: error: output {collision['key']} was written by the entries at positions "

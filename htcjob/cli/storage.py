@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 
 import click
 
 from htcjob.cli.endings import printable, say, say_ending
 from htcjob.cli.moving import moving, talking
-from htcjob.cli.output import write, write_bytes
 from htcjob.cli.places import (
     Stores,
     check_apart,
@@ -112,7 +112,7 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
                 _write_json({"key": key, "url": url, "size_bytes": size_bytes, "last_modified": changed})
             else:
                 shown = "" if size_bytes is None else size_bytes
-                write(f"{shown:>13}  {changed or '':20}  {printable(key)}")
+                _write(f"{shown:>13}  {changed or '':20}  {printable(key)}")
 
 
 @storage.command(epilog=_HELP)
@@ -208,11 +208,13 @@ def cat(location: str) -> None:
     place = parse(location, Stores())
     if place.is_folder:
         raise UsageError(f"{location} is a folder: name one object")
+    if sys.stdout is None:
+        raise UsageError("standard output is closed")
     with talking() as transfers:
         store = place.store
         info = transfers.call(lambda: store.head(place.key))
         for block in blocks(store, info, transfers):
-            write_bytes(block)
+            sys.stdout.buffer.write(block)
         if transfers.call(lambda: store.head(place.key)).etag != info.etag:
             raise TransientError("cat", place.url, "the object was replaced while it was read")
 
@@ -267,7 +269,7 @@ def _report(outcomes: Iterable[Outcome], *, as_json: bool) -> int:
         if copied_bytes:
             said.append(size_in_words(copied_bytes))
         if said or worst == 0:
-            write(", ".join(said or ["nothing to do"]))
+            _write(", ".join(said or ["nothing to do"]))
     return worst
 
 
@@ -279,4 +281,10 @@ def _ending(error: HtcjobError) -> Ending:
 
 
 def _write_json(line: dict[str, object]) -> None:
-    write(json.dumps(line))
+    _write(json.dumps(line))
+
+
+def _write(line: str) -> None:
+    """Write a line to standard output, buffered: there may be millions; `main` flushes."""
+    if sys.stdout is not None:  # Python has none at all when it was started with that closed
+        sys.stdout.write(f"{line}\n")

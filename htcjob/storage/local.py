@@ -138,8 +138,10 @@ class LocalStore(Store):
         """
         Give the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key.
 
-        Holds the names of one folder, and of those above it. Folders without a wanted key are not read.
-        Files whose name cannot be a key are left out, with one warning for each store.
+        Holds the names of one folder, and of those above it. Folders without a wanted key are not read. Where
+        a file was gone when its turn came, the folder's end is read again: what has taken its place may be
+        there, under a name behind all others. Files whose name cannot be a key are left out, with one warning
+        for each store.
         """
         wanted = _Wanted(prefix, start_after)
         folder = prefix[: prefix.rfind("/") + 1]
@@ -148,19 +150,25 @@ class LocalStore(Store):
                 self._path("list", folder[:-1])
         except BadKeyError:
             return  # a folder that no key can be in
-        open_folders = [(folder.encode(), self._names(folder.encode(), wanted))]
+        open_folders = [_OpenFolder(folder.encode(), self._names(folder.encode(), wanted))]
         while open_folders:
-            above, names = open_folders[-1]
-            if not names:
+            now = open_folders[-1]
+            if not now.names and now.has_gone:
+                now.names = [name for name in self._names(now.above, wanted) if name > now.last]
+                now.has_gone = False
+            if not now.names:
                 open_folders.pop()
                 continue
-            key = above + names.pop()
+            now.last = now.names.pop()
+            key = now.above + now.last
             if key.endswith(b"/"):
-                open_folders.append((key, self._names(key, wanted)))
+                open_folders.append(_OpenFolder(key, self._names(key, wanted)))
                 continue
             status = self._status_now(key)
             if status is not None:
                 yield _info(key.decode(), status)
+            else:
+                now.has_gone = True
 
     def head(self, key: str) -> ObjectInfo:
         """Give the object's size, ETag and time of change."""
@@ -261,6 +269,22 @@ class LocalStore(Store):
 
 
 _Names = list[bytes]  # inside the class, `list` is the verb
+
+
+class _OpenFolder:
+    """A folder in the middle of a listing."""
+
+    __slots__ = ("above", "has_gone", "last", "names")
+
+    def __init__(self, above: bytes, names: _Names) -> None:
+        self.above = above
+        """What its keys begin with."""
+        self.names = names
+        """Those whose turn has not come yet, last first."""
+        self.last = b""
+        """The name whose turn it was."""
+        self.has_gone = False
+        """A file was gone when its turn came."""
 
 
 class _Wanted:
