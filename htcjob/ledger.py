@@ -314,13 +314,17 @@ class Ledger:
 
     def _write(self, key: str, lines: Iterable[bytes]) -> None:
         data = b"".join(line + b"\n" for line in lines)
+        # A power cut must leave no record without its outputs, and every record that is believed.
+        self._retry.call(self.store.sync)
         self._retry.call(partial(self.store.put_bytes, data, key))
+        self._retry.call(self.store.sync)
 
     def write_exit_record(self, record: Mapping[str, object]) -> None:
         """Write the exit record of this attempt: the last thing it does."""
         key = f"{self._prefix}attempts/{record['array_index']}-{record['attempt']}.json"
         data = exit_record_json(record)
         self._retry.call(lambda: self.store.put_bytes(data, key))
+        self._retry.call(self.store.sync)
 
     @property
     def _run_key(self) -> str:

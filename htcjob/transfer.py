@@ -73,6 +73,8 @@ class Transfers:
             longest_pause_s=retry.longest_wait_s,
             longest_asked_s=retry.total_s,
         )
+        self._written: set[Store] = set()
+        """Stores that something was put into."""
         self._moving = 0
         """Transfers that go on now."""
         self._bytes_up = 0
@@ -89,6 +91,9 @@ class Transfers:
         traceback: TracebackType | None,
     ) -> None:
         self._pool.__exit__(kind, error, traceback)
+        if kind is None:
+            for store in self._written:  # what is told as done survives a power cut
+                self._retry.call(store.sync)
 
     def get(self, store: Store, key: str, path: str) -> ObjectInfo:
         """
@@ -136,6 +141,7 @@ class Transfers:
 
         info = self._retry.call(put)
         with self._changed:
+            self._written.add(store)
             self.objects_put += 1
             self.bytes_put += info.size_bytes
         self._arrived(info)

@@ -104,7 +104,7 @@ class Blame:
             raise PermanentError(self._operation, self._url, f"{self._file} is {what}")
         reason = f"{what} has this name"
         if not self._is_written:
-            raise AbsentError(self._operation, self._url, f"no such object; {reason}")
+            raise self.absent(reason)
         if stat.S_ISDIR(mode):
             reason = f"{reason}: {_ONE_OR_THE_OTHER}"
         raise PermanentError(self._operation, self._url, reason)
@@ -113,6 +113,14 @@ class Blame:
         """Give the error for a file that was not the same at the end as at the beginning."""
         what = self._file or "the object"
         return TransientError(self._operation, self._url, f"{what} changed while it was read")
+
+    def absent(self, reason: str) -> AbsentError:
+        """Return the error for an object that is not there, although something else is."""
+        return AbsentError(self._operation, self._url, f"no such object; {reason}")
+
+    def busy(self) -> TransientError:
+        """Return the error for a name that another writer is taking just now."""
+        return TransientError(self._operation, self._url, "another writer is taking this name just now")
 
     def incomplete(self, size_bytes: int, expected_bytes: int) -> TransientError:
         """Give the error for a file that is not as long as what was written to it."""

@@ -157,7 +157,8 @@ class CloudStore(Store):
                         self._receive_parts(body, new, url)
                     else:
                         self._receive(body, new, url)
-                    new.take_name(body.info.size_bytes)
+                    new.complete(body.info.size_bytes)
+                    new.take_name()
             finally:
                 body.close()
         return _renamed(body.info, key)

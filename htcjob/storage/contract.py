@@ -105,6 +105,14 @@ class Store(ABC):
         can mean one's own first write: compare what is there.
         """
 
+    def sync(self) -> None:
+        """
+        Have all that was put so far where a power cut leaves it; clouds do so before they answer.
+
+        A failure is a `StorageError`; the next call tries the same again.
+        """
+        return
+
     @abstractmethod
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
         """

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 TEMP_PREFIX = ".htcjob-tmp-"
 """Start of the names of incomplete files; no object may have such a name."""
 
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
+"""What fsync(2) of a folder answers on file systems that have nothing to do for it."""
+
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 """What link(2) answers on FAT, on Azure Files and on many FUSE file systems."""
 
@@ -84,14 +87,15 @@ class NewFile:
         self._path = path
         self._blame = blame
         folder = os.path.dirname(path)
-        self._temp = os.path.join(folder, TEMP_PREFIX + os.urandom(6).hex())
+        self.temp = os.path.join(folder, TEMP_PREFIX + os.urandom(6).hex())
+        """Where it is until it has its name; empty from then on."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         with blame:
             try:
-                self._descriptor = os.open(self._temp, flags, 0o666)
+                self._descriptor = os.open(self.temp, flags, 0o666)
             except FileNotFoundError:
                 os.makedirs(folder, exist_ok=True)
-                self._descriptor = os.open(self._temp, flags, 0o666)
+                self._descriptor = os.open(self.temp, flags, 0o666)
 
     def __enter__(self) -> NewFile:
         return self
@@ -101,9 +105,9 @@ class NewFile:
         if self._descriptor >= 0:
             with suppress(OSError):
                 os.close(self._descriptor)
-        if self._temp:
+        if self.temp:
             with suppress(OSError):
-                os.unlink(self._temp)
+                os.unlink(self.temp)
 
     def need_room(self, size_bytes: int) -> None:
         """
@@ -184,41 +188,38 @@ class NewFile:
         if _has_changed(before, after):
             raise reading.changed()
 
-    def take_name(self, size_bytes: int, *, durable: bool = False) -> os.stat_result:
-        """
-        Replace whatever file has the name; readers see the old one or all of the new one.
-
-        Args:
-            size_bytes: Length it must have.
-            durable: Data are on disk before the name is, so that a power cut leaves no half file either.
-        """
-        status = self._complete(size_bytes, durable)
+    def take_name(self) -> None:
+        """Take the name, complete; readers see whatever file had it before, or all of this one."""
         with self._blame:
-            os.replace(self._temp, self._path)
-        self._temp = ""
-        return status
+            os.replace(self.temp, self._path)
+        self.temp = ""
 
-    def take_free_name(self, size_bytes: int, *, durable: bool = False) -> bool:
+    def take_free_name(self) -> bool | None:
         """
-        Take the name if nothing has it; of any number of racing processes exactly one is told True.
+        Take the name of a complete file if nothing has it.
 
-        Without hard links, an empty file holds the place for the instant until the rename: a reader can
-        see it, and a kill in that instant leaves it, but no part of the data is ever seen.
+        Of any number of racing processes exactly one is told True. None: this file system has no hard
+        links, so that nothing was done.
         """
-        self._complete(size_bytes, durable)
         with self._blame:
             try:
-                os.link(self._temp, self._path)
+                os.link(self.temp, self._path)
             except FileExistsError:
                 return self._has_name()
             except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
-                    raise
-            else:
-                return True
-            return self._replace_own_placeholder()
+                if error.errno in _NO_HARD_LINKS:
+                    return None
+                raise
+            return True
 
-    def _complete(self, size_bytes: int, durable: bool) -> os.stat_result:
+    def complete(self, size_bytes: int, *, durable: bool = False) -> os.stat_result:
+        """
+        Close the file, to which nothing is added any more, and return its status.
+
+        Args:
+            size_bytes: Length it must have.
+            durable: Its data are on disk before it takes its name: a power cut leaves no half file either.
+        """
         descriptor, self._descriptor = self._descriptor, -1
         with self._blame:
             try:
@@ -227,7 +228,7 @@ class NewFile:
             finally:
                 os.close(descriptor)  # NFS tells of a full disk or quota here at the latest
             # Not before: until then an NFS client gives a time of change of its own making.
-            status = os.lstat(self._temp)
+            status = os.lstat(self.temp)
         if status.st_size != size_bytes:
             raise self._blame.incomplete(status.st_size, size_bytes)
         return status
@@ -240,27 +241,24 @@ class NewFile:
         under O_EXCL.
         """
         try:
-            return os.path.samestat(os.lstat(self._temp), os.lstat(self._path))
+            return os.path.samestat(os.lstat(self.temp), os.lstat(self._path))
         except FileNotFoundError:
             return False
 
-    def _replace_own_placeholder(self) -> bool:
-        try:
-            placeholder = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return False
-        try:
-            os.replace(self._temp, self._path)
-        except OSError:
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(placeholder), os.lstat(self._path)):
-                    os.unlink(self._path)
+
+def sync_folder(path: str) -> None:
+    """Have the names in the folder *path* on disk; one that is gone has none that could be lost."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
             raise
-        finally:
-            with suppress(OSError):  # nothing was written
-                os.close(placeholder)
-        self._temp = ""
-        return True
+    finally:
+        os.close(descriptor)
 
 
 _KERNEL_COPIES: tuple[Callable[[int, int, int], int], ...] = ()

@@ -6,15 +6,17 @@ import logging
 import os
 import stat
 import sys
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, PermanentError, TransientError
 from htcjob.storage.blame import Blame
 from htcjob.storage.contract import ObjectInfo, Store
-from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range
+from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range, sync_folder
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path
+from htcjob.storage.spelling import Spelling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +26,7 @@ _log = logging.getLogger(__name__)
 _RESERVED = (TEMP_PREFIX, ".nfs0")
 """Starts of names that are no objects: ours, and what an NFS client leaves for a deleted open file."""
 _RESERVED_BYTES = tuple(start.encode() for start in _RESERVED)
+_SPELLED_OTHERWISE = "this file system ignores case or the form of letters; the same name in other spelling"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -53,12 +56,13 @@ class LocalStore(Store):
     The files below *directory*, one folder for each `/` of a key.
 
     Complete files only: an object is written under a temporary name and synced to disk, then renamed. So
-    it is whole after a kill or a power cut; a power cut can still undo the last renames, in their order.
+    it is whole after a kill or a power cut; a power cut can still undo the renames since the last `sync`.
     Symbolic links are refused in keys and left out of listings, and so is all that is neither a file nor
     a folder. Folders are made as needed, the store's own too, and never removed.
 
-    What a directory cannot do: keys `a` and `a/b` side by side, `a//b`, `a/`, parts longer than 255 bytes;
-    on a case-insensitive disk, keys that differ only in case.
+    What a directory cannot do: keys `a` and `a/b` side by side, `a//b`, `a/`, parts longer than 255 bytes.
+    Where the file system ignores case or the Unicode form of letters, a key that is another one's file is
+    absent to a reader and refused to a writer (`spelling.py`).
 
     Args:
         directory: Need not exist before the first `put`.
@@ -78,6 +82,13 @@ class LocalStore(Store):
         self._has_warned = False
         self._identity = self._look_at_root()
         """Device and inode of the root; None until it exists."""
+        self._spelling = Spelling(self._root)
+        self._written = threading.Lock()
+        """Held while the next two change."""
+        self._not_synced: set[str] = set()
+        """Folders in which a name, or a folder, is new."""
+        self._known: set[str] = set()
+        """Folders that were noted there once, and so were those above them."""
 
     def url_of(self, key: str) -> str:
         """Give the `file://` URL of *key*; characters that a URL cannot hold are `%` and two digits."""
@@ -85,17 +96,18 @@ class LocalStore(Store):
 
     def get(self, key: str, path: str) -> ObjectInfo:
         """Copy the object to the file *path*, whole or not at all."""
-        source, reading = self._path("get", key), self._blame("get", key)
-        with open_regular(source, reading) as (descriptor, status):
+        reading = self._blame("get", key)
+        with self._open("get", key) as (descriptor, status):
             with NewFile(path, Blame("get", self.url_of(key), file=path)) as new:
                 new.copy_from(descriptor, status, reading)
-                new.take_name(status.st_size)
+                new.complete(status.st_size)
+                new.take_name()
             return _info(key, status)
 
     def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
         """Give the bytes from *start* up to, not including, *stop*."""
         reading = self._blame("read_range", key)
-        with open_regular(self._path("read_range", key), reading) as (descriptor, status):
+        with self._open("read_range", key) as (descriptor, status):
             end = status.st_size if stop is None else stop
             if not 0 <= start <= end <= status.st_size:
                 reason = f"no bytes {start} to {end}, it has {status.st_size}"
@@ -105,7 +117,7 @@ class LocalStore(Store):
     def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
         """Give the bytes from *start* up to *stop* or the end, and what the file system says of the file."""
         reading = self._blame("read_range", key)
-        with open_regular(self._path("read_range", key), reading) as (descriptor, status):
+        with self._open("read_range", key) as (descriptor, status):
             if not 0 <= start < min(stop, status.st_size):
                 reason = f"no bytes {start} to {stop}, it has {status.st_size}"
                 raise PermanentError("read_range", self.url_of(key), reason)
@@ -117,22 +129,39 @@ class LocalStore(Store):
         target, writing = self._path("put", key), self._blame("put", key)
         reading = Blame("put", self.url_of(key), file=path)
         with open_regular(path, reading, follow_link=True) as (descriptor, status):
-            _is_taken(target, writing)
+            self._is_taken(key, target, writing)
             with NewFile(target, writing) as new:
                 new.copy_from(descriptor, status, reading)
-                return _info(key, new.take_name(status.st_size, durable=True))
+                now = new.complete(status.st_size, durable=True)
+                self._take_name(new, key, target, writing)
+                return _info(key, now)
 
     def put_bytes(self, data: bytes, key: str, *, if_absent: bool = False) -> bool:
         """Write *data* as the object *key*, atomically; True when it was written."""
         target, writing = self._path("put_bytes", key), self._blame("put_bytes", key)
-        if _is_taken(target, writing) and if_absent:
+        if self._is_taken(key, target, writing) and if_absent:
             return False
         with NewFile(target, writing) as new:
             new.write(data)
-            if if_absent:
-                return new.take_free_name(len(data), durable=True)
-            new.take_name(len(data), durable=True)
-            return True
+            new.complete(len(data), durable=True)
+            return self._take_name(new, key, target, writing, if_absent=if_absent)
+
+    def sync(self) -> None:
+        """Have the names of all objects that were put so far on disk, and the folders made for them."""
+        with self._written:
+            folders, self._not_synced = self._not_synced, set()
+        try:
+            for folder in sorted(folders):
+                if folder.startswith(self._root):
+                    with self._blame("put", folder[len(self._root) + 1 :]):
+                        sync_folder(folder)
+                else:  # above the store: not ours to read, maybe
+                    with suppress(OSError):
+                        sync_folder(folder)
+        except BaseException:
+            with self._written:
+                self._not_synced |= folders
+            raise
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
         """
@@ -148,6 +177,8 @@ class LocalStore(Store):
         try:
             if folder:
                 self._path("list", folder[:-1])
+                if not self._spelling.is_exact(folder[:-1]):
+                    return
         except BadKeyError:
             return  # a folder that no key can be in
         open_folders = [_OpenFolder(folder.encode(), self._names(folder.encode(), wanted))]
@@ -176,14 +207,76 @@ class LocalStore(Store):
         with reading:
             status = os.lstat(path)
         reading.check_regular(status)
+        self._refuse_other_spelling(key, reading)
         return _info(key, status)
 
     def delete(self, key: str) -> None:
         """Remove the object; folders stay."""
         path = self._path("delete", key)
         with suppress(AbsentError), self._blame("delete", key):
-            if stat.S_ISREG(os.lstat(path).st_mode):
+            if stat.S_ISREG(os.lstat(path).st_mode) and self._spelling.is_exact(key):
                 os.unlink(path)
+
+    @contextmanager
+    def _open(self, operation: str, key: str) -> Iterator[tuple[int, os.stat_result]]:
+        """Open the object *key* for reading; yield the descriptor and its status."""
+        reading = self._blame(operation, key)
+        with open_regular(self._path(operation, key), reading) as opened:
+            self._refuse_other_spelling(key, reading)
+            yield opened
+
+    def _refuse_other_spelling(self, key: str, reading: Blame) -> None:
+        with reading:
+            if self._spelling.is_exact(key):
+                return
+        raise reading.absent(f"{_SPELLED_OTHERWISE} is there")
+
+    def _is_taken(self, key: str, target: str, writing: Blame) -> bool:
+        """Whether there is an object to replace; refuse to replace anything else."""
+        with writing:
+            try:
+                status = os.lstat(target)
+            except FileNotFoundError:
+                status = None
+            is_exact = self._spelling.is_exact(key)
+        if not is_exact:
+            raise BadKeyError(key, f"{_SPELLED_OTHERWISE} is there, and two keys cannot be one file")
+        if status is None:
+            return False
+        writing.check_regular(status)
+        return True
+
+    def _take_name(
+        self, new: NewFile, key: str, target: str, writing: Blame, *, if_absent: bool = False
+    ) -> bool:
+        """Give the complete file *new* its name; False: it was to be *if_absent*, and something has it."""
+        with writing:
+            is_told_apart = self._spelling.tells_apart(*os.path.split(new.temp))
+        is_ours: bool | None = None
+        if is_told_apart and not if_absent:
+            new.take_name()
+            is_ours = True
+        elif is_told_apart:
+            is_ours = new.take_free_name()
+        if is_ours is None:
+            from htcjob.storage.claims import claim
+
+            with claim(target, writing, new.temp):
+                is_ours = not (self._is_taken(key, target, writing) and if_absent)
+                if is_ours:
+                    new.take_name()
+        if is_ours:
+            self._note(os.path.dirname(target))
+        return is_ours
+
+    def _note(self, folder: str) -> None:
+        """Remember that *folder* has a new name, and maybe those above it a new folder, for `sync`."""
+        with self._written:
+            self._not_synced.add(folder)
+            while folder not in self._known:
+                self._known.add(folder)
+                folder = os.path.dirname(folder)
+                self._not_synced.add(folder)
 
     def _path(self, operation: str, key: str) -> str:
         check_key(key)
@@ -300,17 +393,6 @@ class _Wanted:
         if not name.startswith(self._prefix):
             return False
         return name > self._start_after or (name.endswith(b"/") and self._start_after.startswith(name))
-
-
-def _is_taken(target: str, writing: Blame) -> bool:
-    """Tell whether there is an object to replace; refuse to replace anything else."""
-    with writing:
-        try:
-            status = os.lstat(target)
-        except FileNotFoundError:
-            return False
-    writing.check_regular(status)
-    return True
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:

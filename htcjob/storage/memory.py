@@ -167,7 +167,8 @@ class MemoryStore(Store):
                 reason = f"ended after {fault.cut} of {found.info.size_bytes} bytes"
                 raise fault.error("get", self.url_of(key), reason)
             new.write(found.data)
-            new.take_name(found.info.size_bytes)
+            new.complete(found.info.size_bytes)
+            new.take_name()
         self._end("get", key, fault)
         return found.info
 

@@ -1,0 +1,200 @@
+"""A directory store on file systems with habits of their own, real ones: exFAT, and ext without a journal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from htcjob.errors import AbsentError, BadKeyError
+from htcjob.storage.claims import CLAIM_LIFE_S
+from htcjob.storage.local import LocalStore
+from tests.storage.contract import keys_in
+from tests.support.disk import CannotMountError, FragileDisk, exfat_disk
+from tests.support.skipping import skip_or_fail
+
+
+@pytest.fixture(scope="module")
+def exfat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An exFAT file system: no case, no hard links, no symbolic links."""
+    try:
+        with exfat_disk(tmp_path_factory.mktemp("exfat") / "disk") as folder:
+            yield folder
+    except CannotMountError as error:
+        skip_or_fail("HTCJOB_REQUIRE_MOUNT", str(error))
+
+
+@pytest.fixture
+def store(exfat: Path, tmp_path: Path) -> LocalStore:
+    return LocalStore(str(exfat / tmp_path.name))
+
+
+@pytest.mark.parametrize(
+    ("there", "key"),
+    [
+        ("a.txt", "A.txt"),
+        ("caf\u00e9", "CAF\u00c9"),
+        ("Folder/a", "folder/a"),
+        ("Folder/a", "folder/b"),
+        (".htcjob/default/run.json", ".HTCJOB/default/run.json"),
+    ],
+)
+def test_two_keys_are_never_one_file(store: LocalStore, there: str, key: str, tmp_path: Path) -> None:
+    """A key that would be another one's file is absent to readers and refused to writers; nothing is changed."""
+    store.put_bytes(b"first", there)
+    (tmp_path / "file").write_bytes(b"second")
+    with pytest.raises(BadKeyError, match="ignores case"):
+        store.put_bytes(b"second", key)
+    with pytest.raises(BadKeyError, match="ignores case"):
+        store.put_bytes(b"second", key, if_absent=True)
+    with pytest.raises(BadKeyError, match="ignores case"):
+        store.put(str(tmp_path / "file"), key)
+    for read in (
+        lambda: store.get(key, str(tmp_path / "got")),
+        lambda: store.read_range(key, 0),
+        lambda: store.read_part(key, 0, 1),
+        lambda: store.head(key),
+    ):
+        with pytest.raises(AbsentError):
+            read()
+    store.delete(key)
+    assert keys_in(store) == [there]
+    assert list(store.list(key)) == []
+    assert store.read_range(there, 0) == b"first"
+
+
+def test_the_same_key_is_written_again(store: LocalStore) -> None:
+    """Where case is ignored, an object can still be replaced, and put on condition, under its own name."""
+    assert store.put_bytes(b"one", "A", if_absent=True) is True
+    assert store.put_bytes(b"two", "A", if_absent=True) is False
+    assert store.put_bytes(b"three", "A") is True
+    assert store.read_range("A", 0) == b"three"
+    assert keys_in(store) == ["A"]
+
+
+def test_racing_spellings(store: LocalStore) -> None:
+    """Of two writers of one file in two spellings at once, one is refused; its bytes are nowhere."""
+    keys = ["name", "NAME", "Name", "nAmE"]
+
+    def put(key: str) -> str | None:
+        try:
+            store.put_bytes(key.encode(), f"{turn}/{key}")
+        except BadKeyError:
+            return None
+        return key
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        for turn in range(20):
+            won = [key for key in pool.map(put, keys) if key is not None]
+            assert len(won) == 1
+            assert store.read_range(f"{turn}/{won[0]}", 0) == won[0].encode()
+
+
+RACER = """
+import sys
+from htcjob.storage.local import LocalStore
+store = LocalStore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+print(*[turn for turn in range(40) if store.put_bytes(sys.argv[2].encode(), f"run/{turn}", if_absent=True)])
+"""
+
+
+def test_racing_processes_without_hard_links(store: LocalStore) -> None:
+    """Of processes that want one free name exactly one gets it, and no reader sees an empty object."""
+    root = store.url.removeprefix("file://")
+    os.makedirs(root)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, root, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    seen = set()
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("\n")
+        racer.stdin.flush()
+    while any(racer.poll() is None for racer in racers):
+        seen |= {store.read_range(info.key, 0) for info in store.list("run/")}
+    won = {str(number): racer.communicate()[0].split() for number, racer in enumerate(racers)}
+    assert sorted(int(turn) for turns in won.values() for turn in turns) == list(range(40))
+    assert all(
+        store.read_range(f"run/{turn}", 0) == who.encode() for who, turns in won.items() for turn in turns
+    )
+    assert seen <= {b"0", b"1", b"2", b"3"}
+
+
+KILLED_WITH_A_CLAIM = """
+import os, signal, sys
+from htcjob.storage.local import LocalStore
+os.replace = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+LocalStore(sys.argv[1]).put_bytes(b"mine", "run.json", if_absent=True)
+"""
+
+
+def test_a_kill_before_the_name_heals(store: LocalStore) -> None:
+    """A writer that is killed just before its object has its name stops nobody for good, and leaves no object."""
+    root = store.url.removeprefix("file://")
+    os.makedirs(root)
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITH_A_CLAIM, root], check=False)
+    assert killed.returncode == -9
+    assert keys_in(store) == []
+    claims = [name for name in os.listdir(root) if "claim" in name]
+    assert len(claims) == 1
+    long_ago = os.stat(os.path.join(root, claims[0])).st_mtime - 2 * CLAIM_LIFE_S
+    os.utime(os.path.join(root, claims[0]), (long_ago, long_ago))
+    assert store.put_bytes(b"mine", "run.json", if_absent=True) is True
+    assert [name for name in os.listdir(root) if "claim" in name] == []
+
+
+@pytest.mark.parametrize("make", [("mkfs.ext2", "-q"), ("mkfs.ext4", "-q", "-O", "^has_journal")])
+@pytest.mark.parametrize("way", [("--each",), ()])
+def test_power_cut_after_exit_status_0(
+    htcjob, tmp_path: Path, make: tuple[str, ...], way: tuple[str, ...]
+) -> None:
+    """When the power goes just after exit status 0, every output, record and folder is on the disk."""
+    htcjob.entries(*(f"f{number}" for number in range(12)))
+    command = (
+        'cp "$1" "$HTCJOB_OUTPUT_DIR/$HTCJOB_KEY.out"'
+        if way
+        else 'cd "$HTCJOB_WORK_DIR" && for f in *; do cp $f "$HTCJOB_OUTPUT_DIR/$f.out"; done'
+    )
+    try:
+        disk = FragileDisk(tmp_path / "disk", make)
+        with disk.mounted() as folder:
+            subprocess.run(["sync", "--file-system", folder], check=True)
+            htcjob.task = folder / "new" / "task"
+            ended = htcjob.run(
+                "--output",
+                "*.out",
+                *way,
+                "--",
+                "sh",
+                "-c",
+                command,
+                "sh",
+                *(["{input}"] if way else []),
+                HTCJOB_TASK_STORE=str(htcjob.task),
+            )
+            assert ended.returncode == 0, ended.stderr
+            with disk.after_power_cut() as left:
+                htcjob.task = left / "new" / "task"
+                assert set(htcjob.results().values()) == {"done"}
+                assert len(htcjob.results()) == 12
+                assert htcjob.outputs() == {f"f{number}.out": f"f{number}".encode() for number in range(12)}
+                again = htcjob("status", "--task-store", str(htcjob.task))
+                assert "12" in again.stdout, again.stdout
+    except CannotMountError as error:
+        skip_or_fail("HTCJOB_REQUIRE_MOUNT", str(error))
