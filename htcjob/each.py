@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from htcjob.disk import DiskBudget, size_of_tree
+from htcjob.disk import DiskBudget, DiskShare, size_of_tree
 from htcjob.errors import (
-    BadKeyError,
     HtcjobError,
     ShortageError,
     StorageError,
@@ -27,7 +26,6 @@ from htcjob.errors import (
 from htcjob.flow import Flow, Next
 from htcjob.logs import event
 from htcjob.outcome import EntryResult, judge_command, stops_attempt
-from htcjob.staging import find_outputs
 from htcjob.workplace import Place, Places, in_work_directory, said_by_command
 
 if TYPE_CHECKING:
@@ -42,15 +40,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Trip:
-    """One entry on its way."""
+class Stay:
+    """What an entry has from the beginning of its fetch until it leaves, or begins anew."""
 
     entry: Entry
     place: Place
     """Its own directories."""
-    size_bytes: int | None = None
-    """Of its input, once storage has told it."""
-    taken_bytes: int = 0
+    share: DiskShare
     """Of the disk budget."""
     path: str = ""
     """Of its input."""
@@ -59,13 +55,24 @@ class Trip:
     """What its command did; its outputs are to be put still."""
     is_left: bool = True
     """No process that was told of its place is alive."""
+
+
+@dataclass(slots=True)
+class Trip:
+    """One entry on its way."""
+
+    entry: Entry
+    stay: Stay | None = None
+    """What it has now; None: nothing yet, or nothing any more."""
+    size_bytes: int | None = None
+    """Of its input, once storage has told it."""
     tries: int = 0
     """How often it was tried to no avail, and is to be tried again."""
     is_over: bool = False
     """What became of it is committed."""
 
 
-Act = Callable[[Trip, int, float | None], "tuple[CommandResult, object, str]"]
+Act = Callable[[Stay, int, float | None], "tuple[CommandResult, object, str]"]
 """Works on an entry, as the worker of that number, for so many seconds at most; gives how that ended, the
 value for the record, and what is wrong in words."""
 
@@ -84,16 +91,18 @@ class Each:
     """Does the work of an entry, where that is neither a command nor a function of a warm worker."""
     _is_given_up: bool = False
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
-    _places: Places = field(default_factory=Places)
+    _places: Places = field(init=False)
     _unfilled: set[str] = field(default_factory=set)
     """Words that look like placeholders and are none; each is warned of once."""
+
+    def __post_init__(self) -> None:
+        self._places = Places(self.pipeline.scratch)
 
     def work_on(self, entries: Iterable[Entry]) -> None:
         """Take all entries through; after a stop signal, those that have begun."""
         pipeline = self.pipeline
-        trips = (Trip(entry, Place(os.path.join(pipeline.scratch, str(entry.position)))) for entry in entries)
         flow = Flow(
-            trips,
+            map(Trip, entries),
             self,
             workers=pipeline.plan.workers,
             prefetch=pipeline.plan.prefetch,
@@ -111,39 +120,58 @@ class Each:
     def fetch(self, trip: Trip, *, is_alone: bool) -> Next:
         """Stage in."""
         started = time.monotonic()
-        entry, outputs = trip.entry, trip.place.outputs
         try:
-            if not self._has_room(trip, is_forced=is_alone):
+            stay = trip.stay = self._begin(trip, is_alone=is_alone)
+            if stay is None:
                 return Next.POSTPONE
-            self._places.make(trip.place)
-            trip.path = self.pipeline.stage_in(entry, trip.place.inputs)
-            self._take(trip, os.path.getsize(trip.path) - trip.taken_bytes)
-            if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
-                with in_work_directory(outputs):
-                    os.makedirs(os.path.join(outputs, os.path.dirname(entry.key)), exist_ok=True)
+            self._fetch(stay)
         except HtcjobError as error:
-            self._clear(trip)
+            self._leave(trip)
             if isinstance(error, UnwritableError) and not is_alone:
                 return Next.POSTPONE  # the disk is full, maybe of what others have fetched
             if isinstance(error, TransientError) and self._is_stopped():
                 return Next.LEAVE  # cut short
-            self._settle(trip, self.pipeline.stage_in_failed(entry, error))
+            self._settle(trip, self.pipeline.stage_in_failed(trip.entry, error))
             return Next.FINISH
-        trip.stage_in_s = time.monotonic() - started
+        stay.stage_in_s = time.monotonic() - started
         return Next.WORK
+
+    def _begin(self, trip: Trip, *, is_alone: bool) -> Stay | None:
+        """Give an entry what it needs to be fetched, if there is room."""
+        if trip.size_bytes is None and self.disk.is_exact and trip.entry.problem is None:
+            trip.size_bytes = self.pipeline.staging.size_of(trip.entry)
+        share = self.disk.take(trip.size_bytes, is_forced=is_alone)
+        if share is None:
+            return None
+        try:
+            return Stay(trip.entry, self._places.lend(), share)
+        except HtcjobError:
+            share.give_back()
+            raise
+
+    def _fetch(self, stay: Stay) -> None:
+        entry, outputs = stay.entry, stay.place.outputs
+        stay.path = self.pipeline.stage_in(entry, stay.place.inputs)
+        with in_work_directory(stay.path):
+            stay.share.resize(os.path.getsize(stay.path))
+        if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
+            with in_work_directory(outputs):
+                os.makedirs(os.path.join(outputs, os.path.dirname(entry.key)), exist_ok=True)
 
     def work(self, trip: Trip, worker: int) -> Next:
         """Run the command, or call the function."""
+        stay = trip.stay
+        assert stay is not None  # noqa: S101 - for mypy
         timeout_s = self.pipeline.plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
         act = self.act or (self._run if self.pipeline.plan.call is None else self._call)
-        result, value, problem = act(trip, worker, timeout_s)
+        result, value, problem = act(stay, worker, timeout_s)
         self.pipeline.note_memory(result.peak_memory_bytes)
-        trip.is_left = result.is_all_over
+        stay.is_left = result.is_all_over
         if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
         if result.is_unusable or result.stopped_by is not None:
-            self._clear(trip)
+            self._leave(trip)
             return Next.LEAVE
         verdict, message = judge_command(result)
         record = self.pipeline.record(
@@ -152,7 +180,7 @@ class Each:
             message=message if verdict is EntryResult.OUT_OF_MEMORY else problem or message,
             exit_status=result.exit_status,
             value=value,
-            stage_in_s=trip.stage_in_s,
+            stage_in_s=stay.stage_in_s,
             work_s=result.elapsed_s,
             cpu_s=result.cpu_s,
             peak_memory_bytes=result.peak_memory_bytes,
@@ -160,29 +188,29 @@ class Each:
         if verdict is EntryResult.DONE:
             if self.stragglers is not None:
                 self.stragglers.add(result.elapsed_s)
-            trip.record = record
+            stay.record = record
             if self.disk.is_exact:
-                self._take(trip, size_of_tree(trip.place.root) - trip.taken_bytes)
+                stay.share.resize(size_of_tree(stay.place.root))
         else:
             if verdict is EntryResult.OUT_OF_MEMORY:
-                self._clear(trip)  # its files may be what fills the memory: before the next entry begins
+                self._leave(trip)  # its files may be what fills the memory: before the next entry begins
             self._settle(trip, record)
         return Next.FINISH
 
-    def _run(self, trip: Trip, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
-        entry, command = trip.entry, self.pipeline.plan.command
-        argv = self._argv(_placeholders(entry, trip.path, trip.place))
-        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": trip.path}
-        result = self.pipeline.run(argv, trip.place, names, may_finish=True, timeout_s=timeout_s)
+    def _run(self, stay: Stay, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry, command = stay.entry, self.pipeline.plan.command
+        argv = self._argv(_placeholders(entry, stay.path, stay.place))
+        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": stay.path}
+        result = self.pipeline.run(argv, stay.place, names, may_finish=True, timeout_s=timeout_s)
         # A program whose name is made of the entry may be unusable for this one only.
         result = result._replace(is_unusable=result.is_unusable and argv[0] == command[0])
-        return result, None, said_by_command(trip.place.message_file)
+        return result, None, said_by_command(stay.place.message_file)
 
-    def _call(self, trip: Trip, worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
-        entry = trip.entry
+    def _call(self, stay: Stay, worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry = stay.entry
         request = {
-            "input": trip.path,
-            "output_dir": trip.place.outputs,
+            "input": stay.path,
+            "output_dir": stay.place.outputs,
             "entry": entry.text,
             "key": entry.key,
             "params": entry.parameters,
@@ -195,11 +223,12 @@ class Each:
 
     def finish(self, trip: Trip) -> Next:
         """Stage out, commit, and remove what is on disk."""
+        stay = trip.stay
         try:
-            if trip.record is not None:
-                self._settle(trip, self._stage_out(trip.record, trip.place))
+            if stay is not None and stay.record is not None:
+                self._settle(trip, self._stage_out(stay.record, stay.place))
         finally:
-            self._clear(trip)
+            self._leave(trip)
         return Next.LEAVE if trip.is_over else Next.AGAIN
 
     def _settle(self, trip: Trip, record: Record) -> None:
@@ -222,25 +251,12 @@ class Each:
         if self.pipeline.is_budget_spent():
             self._is_given_up = True
 
-    def _has_room(self, trip: Trip, *, is_forced: bool) -> bool:
-        """Take what the input needs from the disk budget, if it has that much."""
-        if trip.size_bytes is None and self.disk.is_exact and trip.entry.problem is None:
-            trip.size_bytes = self.pipeline.staging.size_of(trip.entry)
-        size_bytes = self.disk.largest_bytes if trip.size_bytes is None else trip.size_bytes
-        if not self.disk.take(size_bytes, is_forced=is_forced):
-            return False
-        trip.taken_bytes = size_bytes
-        return True
-
-    def _take(self, trip: Trip, size_bytes: int) -> None:
-        """Take more, or less than nothing, of the disk budget: it is on disk already."""
-        self.disk.take(size_bytes, is_forced=True)
-        trip.taken_bytes += size_bytes
-
-    def _clear(self, trip: Trip) -> None:
-        self._places.remove(trip.place, trip.path, is_left=trip.is_left)
-        self.disk.give_back(trip.taken_bytes)
-        trip.taken_bytes = 0
+    def _leave(self, trip: Trip) -> None:
+        """Take back all that an entry has, if it has anything still."""
+        stay, trip.stay = trip.stay, None
+        if stay is not None:
+            self._places.take_back(stay.place, stay.path, is_left=stay.is_left)
+            stay.share.give_back()
 
     def _argv(self, values: Mapping[str, str]) -> list[str]:
         """Give the command with its placeholders filled in."""
@@ -256,20 +272,16 @@ class Each:
         """Put the outputs of a finished entry, and give its record with them."""
         started = time.monotonic()
         pipeline = self.pipeline
+        claimed: list[str] = []
         try:
-            keys = find_outputs(place.outputs, pipeline.plan.outputs)
-            for key in keys:
-                other = pipeline.writers.setdefault(key, record.position)
-                if other != record.position:
-                    raise BadKeyError(
-                        key,
-                        f"the entry at position {other} wrote this output too; "
-                        "name outputs after their entry, as with $HTCJOB_KEY or {key}",
-                    )
+            keys = pipeline.patterns.find(place.outputs)
+            pipeline.writers.claim(keys, record.position)
+            claimed = keys
             outputs = pipeline.staging.stage_out(place.outputs, keys)
-        except (BadKeyError, StorageError) as error:
-            if isinstance(error, StorageError) and stops_attempt(error, staging_out=True):
+        except StorageError as error:
+            if stops_attempt(error, staging_out=True):
                 raise
+            pipeline.writers.let_go(claimed)
             return replace(record, result=EntryResult.FAILED, message=f"stage-out: {error}")
         return replace(record, message="", outputs=tuple(outputs), stage_out_s=time.monotonic() - started)
 

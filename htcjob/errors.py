@@ -17,6 +17,7 @@ HtcjobError
     ├── UnauthenticatedError               the credentials are expired or refused
     ├── TransientError                     worth repeating unchanged: throttled, 5xx, reset, truncated
     └── PermanentError                     not worth repeating: disk full, read-only, bad range
+        └── OutputError                    an output that no store can take: a pipe, a link that leads outside
 
 Exceptions carry facts; `outcome.py` decides what they mean for the attempt's exit status.
 """
@@ -127,16 +128,28 @@ class TransientError(StorageError):
         *,
         retry_after_s: float | None = None,
         is_throttled: bool = False,
+        is_replaced: bool = False,
     ) -> None:
         super().__init__(operation, url, reason)
         self.retry_after_s = retry_after_s
         """Seconds that the other side asked us to wait, when it did."""
         self.is_throttled = is_throttled
         """The other side has too much to do (503 SlowDown, 429): all transfers are to slow down."""
+        self.is_replaced = is_replaced
+        """The object is another one than a moment ago: a part of the old one cannot be had any more."""
 
 
 class PermanentError(StorageError):
     """Not worth repeating: a name too long, a range past the end, a checksum never right."""
+
+
+class OutputError(PermanentError):
+    """An output that no store can take: no regular file, a link that leads outside, a name that is no key."""
+
+    @classmethod
+    def of(cls, key: str, reason: str) -> OutputError:
+        """Return the error of the output *key*, which may be no name that a line can have."""
+        return cls("output", key if key.isprintable() else repr(key), reason)
 
 
 class UnwritableError(PermanentError):

@@ -17,7 +17,7 @@ from htcjob.warm_values import checked_value, cpu_s, peak_memory_bytes
 from htcjob.worker import Answer
 
 if TYPE_CHECKING:
-    from htcjob.each import Trip
+    from htcjob.each import Stay
     from htcjob.signals import Signals
 
 _NOTHING_SAID = "the loop said nothing of it: call commit(), fail() or retry() for every entry"
@@ -35,18 +35,19 @@ class JobEntry:
     longer the body's.
     """
 
-    def __init__(self, trip: Trip, handover: Handover) -> None:
-        self.key: str = trip.entry.key
+    def __init__(self, stay: Stay, handover: Handover) -> None:
+        entry = stay.entry
+        self.key: str = entry.key
         """The object's key in project storage, or its full URL."""
-        self.text: str = trip.entry.text
+        self.text: str = entry.text
         """The manifest line as it stands."""
-        self.parameters: Mapping[str, object] = trip.entry.parameters
+        self.parameters: Mapping[str, object] = entry.parameters
         """The other members of a JSON line."""
-        self.position: int = trip.entry.position
+        self.position: int = entry.position
         """Place in the manifest, from 0."""
-        self.path: str = trip.path
+        self.path: str = stay.path
         """The local input file."""
-        self.output_dir: str = trip.place.outputs
+        self.output_dir: str = stay.place.outputs
         """Where outputs go; their path below it is their key in task storage. The folders of the entry's key
         are there."""
         self._handover = handover
@@ -123,14 +124,14 @@ class Handover:
 
     # The flow's side
 
-    def act(self, trip: Trip, _worker: int, _timeout_s: float | None) -> Answer:
+    def act(self, stay: Stay, _worker: int, _timeout_s: float | None) -> Answer:
         """
         Offer an entry to the loop, and wait for what it says.
 
         Raises:
             LoopLeftError: the loop takes no more.
         """
-        entry = JobEntry(trip, self)
+        entry = JobEntry(stay, self)
         with self._changed:
             self._offered = entry
             self._changed.notify_all()

@@ -134,7 +134,7 @@ class Job:
         program = ("htcjob.Job", os.path.basename(sys.argv[0]), *sys.argv[1:])
         plan = make_plan(**{**options, "command": program, "call": None, "is_each": True, "workers": 1})
         if not logging.getLogger("htcjob").handlers:
-            logs.set_up(log_format=log_format, level=level)
+            logs.set_up(log_format=log_format, level=level, is_guest=True)
         return cls(plan, environ=environ, flags=flags)
 
     @property

@@ -9,16 +9,33 @@ import time
 from typing import TextIO
 
 from htcjob.redact import redact, redact_value
+from htcjob.talk import Talk, standard_error
 
 
-def install(*, log_format: str, level: str, stream: TextIO | None) -> None:
+def install(*, log_format: str, level: str, stream: TextIO | None, is_guest: bool) -> None:
     """Send all log lines of htcjob to *stream* (`logs.set_up`)."""
-    handler = _Handler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    if stream is None:
+        stream = standard_error()
+        if stream is not None and not is_guest:
+            sys.stderr = stream
+    handler = _Handler(stream)
+    formatter = JsonFormatter() if log_format == "json" else TextFormatter()
+    handler.setFormatter(formatter)
     logger = logging.getLogger("htcjob")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+    talk = getattr(stream, "buffer", None)
+    if isinstance(talk, Talk):
+        talk.words_for_lost = lambda lines: _words_for_lost(formatter, lines)
+
+
+def _words_for_lost(formatter: logging.Formatter, lines: int) -> str:
+    record = logging.makeLogRecord(
+        {"levelno": logging.WARNING, "levelname": "WARNING", "msg": "log_lines_lost"}
+    )
+    record.fields = {"lines": lines}
+    return formatter.format(record) + "\n"
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic from Python 3.11

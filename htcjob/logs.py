@@ -23,8 +23,8 @@ LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 
 _least = 0
 """The least important level that is shown, once that was set up."""
-_wanted: tuple[str, str, TextIO | None] | None = None
-"""Format, level and stream of a set-up that waits for the first line."""
+_wanted: tuple[str, str, TextIO | None, bool] | None = None
+"""Format, level, stream and `is_guest` of a set-up that waits for the first line."""
 
 
 def event(logger: logging.Logger | str, level: int, name: str, **fields: object) -> None:
@@ -52,17 +52,20 @@ def event(logger: logging.Logger | str, level: int, name: str, **fields: object)
         logger.log(level, name, extra={"fields": shown})
 
 
-def set_up(*, log_format: str, level: str, stream: TextIO | None = None) -> None:
+def set_up(*, log_format: str, level: str, stream: TextIO | None = None, is_guest: bool = False) -> None:
     """
     Send all log lines of htcjob to *stream*.
 
     Args:
         log_format: `text` or `json`.
         level: One of `LEVELS`.
-        stream: Default: standard error, flushed per line (containers die mid-buffer).
+        stream: Default: standard error, flushed per line (containers die mid-buffer), and never waited for
+            longer than a moment (`talk.py`).
+        is_guest: The process is another's, and so is its `sys.stderr`. Else what libraries write there goes
+            the same way.
     """
     global _least, _wanted
-    _least, _wanted = LEVELS[level], (log_format, level, stream)
+    _least, _wanted = LEVELS[level], (log_format, level, stream, is_guest)
     if "logging" in sys.modules:
         _install()
 
@@ -72,8 +75,8 @@ def _install() -> None:
     if _wanted is not None:
         from htcjob.log_lines import install
 
-        log_format, level, stream = _wanted
-        install(log_format=log_format, level=level, stream=stream)
+        log_format, level, stream, is_guest = _wanted
+        install(log_format=log_format, level=level, stream=stream, is_guest=is_guest)
         _wanted = None
 
 

@@ -30,7 +30,7 @@ from htcjob.outcome import (
     judge_stage_in,
     stops_attempt,
 )
-from htcjob.staging import Staging, find_outputs
+from htcjob.staging import Staging
 from htcjob.workplace import (
     Place,
     entries_file_line,
@@ -42,6 +42,7 @@ from htcjob.workplace import (
 if TYPE_CHECKING:
     from htcjob.env import JobContext
     from htcjob.manifest import Entry
+    from htcjob.outputs import OutputPatterns, Writers
     from htcjob.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,10 @@ class Pipeline:
     """What every command of this attempt gets besides."""
     scratch: str
     """This attempt's own directory, links resolved; the caller makes and removes it."""
-    writers: dict[str, int]
-    """Position of the entry that put each output key, earlier attempts' too."""
+    patterns: OutputPatterns
+    """What is staged out."""
+    writers: Writers
+    """Which entry each output is of, earlier attempts' too."""
     peak_memory_bytes: int = 0
     """Of the largest process so far."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -106,7 +109,7 @@ class Pipeline:
 
         failures = failures_said_by_command(place.failures_file, set(inputs.values()))
         started = time.monotonic()
-        keys = find_outputs(place.outputs, self.plan.outputs)
+        keys = self.patterns.find(place.outputs)
         with self.staging.shown("stage_out", len(keys)):
             outputs = self.staging.stage_out(place.outputs, keys)
         stage_out_s = time.monotonic() - started

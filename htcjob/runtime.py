@@ -165,6 +165,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
     from htcjob.job_stores import open_job_stores
     from htcjob.ledger import Ledger
     from htcjob.manifest import EntryList
+    from htcjob.outputs import OutputPatterns, Writers
     from htcjob.pipeline import Pipeline
     from htcjob.retry import RetryPolicy
     from htcjob.staging import Staging
@@ -188,7 +189,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
     # 2. stores
     if attempt.act is None:
         _check_command(plan, attempt.environ)
-    _check_outputs(plan)
+    patterns = OutputPatterns(plan.outputs)
     variables = _variables(context) | claims
     crew = None
     if plan.call is not None:
@@ -244,7 +245,8 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
             environ=attempt.environ,
             variables=variables,
             scratch=scratch,
-            writers={key: position for position, keys in done.items() for key in keys},
+            patterns=patterns,
+            writers=Writers({key: position for position, keys in done.items() for key in keys}),
         )
         ledger.on_committed = pipeline.committed
         left = (entry for entry in manifest.entries(attempt.chunk) if entry.position not in done)
@@ -261,6 +263,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
             Each(pipeline, disk, stragglers, crew, attempt.act).work_on(left)
         else:
             pipeline.work_on_chunk(list(left))
+        patterns.warn()
 
 
 def end(attempt: Attempt, signals: Signals) -> Ending:
@@ -288,12 +291,6 @@ def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
         for word in plan.command:
             if word in ("{entry}", "{key}", "{input}", "{stem}", "{output_dir}"):
                 raise UsageError(f"{word} is filled in only with --each")
-
-
-def _check_outputs(plan: Plan) -> None:
-    for pattern in plan.outputs:
-        if pattern.startswith("/") or ".." in pattern.split("/"):
-            raise UsageError(f"--output {pattern}: it must lie below the output directory")
 
 
 def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from htcjob.errors import FailureReportError, UnwritableError
@@ -123,49 +124,77 @@ class FolderStatus(NamedTuple):
 
 class Places:
     """
-    Makes and removes the places of entries. May be used from any thread.
+    Lends places to entries, and takes them back. May be used from any thread.
 
     A place that is empty again becomes the next one, under another name: making and removing three folders
-    can take a disk longer than a short command takes.
+    can take a disk longer than a short command takes. No name is ever lent twice. So a place is its
+    borrower's alone until it is given back, nothing happens when it is given back again, and a process that
+    was told of an earlier place cannot find its way into a later one.
+
+    Args:
+        scratch: The directory that they are in.
     """
 
-    def __init__(self) -> None:
-        self._free: dict[str, FolderStatus] = {}
-        """Empty ones, by their root."""
+    def __init__(self, scratch: str) -> None:
+        self._scratch = scratch
         self._lock = threading.Lock()
-        """Held while one gets its next name: an entry that is fetched again may have lent its own."""
-        self._made: dict[str, FolderStatus] = {}
+        """Of all below."""
+        self._names = count()
+        self._free: list[tuple[str, FolderStatus]] = []
+        """Empty ones, by their root."""
+        self._lent: dict[str, FolderStatus] = {}
         """What those in use were at first, by their root."""
 
-    def make(self, place: Place) -> None:
-        """Make the directories of *place*."""
-        with self._lock:
-            if place.root in self._free:
-                self._made[place.root] = self._free.pop(place.root)
-                return
-            if self._free:
-                root, status = self._free.popitem()
-                with in_work_directory(place.root):
-                    os.rename(root, place.root)
-                self._made[place.root] = status
-                return
-        Place.make(place.root)
-        self._made[place.root] = FolderStatus.of(place.root)
-
-    def remove(self, place: Place, input_path: str, *, is_left: bool) -> None:
+    def lend(self) -> Place:
         """
-        Remove *place* with whatever is in it, if it was made.
+        Give a place that is empty.
+
+        Raises:
+            UnwritableError: there is no room for one.
+        """
+        with self._lock:
+            root = os.path.join(self._scratch, str(next(self._names)))
+            free, status = self._free.pop() if self._free else ("", None)
+        place = Place(root)
+        if status is None or not _renamed(free, root):
+            try:
+                place = Place.make(root)
+                with in_work_directory(root):
+                    status = FolderStatus.of(root)
+            except UnwritableError:
+                remove_tree(root)  # a part of it may be there
+                raise
+        with self._lock:
+            self._lent[root] = status
+        return place
+
+    def take_back(self, place: Place, input_path: str = "", *, is_left: bool = True) -> None:
+        """
+        Remove *place* with whatever is in it, unless it was given back before.
 
         Args:
-            place: The place.
+            place: One that was lent.
             input_path: The input in it, or empty.
             is_left: No process that was told of it is alive.
         """
-        status = self._made.pop(place.root, None)
-        if status is not None and is_left and place.clear(input_path, status):
-            self._free[place.root] = status
+        with self._lock:
+            status = self._lent.pop(place.root, None)
+        if status is None:
+            return
+        if is_left and place.clear(input_path, status):
+            with self._lock:
+                self._free.append((place.root, status))
         else:
             remove_tree(place.root)
+
+
+def _renamed(old: str, new: str) -> bool:
+    """Rename, and tell whether that could be done: what cleans a disk may have removed an empty folder."""
+    try:
+        os.rename(old, new)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -288,3 +288,121 @@ def test_an_attempt_whose_only_trouble_is_for_good_can_end_with_0(htcjob):
     assert done.returncode == 75
     stop = (*command[:2], "--workers", "1", "--max-failures", "0", *command[2:])
     assert htcjob.run("--run", "stop", *stop, "exit 3").returncode == 65
+
+
+# --- what one entry has is never taken by another ---
+
+THREE = """
+import os, sys
+
+def three(input, output_dir, key):
+    with open(input) as file:
+        text = file.read()
+    if text == "again" and not os.path.exists(input + ".seen"):
+        seen = os.path.join(os.environ["SEEN"], key.replace("/", "_"))
+        if not os.path.exists(seen):
+            open(seen, "w").close()
+            sys.exit(75)
+    for n in "abc":
+        with open(os.path.join(output_dir, key + "." + n), "w") as file:
+            file.write(text + n)
+
+if __name__ == "__main__":
+    three(os.environ["HTCJOB_INPUT"], os.environ["HTCJOB_OUTPUT_DIR"], os.environ["HTCJOB_KEY"])
+"""
+"""Copies its input to three outputs; says 75 once for an input that says so."""
+
+SHELL = (
+    'for n in a b c; do { cat "$1"; printf $n; } > "$2/$3.$n" || exit 9; done',
+    "sh",
+    "{input}",
+    "{output_dir}",
+    "{key}",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        (("--workers", "1"), "each"),
+        (("--workers", "4"), "each"),
+        (("--workers", "8", "--prefetch", "0"), "each"),
+        (("--workers", "4", "--disk-budget", "40B"), "each"),
+        (("--workers", "4"), "call"),
+        (("--workers", "3", "--retry-entry", "1"), "call"),
+        (("--workers", "4"), "full disk"),
+        (("--workers", "1"), "loop"),
+    ],
+)
+def test_an_entry_that_cannot_be_fetched_takes_nothing_from_others(htcjob, tmp_path, request, options, way):
+    """Absent, unusable and damaged ones between good ones: each good one has all of its outputs, each bad one fails."""
+    n = 60
+    names = {k: f"d{k % 7}/f{k}" for k in range(n)}
+    again = {k for k in names if "--retry-entry" in options and k % 5 == 0}
+    for k, name in names.items():
+        path = htcjob.project / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("again" if k in again else f"text {k}")
+    (htcjob.project / "folder").mkdir()
+    bad = ("gone{k}", "folder", "a//b", "../{k}", "d1/f1/below")
+    lines = [line for k in range(n) for line in (bad[k % len(bad)].format(k=k), names[k])]
+    htcjob.manifest(*lines)
+    (tmp_path / "seen").mkdir()
+    (tmp_path / "three.py").write_text(THREE)
+    variables = {"PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen")}
+    command, letters = SHELL, "abc"
+    if way == "full disk":  # which has no room for outputs
+        command, letters = (":",), ""
+        disk = request.getfixturevalue("small_disk")
+        for name in names.values():
+            (htcjob.project / name).write_bytes(b"x" * 30_000)
+        options = (*options, "--work-dir", str(disk))
+    if way == "call":
+        done = htcjob.run(*options, "--call", "three:three", **variables)
+    elif way == "loop":
+        done = job_of_three(htcjob, tmp_path)
+    else:
+        done = htcjob.run(*options, "--each", "--", "sh", "-c", *command)
+    assert done.returncode == 65, done.stderr
+    expected = {position: "done" if position % 2 else "failed" for position in range(2 * n)}
+    assert [record["position"] for record in htcjob.records()] == list(range(2 * n))
+    assert htcjob.results() == expected, done.stderr
+    outputs = {
+        f"{name}.{letter}": (htcjob.project / name).read_bytes() + letter.encode()
+        for name in names.values()
+        for letter in letters
+    }
+    assert htcjob.outputs() == outputs
+    for record in htcjob.records():
+        assert len(record.get("outputs", ())) == (len(letters) if record["result"] == "done" else 0)
+    assert list(htcjob.work.iterdir()) == []
+
+
+def job_of_three(htcjob, tmp_path):
+    """Run a loop of the user's own over the entries."""
+    import subprocess
+
+    (tmp_path / "loop.py").write_text(
+        "import htcjob\nfrom three import three\n"
+        "with htcjob.Job.from_env() as job:\n    for entry in job.entries():\n"
+        "        three(entry.path, entry.output_dir, entry.key)\n        entry.commit()\n"
+    )
+    return subprocess.run(
+        [sys.executable, str(tmp_path / "loop.py")],
+        env=htcjob.variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_entry_that_may_not_put_its_outputs_keeps_no_name_from_others(htcjob):
+    """`b` wants a name of `a` and puts nothing; what it wanted besides is free for `c`."""
+    htcjob.entries("a", "b", "c")
+    script = 'for o in $(cat "$0/$HTCJOB_KEY.names"); do echo $HTCJOB_KEY > "$HTCJOB_OUTPUT_DIR/$o"; done'
+    for key, outputs in {"a": "x", "b": "w x y", "c": "w y"}.items():
+        (htcjob.project / f"{key}.names").write_text(outputs)
+    done = htcjob.run("--workers", "1", "--each", "--", "sh", "-c", script, str(htcjob.project))
+    assert done.returncode == 65
+    assert htcjob.results() == {0: "done", 1: "failed", 2: "done"}
+    assert htcjob.outputs() == {"x": b"a\n", "w": b"c\n", "y": b"c\n"}

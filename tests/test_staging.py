@@ -1,17 +1,19 @@
 """Staging: whole files or none, nothing outside its directory, every error with its name."""
 
 import io
+import json
 import os
 from types import SimpleNamespace
 
 import pytest
 
 from htcjob import logs
-from htcjob.errors import AbsentError, BadKeyError, DeniedError, PermanentError, TransientError
+from htcjob.errors import AbsentError, DeniedError, OutputError, PermanentError, TransientError, UsageError
 from htcjob.manifest import parse_entry
+from htcjob.outputs import OutputPatterns
 from htcjob.pipeline import Pipeline
 from htcjob.retry import RetryPolicy
-from htcjob.staging import Staging, find_outputs
+from htcjob.staging import Staging
 from htcjob.storage.memory import MemoryStore
 from htcjob.storage.urls import open_store
 from htcjob.transfer import Transfers
@@ -35,6 +37,10 @@ def directory(tmp_path):
     path = tmp_path / "d"
     path.mkdir()
     return os.path.realpath(path)
+
+
+def find_outputs(directory, patterns):
+    return OutputPatterns(patterns).find(directory)
 
 
 def write(directory, *names):
@@ -94,7 +100,9 @@ def test_a_stop_signal_ends_the_stage_in_of_a_chunk(staging, tmp_path):
         return plain_get(key, path)
 
     staging.project.get = get
-    members = dict.fromkeys(("context", "plan", "ledger", "facts", "environ", "variables", "writers"))
+    members = dict.fromkeys(
+        ("context", "plan", "ledger", "facts", "environ", "variables", "patterns", "writers")
+    )
     pipeline = Pipeline(**members, staging=staging, signals=signals, scratch=str(tmp_path))
     entries = [parse_entry(key.encode(), position=n, line_number=n) for n, key in enumerate(keys)]
     place = Place.make(str(tmp_path / "chunk"))
@@ -145,10 +153,13 @@ def test_keys_that_lie_across_each_other_are_refused(staging, directory):
         staging.stage_in(entry("a/b"), directory)
 
 
+EVERYTHING = [".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]
+
+
 @pytest.mark.parametrize(
     ("patterns", "found"),
     [
-        ((), [".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/c.dat"]),
+        ((), EVERYTHING),
         (("*.dat",), ["a.dat"]),
         (("**/*.dat",), ["a.dat", "sub/b.dat", "sub/deep/c.dat"]),
         (("*.jpg", "sub/*"), ["a.jpg", "sub/b.dat"]),
@@ -157,12 +168,60 @@ def test_keys_that_lie_across_each_other_are_refused(staging, directory):
         (("sub/**/*.dat",), ["sub/b.dat", "sub/deep/c.dat"]),
         (("?.[dj]*", ".h*"), [".hidden", "a.dat", "a.jpg"]),
         (("none*",), []),
+        (("./*.dat",), ["a.dat"]),
+        (("././sub//./b.dat",), ["sub/b.dat"]),
+        (("sub/",), ["sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]),
+        (("./sub/./",), ["sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]),
+        (("*/deep/",), ["sub/deep/.c", "sub/deep/c.dat"]),
+        (("sub/**/",), ["sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]),
+        (("sub/**/**/c.dat",), ["sub/deep/c.dat"]),
+        ((".",), EVERYTHING),
+        (("./",), EVERYTHING),
+        (("**/",), EVERYTHING),
     ],
 )
 def test_outputs_are_what_the_globs_say(directory, patterns, found):
     """No glob means every file; folders themselves are no outputs."""
-    write(directory, ".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/c.dat")
+    write(directory, *EVERYTHING)
     assert find_outputs(directory, patterns) == found
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "/", "/x", "..", "../x", "a/../b", "a\nb", "a\0b", "\udcff", "x" * 1025, ".htcjob/x", "./.htcjob/"],
+)
+def test_a_pattern_that_can_match_nothing_is_refused(pattern):
+    """What no output can be called is a mistake of the command line, not an empty result."""
+    with pytest.raises(UsageError, match="--output"):
+        OutputPatterns(["*.dat", pattern])
+
+
+@pytest.mark.parametrize(
+    ("patterns", "unmatched"),
+    [
+        (("*.dat",), None),
+        (("*.txt",), ["*.txt"]),
+        (("**/*.dat", "out/"), ["out/"]),
+        (("*.txt", "a.*", "x?"), ["*.txt", "x?"]),
+        (("x", "**/*", "**/.*"), None),
+        ((), None),
+    ],
+)
+def test_patterns_that_matched_nothing_are_named_once(directory, patterns, unmatched):
+    """With a few names of what was left out; where nothing was left out, they may well be needless."""
+    lines = io.StringIO()
+    logs.set_up(log_format="json", level="info", stream=lines)
+    write(directory, *EVERYTHING)
+    found = OutputPatterns(patterns)
+    found.find(directory)
+    found.find(directory)
+    found.warn()
+    said = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [line["event"] for line in said] == ["output_matched_nothing"] * (unmatched is not None)
+    for line in said:
+        assert line["patterns"] == unmatched
+        assert 0 < len(line["left_out"]) <= 3
+        assert set(line["left_out"]) <= set(EVERYTHING)
 
 
 def test_outputs_never_lead_out_of_the_directory(directory, tmp_path):
@@ -174,10 +233,11 @@ def test_outputs_never_lead_out_of_the_directory(directory, tmp_path):
         ("proc", "/proc/self/environ"),
     ):
         os.symlink(target, os.path.join(directory, link))
-        with pytest.raises(BadKeyError, match="link"):
+        with pytest.raises(OutputError, match="link"):
             find_outputs(directory, ["*"] if link != "folder" else ["folder/secret"])
         os.unlink(os.path.join(directory, link))
-    assert find_outputs(directory, ["../secret"]) == []
+    with pytest.raises(UsageError, match="below the output directory"):
+        find_outputs(directory, ["../secret"])
 
 
 def test_links_in_a_circle_end(directory):
@@ -210,7 +270,7 @@ def test_a_folder_that_is_a_link_out_is_not_silently_left_out(directory, tmp_pat
     (tmp_path / "big").mkdir()
     (tmp_path / "big" / "result").write_text("r")
     os.symlink(tmp_path / "big", os.path.join(directory, "results"))
-    with pytest.raises(BadKeyError, match="results"):
+    with pytest.raises(OutputError, match="results"):
         find_outputs(directory, [])
 
 
@@ -231,11 +291,11 @@ def test_a_link_inside_the_directory_is_a_file_like_another(directory):
 def test_special_files_and_ledger_names_are_refused(directory):
     """A pipe would block for ever; `.htcjob/` is the ledger's."""
     os.mkfifo(os.path.join(directory, "pipe"))
-    with pytest.raises(BadKeyError, match="regular"):
+    with pytest.raises(OutputError, match="regular"):
         find_outputs(directory, [])
     os.unlink(os.path.join(directory, "pipe"))
     write(directory, ".htcjob/default/done/00000000/forged.jsonl")
-    with pytest.raises(BadKeyError, match="htcjob"):
+    with pytest.raises(OutputError, match="htcjob"):
         find_outputs(directory, [])
 
 

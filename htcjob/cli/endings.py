@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-
-import click
+from contextlib import suppress
 
 import htcjob
 from htcjob.outcome import Ending
@@ -15,10 +14,18 @@ def say(text: str) -> None:
     """
     Write a line to standard error, if there is anybody to read it.
 
-    Trouble with standard error (a full disk, a reader that has gone) must not become the exit status.
+    Trouble with standard error (a full disk, a reader that has gone or does not read) must not become the
+    exit status, nor hold it back.
     """
+    from htcjob import talk
+
+    stream = talk.standard_error()
+    if stream is None:  # Python has none when it was started with that closed
+        return
+    talk.may_wait(stream)
     try:
-        click.echo(_without_escapes(redact(text)), err=True)
+        stream.write(f"{_without_escapes(redact(text))}\n")
+        stream.flush()
     except (OSError, ValueError):
         forget(2)
 
@@ -30,7 +37,8 @@ def _without_escapes(text: str) -> str:
 
 def forget(descriptor: int) -> None:
     """Send what is still to be written to *descriptor* nowhere, or Python complains at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def report_bug(error: BaseException) -> None:

@@ -7,6 +7,7 @@ this call does not need.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from htcjob import env, logs
 from htcjob.cli.interrupt import end_promptly
+from htcjob.cli.output import OutputError, finish, take_standard_output, write
 from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, HtcjobError, UsageError
 from htcjob.outcome import EXIT_STATUS, TerminationReason, ending_of_error
 from htcjob.redact import Secret, redact
@@ -68,26 +70,25 @@ _LEDGER = ".htcjob/"
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line *args* (default: this process's) and exit with its status."""
     try:
+        take_standard_output()
         status = _run(sys.argv[1:] if args is None else args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        if error := finish():
+            raise error
+    except OutputError as error:
+        status = _status_of_output(error)
     except HtcjobError as error:
         status = _say(error)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except Exception as error:
-        status = _status_of_output(error) or _report_bug(error)
+        status = _report_bug(error)
     sys.exit(status)
 
 
-def _status_of_output(error: Exception) -> int | None:
-    """Give the exit status when standard output takes no more; None: that is not what *error* says."""
-    if not isinstance(error, OSError) or error.filename is not None:
-        return None
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains at its end
-    if isinstance(error, BrokenPipeError):  # the reader of a list has gone
+def _status_of_output(error: OutputError) -> int:
+    if error.errno == errno.EPIPE:  # the reader of a list has gone
         return 128 + signal.SIGPIPE
-    _write(sys.stderr, f"htcctl: error: standard output: {error.strerror}")
+    _complain(f"standard output: {error.strerror}")
     return os.EX_IOERR
 
 
@@ -105,7 +106,7 @@ def _run(args: list[str]) -> int:
         raise UsageError(f"{error}; see htcctl --help") from None
     given = {name.lstrip("-"): value for name, value in options}
     if "h" in given or "help" in given:
-        _write(sys.stdout, HELP.rstrip())
+        write(HELP.rstrip())
         return 0
     verb, *names = words or [""]
     directory = given.get("d", given.get("directory"))
@@ -124,7 +125,7 @@ def _run(args: list[str]) -> int:
             for info in listed(store, "", transfers):
                 if not info.key.startswith(_LEDGER):
                     key = info.key
-                    _write(sys.stdout, key if key.isprintable() else json.dumps(key))
+                    write(key if key.isprintable() else json.dumps(key))
             return 0
         if verb == "upload":
             return _report(transfers.each(lambda path: transfers.put(store, path, _key(path)), names))
@@ -207,7 +208,7 @@ def _report(results: Iterable[object]) -> int:
         if failed <= FAILURES_SHOWN:
             _say(result)
     if failed > 1:
-        _write(sys.stderr, f"htcctl: error: {failed} of {done + failed} failed")
+        _complain(f"{failed} of {done + failed} failed")
     return status
 
 
@@ -215,8 +216,16 @@ def _say(error: HtcjobError) -> int:
     """Say on one line what went wrong; give the exit status."""
     ending = ending_of_error(error)
     text = redact(" ".join(ending.message.split()))
-    _write(sys.stderr, f"htcctl: error: {text if text.isprintable() else ascii(text)}")
+    _complain(text if text.isprintable() else ascii(text))
     return ending.exit_status
+
+
+def _complain(text: str) -> None:
+    from htcjob import talk
+
+    stream = talk.standard_error()
+    talk.may_wait(stream)
+    _write(stream, f"htcctl: error: {text}")
 
 
 def _write(stream: TextIO | None, line: str) -> None:

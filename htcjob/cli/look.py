@@ -13,6 +13,7 @@ from htcjob import env
 from htcjob.chunk import Share, chunk_bounds
 from htcjob.cli.endings import printable, say_ending
 from htcjob.cli.options import balance_option, job_options, look_table
+from htcjob.cli.output import write
 from htcjob.errors import ConfigurationError, HtcjobError
 from htcjob.outcome import Ending, ending_of_error
 from htcjob.redact import redact
@@ -47,7 +48,7 @@ def chunk(entries: int | None, as_json: bool, balance: str, **flags: Any) -> Non
             array_index=context.array_index, array_size=context.require_array_size(), n_entries=entries
         )
     if as_json:
-        click.echo(
+        write(
             json.dumps(
                 {
                     "array_index": context.array_index,
@@ -60,11 +61,11 @@ def chunk(entries: int | None, as_json: bool, balance: str, **flags: Any) -> Non
         )
         return
     if manifest is None:
-        click.echo(f"{bounds.start} {bounds.stop}")
+        write(f"{bounds.start} {bounds.stop}")
         return
     for entry in manifest.entries(bounds):
         note = f"\t# {entry.problem}" if entry.problem else ""
-        click.echo(f"{entry.position}\t{printable(redact(entry.text))}{note}")
+        write(f"{entry.position}\t{printable(redact(entry.text))}{note}")
 
 
 @click.command(name="env", epilog=look_table())
@@ -81,22 +82,22 @@ def environment(as_json: bool) -> int:
     variables = env.injected(environ)
     if not as_json:  # shown first, because they are what one looks for when they make no sense
         for name, value in variables:
-            click.echo(f"{name}={printable(value)}")
+            write(f"{name}={printable(value)}")
     try:
         context = env.read_context(environ)
     except ConfigurationError as error:
         ending = ending_of_error(error)
         if as_json:
-            click.echo(json.dumps({"variables": dict(variables), "problem": redact(ending.message)}))
+            write(json.dumps({"variables": dict(variables), "problem": redact(ending.message)}))
         return say_ending(ending)
     meaning = {name: _shown(getattr(context, name)) for name in _CONTEXT_FIELDS}
     if as_json:
-        click.echo(json.dumps({"variables": dict(variables), "context": meaning}))
+        write(json.dumps({"variables": dict(variables), "context": meaning}))
         return 0
     if variables:
-        click.echo()
+        write()
     for name, meant in meaning.items():
-        click.echo(f"{name + ':':<17}{'-' if meant is None else meant}")
+        write(f"{name + ':':<17}{'-' if meant is None else meant}")
     return 0
 
 
@@ -147,15 +148,15 @@ def check(as_json: bool, balance: str, **flags: Any) -> int:
             first_problem = first_problem or ending
         steps.append({"step": name, "ok": is_ok, "message": said})
         if not as_json:
-            click.echo(f"{'ok' if is_ok else 'PROBLEM':<8} {name:<12} {said}")
+            write(f"{'ok' if is_ok else 'PROBLEM':<8} {name:<12} {said}")
         if name == "environment" and not is_ok:
             break  # nothing else can be known
     for said in _mistyped():
         steps.append({"step": "variables", "ok": True, "message": said})
         if not as_json:
-            click.echo(f"{'note':<8} {'variables':<12} {said}")
+            write(f"{'note':<8} {'variables':<12} {said}")
     if as_json:
-        click.echo(json.dumps(steps))
+        write(json.dumps(steps))
     return say_ending(first_problem) if first_problem else 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -13,6 +15,7 @@ from click.core import ParameterSource
 import htcjob
 from htcjob import logs
 from htcjob.cli.endings import forget, report_bug, say, say_ending
+from htcjob.cli.output import OutputError, finish, take_standard_output
 from htcjob.errors import HtcjobError
 from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_error
 
@@ -85,17 +88,12 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line *args* (default: this process's) and exit with its status."""
     _fill_standard_descriptors()
+    take_standard_output()
     status = _status_of(args)
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        forget(1)
-        status = status or _READER_GONE
-    except OSError as error:
-        forget(1)
-        # Said already, unless all that was written fitted into the buffer.
-        status = status or say_ending(_ending_of_output(error))
+    lost = finish()
+    # Said already, unless all that was written fitted into the buffer.
+    if lost is not None and status == 0:
+        status = _status_of_output(lost)
     try:
         if sys.stderr is not None:
             sys.stderr.flush()
@@ -109,7 +107,7 @@ def _status_of(args: list[str] | None) -> int:
         status = cli.main(args=args, prog_name="htcjob", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        say(error.format_message())
         return os.EX_USAGE
     except click.UsageError as error:
         return _say(ending_of_usage(error), usage=error.ctx.get_usage() if error.ctx else None)
@@ -118,15 +116,11 @@ def _status_of(args: list[str] | None) -> int:
     except click.ClickException as error:
         return _say(Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, error.format_message()))
     except SystemExit:  # how click ends when the reader of standard output has gone
-        forget(1)
         return _READER_GONE
+    except OutputError as error:
+        return _status_of_output(error)
     except HtcjobError as error:
         return _say(ending_of_error(error))
-    except OSError as error:
-        if error.filename is not None:
-            report_bug(error)
-            return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]
-        return _say(_ending_of_output(error))
     except Exception as error:
         report_bug(error)
         return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]
@@ -156,8 +150,12 @@ def ending_of_usage(error: click.UsageError) -> Ending:
     return Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, message)
 
 
-def _ending_of_output(error: OSError) -> Ending:
-    return Ending(TerminationReason.STAGING_FAILED, os.EX_IOERR, f"standard output: {error.strerror}")
+def _status_of_output(error: OutputError) -> int:
+    """Say that results are lost, unless their reader has gone by itself; return the exit status."""
+    if error.errno == errno.EPIPE:
+        return _READER_GONE
+    message = f"standard output: {error.strerror}"
+    return say_ending(Ending(TerminationReason.STAGING_FAILED, os.EX_IOERR, message))
 
 
 def _fill_standard_descriptors() -> None:
@@ -166,4 +164,8 @@ def _fill_standard_descriptors() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            try:
+                os.open(os.devnull, os.O_RDWR)
+            except OSError:  # a bare root without it; what is written there is lost as well
+                with suppress(OSError):
+                    os.open("/", os.O_RDONLY)

@@ -14,6 +14,7 @@ import click
 from htcjob.cli.endings import printable, say
 from htcjob.cli.moving import moving, talking
 from htcjob.cli.options import balance_option, look_table
+from htcjob.cli.output import write
 from htcjob.cli.places import Stores
 from htcjob.errors import AbsentError, BadKeyError, UsageError
 from htcjob.locations import Location, is_local, parse
@@ -54,9 +55,9 @@ def index(key: str, as_json: bool) -> None:
         made = make_index(place.store, place.key, RetryPolicy())
     if as_json:
         members = made._asdict() | {"index": place.store.url_of(place.key + SUFFIX)}
-        click.echo(json.dumps(members))
+        write(json.dumps(members))
         return
-    click.echo(
+    write(
         f"{printable(key)}{SUFFIX}: {made.n_entries} entries, {size_in_words(made.index_bytes)} "
         f"for a manifest of {size_in_words(made.manifest_bytes)}"
     )
@@ -129,11 +130,9 @@ def build(
         say(f"htcjob: error: no manifest made, because of {made.n_unusable} such keys: see --exclude")
         return os.EX_DATAERR
     if as_json:
-        click.echo(
-            json.dumps(made.indexed._asdict() | {"manifest": target.url, "index": target.url + SUFFIX})
-        )
+        write(json.dumps(made.indexed._asdict() | {"manifest": target.url, "index": target.url + SUFFIX}))
         return 0
-    click.echo(
+    write(
         f"{printable(target.text)}: {made.indexed.n_entries} entries of "
         f"{size_in_words(made.indexed.weight or 0)} together, and its index"
     )
@@ -165,14 +164,14 @@ def check(key: str, exists: bool, as_json: bool) -> int:
         for problem in made.problems(partial(_open, stores) if exists else None):
             n_problems += 1
             if as_json:
-                click.echo(json.dumps({"line": problem.line_number, "problem": redact(problem.text)}))
+                write(json.dumps({"line": problem.line_number, "problem": redact(problem.text)}))
             else:
-                click.echo(printable(redact(problem.text)))
+                write(printable(redact(problem.text)))
     if n_problems:
         say(f"htcjob: error: {n_problems} problems with the {made.n_entries} entries of {place.text}")
         return os.EX_DATAERR
     if not as_json:
-        click.echo(f"{printable(place.text)}: {made.n_entries} entries, nothing wrong")
+        write(f"{printable(place.text)}: {made.n_entries} entries, nothing wrong")
     return 0
 
 
@@ -207,11 +206,11 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
                     "first": ends[0],
                     "last": ends[1],
                 }
-                click.echo(json.dumps(members))
+                write(json.dumps(members))
             else:
                 size = "-" if part.size_bytes is None else part.size_bytes
                 shown = ["-" if line is None else printable(redact(line)) for line in ends]
-                click.echo("\t".join(map(str, (part.array_index, len(part.chunk), size, *shown))))
+                write("\t".join(map(str, (part.array_index, len(part.chunk), size, *shown))))
 
 
 def _open(stores: Stores, url: str) -> Store:

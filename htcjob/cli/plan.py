@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from htcjob import env
 from htcjob.cli.endings import say
+from htcjob.cli.output import write
 from htcjob.errors import ConfigurationError, UsageError
 from htcjob.scratch import scratch
 from htcjob.simulate.platform import without_injected
@@ -115,7 +116,7 @@ def plan(start_s: float | None, target_minutes: float, as_json: bool, **sizes: A
         raise UsageError(
             f"{submission.n_batches} batches are more than {_MOST_BATCHES}: give a longer --target-minutes"
         )
-    click.echo(json.dumps(_members(submission)) if as_json else _table(submission, start_from))
+    write(json.dumps(_members(submission)) if as_json else _table(submission, start_from))
     if submission.job_s > target_minutes * 60:
         say(f"htcjob: warning: one entry alone takes longer than {target_minutes:g} minutes")
     better_s = worthwhile_target_s(submission)

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from htcjob import env
 from htcjob.cli.endings import printable, say
 from htcjob.cli.options import injected, look_table
+from htcjob.cli.output import write, write_bytes
 from htcjob.errors import ConfigurationError
 from htcjob.job_stores import require_task_store
 from htcjob.outcome import FAILED_FOR_GOOD, EntryResult
@@ -66,7 +67,8 @@ def status(name: str | None, task_store: str | None, watch: bool, as_json: bool)
             summary = summarize(store, run, transfers)
             if watch and not as_json and sys.stdout.isatty():
                 click.clear()
-            click.echo(json.dumps(_members(summary)) if as_json else _table(summary))
+            write(json.dumps(_members(summary)) if as_json else _table(summary))
+            sys.stdout.flush()
             _warn(summary.unreadable, run)
             if not watch or not (summary.pending or summary.results[EntryResult.RETRY]):
                 return
@@ -100,20 +102,20 @@ def failed(name: str | None, task_store: str | None, of: str | None, as_json: bo
         records = final_records(store, run, transfers, n_entries=identity.entries, unreadable=unreadable)
         if of == "left":
             for line in _left(run, identity, records):
-                click.echo(line)
+                _write_manifest_line(line)
             records = iter(())
         for record in records:
             if record["result"] == EntryResult.DONE:
                 continue
             if of == "failed":
                 if record["result"] in FAILED_FOR_GOOD:
-                    click.echo(record["entry"])
+                    _write_manifest_line(record["entry"])
             elif as_json:
-                click.echo(json.dumps(record))
+                write(json.dumps(record))
             else:
                 reason = printable(redact(str(record.get("message", ""))))
                 entry = printable(redact(str(record.get("entry", ""))))
-                click.echo(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
+                write(f"{record['position']}\t{record['result']}\t{entry}\t{reason}")
         _warn(unreadable, run)
 
 
@@ -140,14 +142,19 @@ def collect(name: str | None, task_store: str | None, as_what: str) -> None:
         run, unreadable = choose_run(store, name), Unreadable()
         n_entries = read_run(store, run, transfers, unreadable).entries
         if as_what == "csv":
-            click.echo(_csv_line(COLUMNS), nl=False)
+            write(_csv_line(COLUMNS), end="")
         for record in final_records(store, run, transfers, n_entries=n_entries, unreadable=unreadable):
             if as_what == "jsonl":
-                click.echo(json.dumps(record))
+                write(json.dumps(record))
                 continue
             record["outputs"] = " ".join(output["key"] for output in record.get("outputs", ()))
-            click.echo(_csv_line([record.get(column, "") for column in COLUMNS]), nl=False)
+            write(_csv_line([record.get(column, "") for column in COLUMNS]), end="")
         _warn(unreadable, run)
+
+
+def _write_manifest_line(line: str) -> None:
+    """Write it in UTF-8, whatever the encoding of standard output: it has to mean the same key."""
+    write_bytes(line.encode(errors="backslashreplace") + b"\n")
 
 
 def _task_store(task_store: str | None) -> Store:

@@ -19,6 +19,7 @@ from htcjob import env
 from htcjob.cli.array_progress import ArrayProgress
 from htcjob.cli.endings import say
 from htcjob.cli.options import DURATION, MEMORY, exit_table
+from htcjob.cli.output import write
 from htcjob.cli.run import run
 from htcjob.errors import HtcjobError, UsageError
 from htcjob.logs import utc
@@ -158,9 +159,9 @@ def simulate(
         since=started_at,
     )
     if as_json:
-        click.echo(json.dumps(summary))
+        write(json.dumps(summary))
     else:
-        click.echo(tabulate(rows(summary), tablefmt="plain", preserve_whitespace=True))
+        write(tabulate(rows(summary), tablefmt="plain", preserve_whitespace=True))
     for collision in summary["collisions"]:
         say(
             f"htcjob: error: output {collision['key']} was written by the entries at positions "

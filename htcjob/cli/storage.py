@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable
 
 import click
 
 from htcjob.cli.endings import printable, say, say_ending
 from htcjob.cli.moving import moving, talking
+from htcjob.cli.output import write, write_bytes
 from htcjob.cli.places import (
     Stores,
     check_apart,
@@ -112,7 +112,7 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
                 _write_json({"key": key, "url": url, "size_bytes": size_bytes, "last_modified": changed})
             else:
                 shown = "" if size_bytes is None else size_bytes
-                _write(f"{shown:>13}  {changed or '':20}  {printable(key)}")
+                write(f"{shown:>13}  {changed or '':20}  {printable(key)}")
 
 
 @storage.command(epilog=_HELP)
@@ -208,13 +208,11 @@ def cat(location: str) -> None:
     place = parse(location, Stores())
     if place.is_folder:
         raise UsageError(f"{location} is a folder: name one object")
-    if sys.stdout is None:
-        raise UsageError("standard output is closed")
     with talking() as transfers:
         store = place.store
         info = transfers.call(lambda: store.head(place.key))
         for block in blocks(store, info, transfers):
-            sys.stdout.buffer.write(block)
+            write_bytes(block)
         if transfers.call(lambda: store.head(place.key)).etag != info.etag:
             raise TransientError("cat", place.url, "the object was replaced while it was read")
 
@@ -269,7 +267,7 @@ def _report(outcomes: Iterable[Outcome], *, as_json: bool) -> int:
         if copied_bytes:
             said.append(size_in_words(copied_bytes))
         if said or worst == 0:
-            _write(", ".join(said or ["nothing to do"]))
+            write(", ".join(said or ["nothing to do"]))
     return worst
 
 
@@ -281,10 +279,4 @@ def _ending(error: HtcjobError) -> Ending:
 
 
 def _write_json(line: dict[str, object]) -> None:
-    _write(json.dumps(line))
-
-
-def _write(line: str) -> None:
-    """Write a line to standard output, buffered: there may be millions; `main` flushes."""
-    if sys.stdout is not None:  # Python has none at all when it was started with that closed
-        sys.stdout.write(f"{line}\n")
+    write(json.dumps(line))

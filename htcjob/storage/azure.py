@@ -23,10 +23,18 @@ from requests.adapters import HTTPAdapter
 
 from htcjob.errors import PermanentError, StorageError, UnauthenticatedError
 from htcjob.storage.azure_account import AzureAccount, find_account
-from htcjob.storage.azure_errors import Failure, failure_of_answer, meaning, without_url
+from htcjob.storage.azure_errors import Failure, LostLengthError, failure_of_answer, meaning, without_url
 from htcjob.storage.azure_names import check_name, could_begin_a_name, first_behind, in_key_order
 from htcjob.storage.blame import Blame
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA_AZURE, Body, Bucket, part_pool
+from htcjob.storage.cloud import (
+    PART_BYTES,
+    SHA256_METADATA_AZURE,
+    Body,
+    Bucket,
+    bare_etag,
+    is_weak,
+    part_pool,
+)
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.files import open_regular, read_range
 
@@ -115,6 +123,7 @@ class AzureBucket(Bucket):
             credential=credential,
             transport=transport,
             retry_total=0,
+            permit_redirects=False,
             max_single_put_size=MOST_BLOCKS * PART_BYTES,  # `upload` cuts, not the SDK
         )
         # The SDK reads the whole answer into memory, makes up to three requests when it is cut short, with
@@ -135,7 +144,7 @@ class AzureBucket(Bucket):
         }
         if start or stop is not None:
             headers["x-ms-range"] = f"bytes={start}-" if stop is None else f"bytes={start}-{stop - 1}"
-        if etag is not None:
+        if etag is not None and not is_weak(etag):
             headers["If-Match"] = f'"{etag}"'
         request = HttpRequest("GET", f"{self._container_url}/{quote(name, safe='/~')}", headers=headers)
         response = self._do(lambda: self._pipeline.run(request, stream=True).http_response)
@@ -149,7 +158,8 @@ class AzureBucket(Bucket):
         is_other_range = "x-ms-range" in headers and not _range_of(response).startswith(f"bytes {start}-")
         if is_other_range or "Content-Length" not in response.headers:
             response.close()
-            raise Failure(0, "", "something on the way took the range or the length from the answer")
+            what = "the range that was asked for" if is_other_range else "Content-Length"
+            raise LostLengthError(None, f"an answer without {what}")
         size_bytes = int(response.headers["Content-Length"])
         info = _info_of_answer(name, response)
         return Body(info, start, start + size_bytes, _pieces(response), response.close)
@@ -169,7 +179,11 @@ class AzureBucket(Bucket):
                 )
             )
         except Failure as failure:
-            if if_absent and failure.code in ("BlobAlreadyExists", "ConditionNotMet"):
+            if (
+                if_absent
+                and failure.answer
+                and failure.answer.code in ("BlobAlreadyExists", "ConditionNotMet")
+            ):
                 return None
             raise
 
@@ -250,6 +264,10 @@ class AzureBucket(Bucket):
             return None
         return meaning(operation, url, error, self._path, self._host)
 
+    def is_mute(self, error: Exception) -> bool:
+        """Whether *error* is a refusal without a code."""
+        return isinstance(error, Failure) and error.answer is not None and error.answer.is_mute
+
     def _listed(self, prefix: str, first: str | None) -> Iterator[ObjectInfo]:
         """Give the blobs whose name begins with *prefix* from *first* on, as Azure orders them."""
         options: dict[str, Any] = {} if first is None else {"start_from": first}
@@ -324,7 +342,7 @@ def _policy_of(credential: Any) -> Any:
 
 def _info(blob: Any) -> ObjectInfo:
     checksum = _checksum(blob.metadata, blob.content_settings.content_md5)
-    return ObjectInfo(blob.name, blob.size, blob.etag.strip('"'), blob.last_modified, checksum)
+    return ObjectInfo(blob.name, blob.size, bare_etag(blob.etag), blob.last_modified, checksum)
 
 
 def _range_of(response: HttpResponse) -> str:
@@ -340,7 +358,7 @@ def _info_of_answer(name: str, response: HttpResponse) -> ObjectInfo:
     return ObjectInfo(
         name,
         int(whole or headers["Content-Length"]),
-        headers["ETag"].strip('"'),
+        bare_etag(headers["ETag"]),
         parsedate_to_datetime(headers["Last-Modified"]),
         _checksum(metadata, b64decode(md5)),
     )
@@ -359,4 +377,4 @@ def _names_of_azure(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _etag(answer: Mapping[str, Any]) -> str:
-    return str(answer["etag"]).strip('"')
+    return bare_etag(str(answer["etag"]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -11,14 +13,8 @@ from azure.core.exceptions import AzureError, ClientAuthenticationError
 from requests import RequestException
 from urllib3.exceptions import HTTPError
 
-from htcjob.errors import (
-    AbsentError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-)
+from htcjob.errors import DeniedError, PermanentError, StorageError, TransientError, UnauthenticatedError
+from htcjob.storage.answers import Answer, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,42 +23,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NOT_AUTHENTICATED = frozenset(
-    {"AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation"}
-)
+_ELEMENT = re.compile(r"<(Code|Message)>([^<]*)</")
 
 
 class Failure(Exception):  # noqa: N818 - `meaning` says what error it is
     """What an exception of the SDK says, without its text and its causes: they show the SAS in the URL."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        reason: str,
-        *,
-        retry_after_s: float | None = None,
-        is_sas_over: bool = False,
-    ) -> None:
-        super().__init__(status, code, reason)
-        self.status = status
-        """Of the answer; 0: there was none, or a broken one."""
-        self.code = code
-        """Azure's own, for example `BlobNotFound`; empty: it gave none."""
+    def __init__(self, answer: Answer | None, reason: str = "", *, is_sas_over: bool = False) -> None:
+        super().__init__(answer, reason)
+        self.answer = answer
+        """What Azure said; None: there was no answer, or a broken one."""
         self.reason = reason
         """In words, where there is no answer."""
-        self.retry_after_s = retry_after_s
-        """Seconds that Azure asks us to wait."""
         self.is_sas_over = is_sas_over
         """The SAS of the request says itself that its time is over; Azurite then calls it denied."""
+
+
+class LostLengthError(Failure):
+    """Something on the way took the range or the length from the answer: it will the next time, too."""
 
 
 def meaning(operation: str, url: str, failure: Failure, container: str, host: str) -> StorageError:
     """
     Give what a failure means.
-
-    Codes: learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes and
-    …/blob-service-error-codes
 
     Args:
         operation: Verb of the store.
@@ -71,31 +54,16 @@ def meaning(operation: str, url: str, failure: Failure, container: str, host: st
         container: `account/container`.
         host: With which we talk.
     """
-    status, code = failure.status, failure.code
-    said = f"HTTP {status} {code}".rstrip() if status else f"{host}: {failure.reason}"
-    if code in ("ContainerNotFound", "ContainerBeingDeleted"):
-        account, _, name = container.partition("/")
-        return AbsentError(operation, url, f"there is no container {name} in account {account}")
-    if status == 404:
-        return AbsentError(operation, url, "no such object")
-    if status == 401 or code in _NOT_AUTHENTICATED or (status == 403 and failure.is_sas_over):
-        return UnauthenticatedError(operation, url, f"credentials expired or refused ({said})")
-    if status == 403 or code == "PublicAccessNotPermitted":
-        return DeniedError(operation, url, f"access denied ({said})")
-    if code == "ConditionNotMet":
-        return TransientError(operation, url, "replaced meanwhile by another version")
-    if code == "InvalidBlobType":
-        reason = f"an append or page blob has this name; only block blobs are written ({said})"
-        return PermanentError(operation, url, reason)
-    if code == "InvalidBlobOrBlock":
-        reason = f"another program's unfinished upload has this name, for a week at most ({said})"
-        return PermanentError(operation, url, reason)
-    if not status or status in (408, 429) or status >= 500 or code == "Md5Mismatch":
-        is_throttled = status in (429, 503)
-        return TransientError(
-            operation, url, said, retry_after_s=failure.retry_after_s, is_throttled=is_throttled
-        )
-    return PermanentError(operation, url, said)
+    if isinstance(failure, LostLengthError):
+        return PermanentError(operation, url, failure.reason)
+    answer = failure.answer
+    if answer is None:
+        return TransientError(operation, url, f"{host}: {failure.reason}")
+    account, _, name = container.partition("/")
+    error = answer.error(operation, url, f"container {name} in account {account}")
+    if isinstance(error, DeniedError) and failure.is_sas_over:
+        return UnauthenticatedError(operation, url, error.reason)
+    return error
 
 
 def without_url(request: Callable[[], T]) -> T:
@@ -104,6 +72,13 @@ def without_url(request: Callable[[], T]) -> T:
         return request()
     except (AzureError, RequestException, HTTPError) as error:
         failure = _failure_of(error)
+    except (AttributeError, TypeError) as error:  # of the SDK, over a page that is not Azure's
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, AzureError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        failure = _failure_of(cause)
     raise failure
 
 
@@ -112,23 +87,26 @@ def _failure_of(error: Exception) -> Failure:
     if response is not None:
         return failure_of_answer(response)
     # Signing with a key that is none, or no token from the identity.
-    status = 401 if isinstance(error, ClientAuthenticationError) else 0
-    return Failure(status, "", _innermost(error))
+    answer = Answer("az", 401) if isinstance(error, ClientAuthenticationError) else None
+    return Failure(answer, _innermost(error))
 
 
 def failure_of_answer(response: HttpResponse) -> Failure:
     """Give what is wrong with an answer."""
-    if response.status_code < 400:
-        return Failure(0, "", "the answer cannot be understood")
-    seconds = response.headers.get("Retry-After", "")
-    retry_after_s = float(seconds) if seconds.isdecimal() else None
-    return Failure(
+    if response.status_code < 300:
+        return Failure(None, "the answer cannot be understood")
+    body = ""
+    with suppress(Exception):  # of a stream that nobody has read
+        body = response.text()
+    said = dict(_ELEMENT.findall(body))
+    answer = Answer(
+        "az",
         response.status_code,
-        response.headers.get("x-ms-error-code", ""),
-        "",
-        retry_after_s=retry_after_s,
-        is_sas_over=_is_sas_over(response.request.url),
+        response.headers.get("x-ms-error-code", "") or said.get("Code", ""),
+        said.get("Message", "").partition("\n")[0],  # then follow the request's number and the time
+        retry_after_s=seconds_of(response.headers.get("Retry-After")),
     )
+    return Failure(answer, is_sas_over=_is_sas_over(response.request.url))
 
 
 def _is_sas_over(url: str) -> bool:

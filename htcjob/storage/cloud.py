@@ -71,6 +71,21 @@ class Body:
     """Give up the rest; never raises."""
 
 
+def bare_etag(text: str | None) -> str:
+    """Give an ETag without quotation marks, which not every answer has; a weak one as it is."""
+    text = text or ""
+    return text if is_weak(text) else text.strip('"')
+
+
+def is_weak(etag: str) -> bool:
+    """
+    Tell whether an ETag is a weak one, as a proxy that compresses makes it.
+
+    A request must not ask for it to match: it never does (RFC 9110, 13.1.1).
+    """
+    return etag.startswith("W/")
+
+
 class Bucket(ABC):
     """
     One bucket or container, as one SDK sees it. May be used from any thread.
@@ -87,8 +102,8 @@ class Bucket(ABC):
         """
         Begin to read an object, or the bytes from *start* to *stop* (half-open; None: to the end).
 
-        Without a range the request must not have one: an empty object has no range. With *etag*, another
-        version of the object is an error (`error` calls it transient: it was replaced meanwhile).
+        Without a range the request must not have one: an empty object has no range. With *etag*, which is not
+        a weak one, another version of the object is an error (transient: it was replaced meanwhile).
         """
 
     @abstractmethod
@@ -120,6 +135,10 @@ class Bucket(ABC):
     @abstractmethod
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
         """Give what an exception of the SDK means; None: it is none of the SDK's, and a bug."""
+
+    def is_mute(self, error: Exception) -> bool:
+        """Whether an exception of the SDK is a refusal without a code (`answers.Answer.is_mute`)."""
+        return False
 
     def credentials_renewed(self) -> None:  # noqa: B027 - most SDKs ask for them at every request
         """Use the new credentials from now on: drop whatever caches the old ones."""
@@ -249,7 +268,7 @@ class CloudStore(Store):
         """Give the object's size, ETag, time of change and checksum."""
         check_key(key)
         with self._talking("head", self.url_of(key)):
-            info = self._call(lambda: self._bucket.head(self._prefix + key))
+            info = self._call(lambda: self._head(self._prefix + key))
             _check_answer("head", self.url_of(key), info)
             return _renamed(info, key)
 
@@ -258,6 +277,17 @@ class CloudStore(Store):
         check_key(key)
         with suppress(FileNotFoundError), self._talking("delete", self.url_of(key)):
             self._call(lambda: self._bucket.delete(self._prefix + key))
+
+    def _head(self, name: str) -> ObjectInfo:
+        try:
+            return self._bucket.head(name)
+        except Exception as error:
+            if not self._bucket.is_mute(error):
+                raise
+        # An answer to HEAD has no body, which alone holds the code; an answer to GET has.
+        body = self._bucket.get(name, start=0, stop=1)
+        body.close()
+        return body.info
 
     # How content arrives
 
@@ -311,25 +341,26 @@ class CloudStore(Store):
             stop = min(start + PART_BYTES, info.size_bytes)
             if start == 0:
                 try:
-                    return self._receive_part(body, 0, stop, new, url, is_over)
+                    self._receive_part(body, 0, stop, new, url, is_over)
+                    return
                 except TransientError:
                     pass  # like any other part, then
                 finally:
                     body.close()
 
-            def once() -> None:
+            def once() -> TransientError | None:
                 if is_over.is_set():
-                    return
-                with self._talking("get", url):
-                    part = self._call(
-                        lambda: self._bucket.get(info.key, start=start, stop=stop, etag=info.etag)
-                    )
-                    try:
-                        self._receive_part(part, start, stop, new, url, is_over)
-                    finally:
-                        part.close()
+                    return None
+                try:
+                    self._fetch_part(info, start, stop, new, url, is_over)
+                except TransientError as error:
+                    if not error.is_replaced:
+                        raise
+                    return error  # no other try will find the old object
+                return None
 
-            return self._access.retry.call(once)
+            if error := self._access.retry.call(once):
+                raise error
 
         starts = range(0, info.size_bytes, PART_BYTES)
         parts = [part_pool().submit(receive, start) for start in starts]
@@ -347,6 +378,20 @@ class CloudStore(Store):
                     part.result()  # no thread writes to the file after it is closed
         if hasher is not None and info.checksum is not None and not is_right(hasher, info.checksum):
             raise _wrong_checksum("get", url, info.checksum)
+
+    def _fetch_part(
+        self, info: ObjectInfo, start: int, stop: int, new: NewFile, url: str, is_over: threading.Event
+    ) -> None:
+        with self._talking("get", url):
+            part = self._call(lambda: self._bucket.get(info.key, start=start, stop=stop, etag=info.etag))
+            try:
+                # Not every server compares what it is asked to.
+                if (part.info.etag, part.info.size_bytes) != (info.etag, info.size_bytes):
+                    reason = "the object was replaced meanwhile"
+                    raise TransientError("get", url, reason, is_replaced=True)
+                self._receive_part(part, start, stop, new, url, is_over)
+            finally:
+                part.close()
 
     def _receive_part(
         self, part: Body, start: int, stop: int, new: NewFile, url: str, is_over: threading.Event

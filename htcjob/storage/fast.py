@@ -36,11 +36,12 @@ from htcjob.storage.cloud import (
     SHA256_METADATA_AZURE,
     Body,
     Bucket,
+    bare_etag,
+    is_weak,
 )
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.engines import extra_of, open_sdk_bucket, sdk_is_installed
 from htcjob.storage.fast_clients import READ_TIMEOUT, SEND_TIMEOUT, AskingProvider, Clients, can_serve
-from htcjob.storage.fast_errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from htcjob.errors import StorageError
     from htcjob.storage.access import Access, CloudCredentials
+    from htcjob.storage.fast_errors import Failure
 
 __all__ = ["can_serve", "open_bucket"]
 
@@ -97,7 +99,7 @@ class FastBucket(Bucket):
             options["range"] = (start, stop)
         elif start:
             options["range"] = {"offset": start}
-        if etag is not None:
+        if etag is not None and not is_weak(etag):
             options["if_match"] = f'"{etag}"'
         result = obstore.get(self._store(), name, options=options or None)
         start, stop = result.range
@@ -120,11 +122,11 @@ class FastBucket(Bucket):
         except AlreadyExistsError as error:
             # 409 of S3: two writers at once, and who of them wins is not known yet.
             # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
-            failure = Failure(error)
-            if if_absent and (failure.status == 412 or failure.code == "BlobAlreadyExists"):
+            answer = self._failure(error).answer
+            if if_absent and answer and (answer.status == 412 or answer.code == "BlobAlreadyExists"):
                 return None
             raise
-        return _bare(result["e_tag"])
+        return bare_etag(result["e_tag"])
 
     def upload(self, name: str, path: str, size_bytes: int, *, metadata: Mapping[str, str]) -> str:
         """Write a large file in parts; object_store tries each of them again, without a word in the log."""
@@ -150,7 +152,7 @@ class FastBucket(Bucket):
             if provider is not None and provider.failure is not None:
                 raise provider.failure from None
             raise
-        return _bare(result["e_tag"]) or self.head(name).etag  # Ceph RGW 16 gives none here
+        return bare_etag(result["e_tag"]) or self.head(name).etag  # Ceph RGW 16 gives none here
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
         """Give the objects whose name begins with *prefix*, after *start_after*."""
@@ -194,9 +196,28 @@ class FastBucket(Bucket):
         """Translate what obstore raises, and what the SDK does."""
         if isinstance(error, _InexpressibleError):
             return PermanentError(operation, url, str(error))
-        if Failure.is_of_obstore(error):
-            return Failure(error).meaning(self._scheme, operation, url, self._clients.endpoint)
+        if _is_of_obstore(error):
+            account, _, name = self._container.partition("/")
+            called = f"container {name} in account {account}" if self._is_azure else f"bucket {account}"
+            return self._failure(error).meaning(operation, url, called, self._clients.endpoint)
         return self._sdk.error(operation, url, error) if self._sdk is not None else None
+
+    def is_mute(self, error: Exception) -> bool:
+        """Whether *error* is a refusal without a code."""
+        if not _is_of_obstore(error):
+            return self._sdk is not None and self._sdk.is_mute(error)
+        answer = self._failure(error).answer
+        return answer is not None and answer.is_mute
+
+    def _failure(self, error: Exception) -> Failure:
+        from htcjob.storage.fast_errors import Failure  # with its table: most jobs meet none
+
+        failure = Failure(error, self._scheme)
+        if failure.is_bare_redirect:
+            # Asked for once per exception, whose meaning is asked for more often.
+            failure.answer = getattr(error, "redirection", None) or self._clients.redirection()
+            error.redirection = failure.answer  # type: ignore[attr-defined]
+        return failure
 
     # Listing
 
@@ -230,7 +251,7 @@ class FastBucket(Bucket):
                     if not self._is_there(name):
                         name += "/"
                 previous = name
-                yield ObjectInfo(name, size_bytes, _bare(meta["e_tag"]), meta["last_modified"])
+                yield ObjectInfo(name, size_bytes, bare_etag(meta["e_tag"]), meta["last_modified"])
 
     def _is_there(self, name: str) -> bool:
         try:
@@ -298,7 +319,7 @@ class FastBucket(Bucket):
 
     def _info(self, name: str, result: GetResult) -> ObjectInfo:
         meta: ObjectMeta = result.meta
-        etag = _bare(meta["e_tag"])
+        etag = bare_etag(meta["e_tag"])
         checksum = None
         if sha256 := result.attributes.get(self._sha256):
             checksum = f"sha256:{sha256.lower()}"
@@ -332,6 +353,11 @@ class _Slots:
 
 
 _slots = _Slots(PARTS_AT_ONCE)
+
+
+def _is_of_obstore(error: Exception) -> bool:
+    """Tell whether obstore raised it: its own classes, and system errors that have no number."""
+    return isinstance(error, BaseError) or (isinstance(error, OSError) and error.errno is None)
 
 
 class _InexpressibleError(Exception):
@@ -369,8 +395,3 @@ def _pieces(result: GetResult, size_bytes: int) -> Generator[bytes | memoryview]
         yield memoryview(result.bytes())
     else:
         yield from result.stream(_PIECE_BYTES)
-
-
-def _bare(etag: str | None) -> str:
-    """Give an ETag without quotation marks, which not every answer of every cloud has."""
-    return (etag or "").strip('"')

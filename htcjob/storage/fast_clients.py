@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from htcjob.retry import RetryPolicy
     from htcjob.storage.access import Access, CloudCredentials, CredentialSource
+    from htcjob.storage.answers import Answer
 
     Config = dict[str, Any]
 
@@ -125,11 +126,13 @@ class Clients:
     def __init__(self, scheme: str, container: str, access: Access) -> None:
         if access.endpoint:
             _check_url("the endpoint that was vended", access.endpoint)
+        self._scheme = scheme
         self._make, self._config = _CONFIGS[scheme](container, access)
         self.is_plain = self._config.get("aws_endpoint_url_s3", "").startswith("http://")
         """Whether S3 is reached without TLS."""
         places = (self._config.get(name) for name in ("aws_endpoint_url_s3", "base_url", "endpoint"))
-        self.endpoint = redact(next(filter(None, places), ""))
+        self._endpoint = next(filter(None, places), "")
+        self.endpoint = redact(self._endpoint)
         """The server, where it is not the cloud's own; empty: it is."""
         self._options: Config = {
             "allow_http": True,
@@ -169,6 +172,24 @@ class Clients:
                 config["credential_provider"] = provider or (lambda: _for_obstore(credentials, None))
         options = {**self._options, "read_timeout": read_timeout}
         return self._make(client_options=options, retry_config=_retry_config(retry), **config)
+
+    def redirection(self) -> Answer:
+        """
+        Give the redirection that the bucket answers with, of which object_store does not tell what it says.
+
+        It is asked for once more, without credentials: that is answered alike.
+        """
+        from htcjob.storage.redirect import ask_without_credentials
+
+        config = self._config
+        own = {
+            "s3": f"https://s3.{config.get('region', 'us-east-1')}.amazonaws.com",
+            "gs": "https://storage.googleapis.com",
+            "az": f"https://{config.get('account_name')}.blob.core.windows.net",
+        }
+        endpoint = self._endpoint or own[self._scheme]
+        bucket = config.get("bucket") or config.get("container_name")
+        return ask_without_credentials(self._scheme, f"{endpoint}/{bucket}")
 
 
 def _retry_config(retry: RetryPolicy | None) -> Config:

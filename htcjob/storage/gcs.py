@@ -31,7 +31,7 @@ from htcjob.errors import StorageError, TransientError
 from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, part_pool
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.gcs_connection import TIMEOUT_S, Connection
-from htcjob.storage.gcs_errors import SDK_ERRORS, SourceChangedError, meaning_of
+from htcjob.storage.gcs_errors import SDK_ERRORS, SourceChangedError, answer_of, meaning_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ class GcsBucket(Bucket):
         try:
             answer = self._request("GET", name, headers=headers, stream=True, expected=expected)
         except InvalidResponse as error:
-            if error.response.status_code == 416 and stop is None:
+            if error.response.status_code == 416 and start and stop is None:
                 info = self.head(name)
                 if info.size_bytes == start:  # HTTP has no range for nothing at the end
                     return Body(info, start, start, iter(()), lambda: None)
@@ -164,6 +164,11 @@ class GcsBucket(Bucket):
         """Give what an exception of the SDK, or of a library below it, means."""
         return meaning_of(operation, url, error, self._bucket)
 
+    def is_mute(self, error: Exception) -> bool:
+        """Whether *error* is a refusal without a code."""
+        answer = answer_of(error)
+        return answer is not None and answer.is_mute
+
     def _blob(self, name: str, metadata: Mapping[str, str] | None = None) -> Any:
         blob = self.connection.client.bucket(self._bucket).blob(name)
         if metadata:
@@ -193,7 +198,7 @@ class GcsBucket(Bucket):
         )
         if answer.status_code != expected:
             with answer:
-                if answer.status_code >= 400:
+                if answer.status_code >= 300:
                     answer.content  # noqa: B018 - read and kept, for `error`
             raise InvalidResponse(answer)
         return answer

@@ -106,15 +106,23 @@ class _Vended(Credentials):
         return self._account[1]
 
 
+class _Session(AuthorizedSession):
+    """Follows no redirection: credentials, and what is believed, are the endpoint's alone."""
+
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        """Make a request."""
+        return super().request(*arguments, **{**options, "allow_redirects": False})
+
+
 def _connect(access: Access) -> tuple[Any, AuthorizedSession]:
     emulator = access.environ.get("STORAGE_EMULATOR_HOST")
     endpoint = (access.endpoint or emulator or "").rstrip("/")
     if access.credentials is not None:
-        session = AuthorizedSession(_Vended(access.credentials), refresh_status_codes=())
+        session = _Session(_Vended(access.credentials), refresh_status_codes=())
     elif emulator:
-        session = AuthorizedSession(AnonymousCredentials(), refresh_status_codes=())
+        session = _Session(AnonymousCredentials(), refresh_status_codes=())
     else:
-        session = AuthorizedSession(google.auth.default(_SCOPES)[0])
+        session = _Session(google.auth.default(_SCOPES)[0])
     adapter = HTTPAdapter(pool_connections=4, pool_maxsize=_CONNECTIONS, max_retries=0)
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)

@@ -12,20 +12,10 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.auth import exceptions as auth
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
-from htcjob.errors import (
-    AbsentError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-)
+from htcjob.errors import PermanentError, StorageError, TransientError, UnauthenticatedError
 from htcjob.redact import redact
+from htcjob.storage.answers import Answer, seconds_of
 
-# Reasons of the JSON API: https://cloud.google.com/storage/docs/json_api/v1/status-codes
-# Codes of the XML API: https://cloud.google.com/storage/docs/xml-api/reference-status
-_THROTTLED = {"rateLimitExceeded", "userRateLimitExceeded", "SlowDown"}
-_CORRUPTED = {"BadDigest", "CrcMismatch"}
 _NO_CREDENTIALS = (
     "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key, "
     "or give the machine a service account"
@@ -52,8 +42,10 @@ SDK_ERRORS = (
 
 def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> StorageError | None:
     """Translate an exception; None: it does not come from the SDK."""
-    if isinstance(error, (GoogleAPICallError, InvalidResponse)) and error.response is not None:
-        return _meaning_of_answer(operation, url, error.response, bucket)
+    if answer := answer_of(error):
+        if answer.status < 300:
+            return PermanentError(operation, url, "the server does not know ranges")
+        return answer.error(operation, url, f"bucket {bucket}")
     if isinstance(error, auth.DefaultCredentialsError):
         return UnauthenticatedError(operation, url, f"no credentials: {_NO_CREDENTIALS} ({_one_line(error)})")
     if isinstance(error, auth.TransportError):
@@ -73,36 +65,21 @@ def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> Stora
     return None
 
 
-def _meaning_of_answer(operation: str, url: str, answer: requests.Response, bucket: str) -> StorageError:
-    status = answer.status_code
+def answer_of(error: Exception) -> Answer | None:
+    """Give what the service said; None: it said nothing, or the exception is another one."""
+    if not isinstance(error, (GoogleAPICallError, InvalidResponse)) or error.response is None:
+        return None
+    answer: requests.Response = error.response
     code, message = _said(answer)
-    reason = _one_line(f"{status} {code}: {message}" if code else f"{status} {message or answer.reason}")
-    if code == "NoSuchUpload":  # given up by somebody else: the whole put may be repeated
-        return TransientError(operation, url, reason)
-    if status == 404:
-        is_bucket = code == "NoSuchBucket" or "bucket does not exist" in message
-        text = f"there is no bucket {bucket}" if is_bucket else "there is no such object"
-        return AbsentError(operation, url, text)
-    if status == 401:
-        return UnauthenticatedError(operation, url, reason)
-    if status in (429, 503) or code in _THROTTLED:
-        wait_s = _seconds(answer.headers.get("Retry-After"))
-        return TransientError(operation, url, reason, retry_after_s=wait_s, is_throttled=True)
-    if status == 403:
-        return DeniedError(operation, url, reason)
-    if status == 412:
-        return TransientError(operation, url, "the object was replaced meanwhile")
-    is_corrupted = status == 400 and (code in _CORRUPTED or "doesn't match calculated" in message)
-    if status in (408, 410) or is_corrupted or (status >= 500 and status != 501):
-        return TransientError(operation, url, reason)
-    if status < 300:
-        return PermanentError(operation, url, f"the server does not know ranges (status {status})")
-    return PermanentError(operation, url, reason)
+    if answer.status_code == 404 and "bucket does not exist" in message:
+        code = "NoSuchBucket"  # as the XML API says it
+    wait_s = seconds_of(answer.headers.get("Retry-After"))
+    return Answer("gs", answer.status_code, code, message, retry_after_s=wait_s)
 
 
 def _said(answer: requests.Response) -> tuple[str, str]:
     """Give reason and message of the JSON API, or code and message of the XML API, or nothing."""
-    if answer.status_code < 400:
+    if answer.status_code < 300:
         return "", ""
     try:
         if answer.text.startswith("<"):
@@ -116,8 +93,3 @@ def _said(answer: requests.Response) -> tuple[str, str]:
 
 def _one_line(error: Any) -> str:
     return redact(" ".join(str(error).split()))[:_LONGEST_TEXT]
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    # A date is possible too; Google sends none.
-    return float(retry_after) if retry_after is not None and retry_after.isdigit() else None

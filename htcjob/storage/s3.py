@@ -21,11 +21,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from htcjob.errors import StorageError, TransientError
 from htcjob.storage.blame import Blame
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, part_pool
+from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, bare_etag, is_weak, part_pool
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.files import open_regular, read_range
 from htcjob.storage.s3_client import Connection
-from htcjob.storage.s3_errors import RangeIgnoredError, code_of, meaning_of
+from htcjob.storage.s3_errors import NoLengthError, RangeIgnoredError, answer_of, code_of, meaning_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,20 +65,24 @@ class S3Bucket(Bucket):
         is_range = start > 0 or stop is not None
         if is_range:
             options["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        if etag is not None:
+        if etag is not None and not is_weak(etag):
             options["IfMatch"] = f'"{etag}"'
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=name, **options)
         except ClientError as error:
             # The empty rest of an object is outside of it, for HTTP.
-            if code_of(error) != "InvalidRange" or stop is not None:
+            if code_of(error) != "InvalidRange" or stop is not None or not start:
                 raise
             info = self.head(name)
             if info.size_bytes != start:
                 raise
             return Body(info, start, start, iter(()), lambda: None)
         body = answer["Body"]
-        size_bytes = answer["ContentLength"]
+        try:
+            size_bytes = _length(answer)
+        except NoLengthError:
+            body.close()
+            raise
         stop = start + size_bytes
         if is_range:
             # `bytes 3-6/10`; a server that does not know ranges answers with the whole.
@@ -102,7 +106,7 @@ class S3Bucket(Bucket):
             if if_absent and code_of(error) in ("PreconditionFailed", "412"):
                 return None
             raise
-        return _bare(answer["ETag"])
+        return bare_etag(answer["ETag"])
 
     def upload(self, name: str, path: str, size_bytes: int, *, metadata: Mapping[str, str]) -> str:
         """Write a large file in parallel parts, each tried again by itself."""
@@ -129,7 +133,7 @@ class S3Bucket(Bucket):
             page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **position)
             for item in page.get("Contents", ()):
                 modified = item["LastModified"].astimezone(timezone.utc)
-                yield ObjectInfo(item["Key"], item["Size"], _bare(item["ETag"]), modified)
+                yield ObjectInfo(item["Key"], item["Size"], bare_etag(item["ETag"]), modified)
             if not page.get("IsTruncated"):
                 return
             position = {"ContinuationToken": page["NextContinuationToken"]}
@@ -137,7 +141,7 @@ class S3Bucket(Bucket):
     def head(self, name: str) -> ObjectInfo:
         """Give size, ETag, time of change and checksum."""
         answer = self._client.head_object(Bucket=self._bucket, Key=name)
-        return _info(name, answer["ContentLength"], answer)
+        return _info(name, _length(answer), answer)
 
     def delete(self, name: str) -> None:
         """Remove an object; S3 gives no error when it is not there."""
@@ -146,6 +150,10 @@ class S3Bucket(Bucket):
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
         """Give what an exception of botocore means."""
         return meaning_of(operation, url, error, self._bucket)
+
+    def is_mute(self, error: Exception) -> bool:
+        """Whether *error* is a refusal without a code."""
+        return isinstance(error, ClientError) and answer_of(error).is_mute
 
     def credentials_renewed(self) -> None:
         """Remove the parts that the old ones could not remove any more."""
@@ -200,10 +208,10 @@ class S3Bucket(Bucket):
                 with suppress(ClientError):
                     head = self._client.head_object(**where)
                     if head["Metadata"].get(_UPLOAD_METADATA) == token:
-                        return _bare(head["ETag"])
+                        return bare_etag(head["ETag"])
                 raise
             # Ceph RGW 16 gives no ETag here.
-            return _bare(answer.get("ETag") or self._client.head_object(**where)["ETag"])
+            return bare_etag(answer.get("ETag") or self._client.head_object(**where)["ETag"])
 
         return self._try(upload["Key"], once)
 
@@ -267,8 +275,14 @@ class _Part(io.RawIOBase):
         return len(data)
 
 
+def _length(answer: Mapping[str, Any]) -> int:
+    if "ContentLength" not in answer:
+        raise NoLengthError
+    return int(answer["ContentLength"])
+
+
 def _info(name: str, size_bytes: int, answer: Mapping[str, Any]) -> ObjectInfo:
-    etag = _bare(answer["ETag"])
+    etag = bare_etag(answer["ETag"])
     return ObjectInfo(
         name, size_bytes, etag, answer["LastModified"].astimezone(timezone.utc), _checksum(etag, answer)
     )
@@ -284,11 +298,6 @@ def _checksum(etag: str, answer: Mapping[str, Any]) -> str | None:
         answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer
     )
     return f"md5:{etag}" if _MD5.fullmatch(etag) and not is_encrypted else None
-
-
-def _bare(etag: str) -> str:
-    """Give an ETag without its quotes, which some servers leave out here and there."""
-    return etag.strip('"')
 
 
 def _closing(body: Any) -> Callable[[], None]:

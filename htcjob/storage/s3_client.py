@@ -111,7 +111,16 @@ def _connect(access: Access) -> Any:
         raise ConfigurationError(f"s3: {error}") from None
     # A round trip more for every put, which saves nothing: our bodies are short, or parts.
     client.meta.events.unregister("before-call.s3", handlers.add_expect_header)
+    if not _is_aws(client.meta.endpoint_url):
+        # Regions are Amazon's; a request sent to one that another server names would go to Amazon, or without
+        # end to that server again.
+        client.meta.events.register_last("before-parameter-build.s3", _stay)
     return client
+
+
+def _stay(context: dict[str, Any], **_others: object) -> None:
+    """Let botocore follow no redirection."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _config(*, is_aws: bool) -> Config:

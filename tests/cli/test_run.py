@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -534,6 +536,70 @@ def test_outputs_that_cannot_be_told_fail_their_entry(htcjob, script, said):
     assert done.returncode == 65, done.stderr
     assert htcjob.results() == {0: "failed", 1: "done"}
     assert said in htcjob.records()[0]["message"]
+
+
+NO_OUTPUTS = {
+    "a named pipe": ('mkfifo "$d/x"', "output x: a named pipe"),
+    "a socket": (
+        'cd "$d"; "$PYTHON" -c "import socket; socket.socket(socket.AF_UNIX).bind(\'x\')"',
+        "output x: a socket",
+    ),
+    "a device": ('mknod "$d/x" c 1 3 2> /dev/null || ln -s /dev/null "$d/x"', "output x: a "),
+    "a link that leads outside": ('ln -s /etc/hostname "$d/x"', "output x: a symbolic link that leads out"),
+    "a folder that leads outside": ('ln -s /etc "$d/x"', "output x: a symbolic link that leads out"),
+    "a link to nothing": ('ln -s nothing "$d/x"', "output x: a symbolic link to nothing"),
+    "a link to itself": ('ln -s x "$d/x"', "output x: "),
+    "a name of two lines": ('touch "$d/$(printf "x\\ny")"', "output 'x\\ny': "),
+    "a name that is no text": ('touch "$d/$(printf "x\\377")"', "output 'x\\udcff': "),
+    "a name of the ledger": ('mkdir "$d/.htcjob"; touch "$d/.htcjob/x"', "output .htcjob/x: "),
+    "no folder any more": ('rm -r "$d"', "outputs cannot be listed"),
+    "a name that the store reserves": ('touch "$d/.htcjob-tmp-x"', "output .htcjob-tmp-x: "),
+    "a name that the store has for a folder": ('touch "$d/taken"', "/taken: "),
+}
+"""What a command can leave that no store can take, and what is said of it."""
+
+
+@pytest.mark.parametrize("what", NO_OUTPUTS)
+def test_an_output_that_cannot_be_staged_is_no_fault_of_the_configuration(htcjob, what):
+    """74 and one line with its name where it is a chunk's; where it is an entry's, that entry fails, and no other."""
+    htcjob.entries("odd", "good")
+    script, said = NO_OUTPUTS[what]
+    (htcjob.task / "taken").mkdir()
+    (htcjob.task / "taken" / "x").touch()
+    make = f'd="$HTCJOB_OUTPUT_DIR"; [ "$HTCJOB_KEY" = good ] || {{ {script}; }}'
+    variables = {"PYTHON": sys.executable}
+    done = htcjob.run("--run", "each", "--each", "--", "sh", "-c", make, **variables)
+    assert done.returncode == 65, done.stderr
+    assert [record["result"] for record in htcjob.records("each")] == ["failed", "done"]
+    assert said in htcjob.records("each")[0]["message"]
+    done = htcjob.run("--log-level", "error", "--run", "chunk", "--", "sh", "-c", make, **variables)
+    assert done.returncode == 74, done.stderr
+    assert said in done.stderr
+    assert done.stderr.startswith("htcjob: error: ")
+    assert done.stderr.count("\n") == 1
+    assert htcjob.records("chunk") == []
+    assert htcjob.exit_record()["termination_reason"] == "staging_failed"
+
+
+@pytest.mark.parametrize("way", [("--each", "--"), ("--",)])
+def test_patterns_that_keep_nothing_are_told(htcjob, way):
+    """One line says what they were and what there was; a folder and `./` mean what they mean elsewhere."""
+    htcjob.entries("a", "b")
+    script = 'cd "$HTCJOB_OUTPUT_DIR"; mkdir -p res; touch "res/${HTCJOB_KEY:-all}.txt" x.log$HTCJOB_KEY'
+    done = htcjob.run("--run", "none", "--output", "*.txt", "--output", "out/", *way, "sh", "-c", script)
+    assert done.returncode == 0
+    assert done.stderr.count("output_matched_nothing") == 1
+    assert re.search(r'output_matched_nothing patterns=\["\*.txt","out/"\] left_out=\[.*"res/', done.stderr)
+    assert htcjob.outputs() == {}
+    for pattern in ("./res/*.txt", "res/", "res//", "**/*.txt"):
+        done = htcjob.run("--run", f"r{len(pattern)}", "--output", pattern, *way, "sh", "-c", script)
+        assert done.returncode == 0
+        assert "output_matched_nothing" not in done.stderr
+        assert set(htcjob.outputs()) == ({"res/a.txt", "res/b.txt"} if "--each" in way else {"res/all.txt"})
+        shutil.rmtree(htcjob.task / "res")
+    done = htcjob.run("--output", "", *way, "true")
+    assert done.returncode == 64
+    assert "--output" in done.stderr
 
 
 def test_an_output_whose_name_cannot_be_stored_fails_its_entry_only(htcjob):

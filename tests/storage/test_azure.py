@@ -162,7 +162,8 @@ def test_no_retries_of_the_sdk(far: Store, proxy: FaultProxy, tmp_path: Path) ->
         for status in (500, 503, 429):
             if name == "put large":
                 continue  # its parts are tried again, see below
-            proxy.faults.add("answer", status=status, code="ServerBusy", retry_after_s=7)
+            code = "InternalError" if status == 500 else "ServerBusy"
+            proxy.faults.add("answer", status=status, code=code, retry_after_s=7)
             before = proxy.requests
             with pytest.raises(TransientError) as raised:
                 verb()

@@ -157,13 +157,17 @@ def test_half_of_the_keys():
 
 
 @contextmanager
-def html_server():
+def html_server(*, says_length: bool = True):
+    page = b"<html>please log in</html>"
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
+            if says_length:
+                self.send_header("Content-Length", str(len(page)))
             self.end_headers()
-            self.wfile.write(b"<html>please log in</html>")
+            self.wfile.write(page)
 
         do_HEAD = do_GET  # noqa: N815 - the name is http.server's
 
@@ -189,6 +193,23 @@ def test_a_web_server_is_no_object_storage(engine, monkeypatch, tmp_path):
         store = open_store("s3://b/p", Access(engine=engine, endpoint=url, environ=KEYS))
         for read in (lambda: store.get("a", str(tmp_path / "out")), lambda: store.read_range("a", 0)):
             with pytest.raises(TransientError):
+                read()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ["fast", "sdk"])
+def test_an_answer_without_length(engine, monkeypatch, tmp_path):
+    """An answer that does not say how long it is, so that one cut short would look whole, is never believed."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with html_server(says_length=False) as url:
+        store = open_store("s3://b/p", Access(engine=engine, endpoint=url, environ=KEYS))
+        for read in (
+            lambda: store.get("a", str(tmp_path / "out")),
+            lambda: store.read_range("a", 0),
+            lambda: store.head("a"),
+        ):
+            with pytest.raises(PermanentError, match="an answer without Content-Length"):
                 read()
     assert list(tmp_path.iterdir()) == []
 

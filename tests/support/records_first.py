@@ -32,7 +32,7 @@ def settle_first(each, trip, record):
         each.pipeline.ledger.flush()
         if os.environ.get("CHAOS_KILL"):
             os.kill(os.getpid(), signal.SIGKILL)
-        stage_out(each.pipeline.staging, trip.place.outputs, [output.key for output in record.outputs])
+        stage_out(each.pipeline.staging, trip.stay.place.outputs, [output.key for output in record.outputs])
 
 
 Each._settle, Staging.stage_out = settle_first, described

@@ -1,0 +1,93 @@
+"""A server that refuses every request in the words that it is told, as S3, Google or Azure would say them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Refusals:
+    """What is answered, and what was asked."""
+
+    def __init__(self) -> None:
+        self.status = 403
+        self.code = ""
+        self.headers: dict[str, str] = {}
+        self.body: bytes | None = None
+        """Instead of an error in the cloud's own form."""
+        self.requests: list[str] = []
+        """Method, path and headers of each request, as one text."""
+        self.url = ""
+
+    def say(
+        self, status: int, code: str = "", *, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        """Answer so from now on."""
+        self.status, self.code, self.body, self.headers = status, code, body, headers or {}
+
+    def body_for(self, path: str) -> bytes:
+        """Give the error in the form of the API that *path* belongs to."""
+        if self.body is not None:
+            return self.body
+        if path.startswith(("/storage/v1", "/upload/", "/download/")):
+            errors = [{"reason": self.code, "message": "planned"}] if self.code else []
+            return json.dumps(
+                {"error": {"code": self.status, "message": "planned", "errors": errors}}
+            ).encode()
+        code = f"<Code>{self.code}</Code>" if self.code else ""
+        return f"<?xml version='1.0'?><Error>{code}<Message>planned</Message></Error>".encode()
+
+
+@contextmanager
+def refusing_server() -> Iterator[Refusals]:
+    """Run such a server on a port of its own."""
+    refusals = Refusals()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except ConnectionError:
+                self.close_connection = True
+
+        def answer(self) -> None:
+            refusals.requests.append(f"{self.command} {self.path}\n{self.headers}")
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = refusals.body_for(self.path)
+            self.send_response(refusals.status)
+            for name, value in refusals.headers.items():
+                self.send_header(name, value)
+            if refusals.code and "x-ms-version" in self.headers:
+                self.send_header("x-ms-error-code", refusals.code)
+            self.send_header(
+                "Content-Type", "application/json" if body.startswith(b"{") else "application/xml"
+            )
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    refusals.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield refusals
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
