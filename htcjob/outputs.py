@@ -19,11 +19,12 @@ from htcjob.errors import BadKeyError, OutputError, TransientError, UsageError
 from htcjob.logs import event
 from htcjob.storage.blame import Blame
 from htcjob.storage.keys import check_key
+from htcjob.storage.spelling import folded
 
 log = logging.getLogger(__name__)
 
 RESERVED_PREFIX = ".htcjob/"
-"""Keys of the ledger; no output may take one."""
+"""Keys of the ledger; no output may take one, in whatever spelling: some file systems ignore case."""
 
 SHOWN_NAMES = 3
 """Of files that no pattern names."""
@@ -141,7 +142,7 @@ def _parts(pattern: str) -> list[str]:
     *folders, name = pattern.split("/")
     parts = [part for part in folders if part not in ("", ".")]
     parts.append("" if name == "." else name)
-    if parts[0] == RESERVED_PREFIX.rstrip("/"):
+    if folded(parts[0]) == RESERVED_PREFIX.rstrip("/"):
         raise UsageError(f"--output {pattern!r}: outputs must not begin with {RESERVED_PREFIX}")
     return parts
 
@@ -194,7 +195,7 @@ def _check_output(directory: str, key: str) -> None:
         check_key(key)
     except BadKeyError as error:
         raise OutputError.of(key, f"no object can have this name: {error.reason}") from None
-    if key.startswith(RESERVED_PREFIX):
+    if folded(key).startswith(RESERVED_PREFIX):
         raise OutputError.of(key, f"outputs must not begin with {RESERVED_PREFIX}")
     _check_inside(directory, key)
     try:

@@ -188,7 +188,7 @@ def test_outputs_are_what_the_globs_say(directory, patterns, found):
 
 @pytest.mark.parametrize(
     "pattern",
-    ["", "/", "/x", "..", "../x", "a/../b", "a\nb", "a\0b", "\udcff", "x" * 1025, ".htcjob/x", "./.htcjob/"],
+    ["", "/", "/x", "..", "../x", "a/../b", "a\nb", "a\0b", "\udcff", "x" * 1025, ".htcjob/x", "./.HTCJOB/"],
 )
 def test_a_pattern_that_can_match_nothing_is_refused(pattern):
     """What no output can be called is a mistake of the command line, not an empty result."""
@@ -289,12 +289,15 @@ def test_a_link_inside_the_directory_is_a_file_like_another(directory):
 
 
 def test_special_files_and_ledger_names_are_refused(directory):
-    """A pipe would block for ever; `.htcjob/` is the ledger's."""
+    """A pipe would block for ever; `.htcjob/` is the ledger's, and so it is in the spelling of another case."""
     os.mkfifo(os.path.join(directory, "pipe"))
     with pytest.raises(OutputError, match="regular"):
         find_outputs(directory, [])
     os.unlink(os.path.join(directory, "pipe"))
     write(directory, ".htcjob/default/done/00000000/forged.jsonl")
+    with pytest.raises(OutputError, match="htcjob"):
+        find_outputs(directory, [])
+    os.rename(os.path.join(directory, ".htcjob"), os.path.join(directory, ".HTCjob"))
     with pytest.raises(OutputError, match="htcjob"):
         find_outputs(directory, [])
 

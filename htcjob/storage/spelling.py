@@ -93,6 +93,8 @@ class Spelling:
 
 def folded(key: str) -> str:
     """Return the same text for all keys that a file system could take for one."""
+    if key.isascii():
+        return key.lower()
     import unicodedata
 
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", key).casefold())
