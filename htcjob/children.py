@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from htcjob.trouble import let_go
+
 if TYPE_CHECKING:
     from htcjob.memory import Memory
 
@@ -279,13 +281,13 @@ def exit_fd(pid: int) -> Iterator[int]:
         def wait() -> None:
             with suppress(ChildProcessError):  # whoever gave up on it has waited for it
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            os.close(write)
+            let_go(write)
 
         threading.Thread(target=wait, daemon=True).start()
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        let_go(descriptor)
 
 
 def _wait_for_any(pids: Sequence[int], until: float) -> bool:
@@ -299,7 +301,7 @@ def _wait_for_any(pids: Sequence[int], until: float) -> bool:
         return time.monotonic() < until
     finally:
         for descriptor in descriptors:
-            os.close(descriptor)
+            let_go(descriptor)
 
 
 def _be_subreaper(is_one: bool) -> bool:
@@ -367,5 +369,5 @@ def _content_of(path: str) -> bytes:
         while piece := os.read(descriptor, 1 << 16):
             pieces.append(piece)
     finally:
-        os.close(descriptor)
+        let_go(descriptor)
     return b"".join(pieces)

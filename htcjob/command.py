@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 
 from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group
@@ -20,6 +21,7 @@ from htcjob.errors import ShortageError
 from htcjob.outcome import CommandResult
 from htcjob.signals import STOPPING, Signals
 from htcjob.terminal import is_interactive
+from htcjob.trouble import in_words, is_passing, let_go, look
 
 __all__ = ["STOPPING", "Signals", "check_program", "run_command"]
 
@@ -35,7 +37,9 @@ RESET = tuple(
 )
 """Python ignores the first two, whoever started us perhaps the last; a command must not inherit that."""
 
-_SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+START_WAITS_S = (0.05, 0.2, 0.5, 1.0)
+"""Seconds before each further try to start a command that passing trouble keeps from starting: there is no
+process left on this machine, say, or its program is being written still."""
 
 
 def run_command(
@@ -93,15 +97,17 @@ def run_command(
             **({"setpgroup": 0} if command.is_job else {"setsid": True}),
         )
 
+    lends_terminal = lends_terminal and is_interactive()
     try:
-        pid = signals.start(spawn, command, lends_terminal=lends_terminal and is_interactive())
+        pid = _started(lambda: signals.start(spawn, command, lends_terminal=lends_terminal), signals)
     except OSError as error:
         return _not_started(argv[0], error)
     except ValueError as error:  # a NUL in an argument or variable
         return CommandResult(126, start_error=f"command cannot be started: {error}")
     leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
-    with dies_with_us(pid):
+    with ExitStack() as protection:
         try:
+            protection.enter_context(dies_with_us(pid))
             with exit_fd(pid) as ended:
                 stop = _await_exit(
                     pid,
@@ -115,8 +121,8 @@ def run_command(
             is_all_over = signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
         except BaseException as error:  # whatever failed here, the command must not go on unwatched
             signal_group(pid, signal.SIGKILL)
-            if isinstance(error, OSError) and error.errno in _SHORTAGES:
-                raise ShortageError(f"command cannot be watched: {error.strerror}") from error
+            if is_passing(error):
+                raise ShortageError(f"command cannot be watched: {in_words(error)}") from error
             raise
         finally:
             status, usage = signals.wait(pid)
@@ -137,6 +143,17 @@ def run_command(
         cpu_s=usage.ru_utime + usage.ru_stime,
         peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),
     )
+
+
+def _started(start: Callable[[], int], signals: Signals) -> int:
+    """Give what *start* gives, tried again while passing trouble is in the way; the last one is raised."""
+    for wait_s in START_WAITS_S:
+        try:
+            return start()
+        except OSError as error:
+            if not is_passing(error) or signals.sleep(wait_s):
+                raise
+    return start()
 
 
 class _Stop(Enum):
@@ -210,7 +227,7 @@ def dies_with_us(group: int) -> Iterator[None]:
         yield
     finally:
         for end in ends:
-            os.close(end)
+            let_go(end)
 
 
 def _end_group(group: int, *, grace_s: float) -> None:
@@ -235,19 +252,33 @@ def check_program(program: str, path: str | None) -> CommandResult | None:
         program: The command's first word.
         path: The PATH to look it up on; None: the system's default.
     """
-    from shutil import which
+    is_there = False
+    for candidate in _candidates(program, path):
+        try:
+            status = look(candidate)
+        except OSError as error:
+            return _not_started(program, error)
+        if status is None:
+            continue
+        is_there = True
+        # It tells no errno; asked again, it is not for a moment's trouble that it says no.
+        if stat.S_ISREG(status.st_mode) and any(os.access(candidate, os.X_OK) for _ in range(2)):
+            return None
+    return _not_started(program, OSError(errno.EACCES if is_there else errno.ENOENT, "Permission denied"))
 
-    if which(program, path=path) is not None:
-        return None
-    candidate = program if os.path.dirname(program) else which(program, mode=os.F_OK, path=path)
-    exists = candidate is not None and os.path.exists(candidate)
-    return _not_started(program, OSError(errno.EACCES if exists else errno.ENOENT, "Permission denied"))
+
+def _candidates(program: str, path: str | None) -> list[str]:
+    """Give where a program may be, as a shell looks for it."""
+    if os.path.dirname(program):
+        return [program]
+    folders = os.defpath if path is None else path
+    return [os.path.join(folder, program) for folder in folders.split(os.pathsep)]
 
 
 def _not_started(program: str, error: OSError) -> CommandResult:
     """Tell apart, as a shell does: 127 not found, 126 found and not executable; and say what helps."""
-    if error.errno in _SHORTAGES:
-        raise ShortageError(f"command cannot be started now: {error.strerror}") from error
+    if is_passing(error):
+        raise ShortageError(f"command cannot be started now: {program}: {error.strerror}") from error
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         hint = ""
         if os.path.dirname(program) and os.path.exists(program):

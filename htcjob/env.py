@@ -8,9 +8,10 @@ string counts as not set. What the platforms inject is the table in `platforms.p
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from htcjob.errors import ConfigurationError
+from htcjob.errors import ConfigurationError, TransientError
 from htcjob.platforms import (
     CREDENTIAL_VARIABLES,
     PLATFORMS,
@@ -22,6 +23,7 @@ from htcjob.platforms import (
     whole_number,
 )
 from htcjob.redact import REDACTED, Secret, hide, redact
+from htcjob.trouble import is_passing, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -377,10 +379,15 @@ def _text(environ: Mapping[str, str], flags: Mapping[str, object], field: str) -
     return str(flag) if flag else _first_set(environ, _NAMES[field])
 
 
+def _is_folder(path: str) -> bool:
+    status = look(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
 def _first_set(environ: Mapping[str, str], names: Iterable[str]) -> str | None:
     for name in names:
         value = environ.get(name)
-        if value and (name not in _FOLDERS or "://" in value or os.path.isdir(value)):
+        if value and (name not in _FOLDERS or "://" in value or _is_folder(value)):
             return value
     return None
 
@@ -408,6 +415,7 @@ def read_token_file(path: str) -> Secret:
 
     Raises:
         ConfigurationError: it cannot be read, or holds something else.
+        TransientError: it cannot be read now.
     """
     try:
         # Should it be a named pipe, a writer is not waited for.
@@ -416,6 +424,8 @@ def read_token_file(path: str) -> Secret:
     except (OSError, ValueError) as error:
         # Without the path: it happens that the variable holds the token itself.
         cause = getattr(error, "strerror", None) or "not a path"
+        if is_passing(error):
+            raise TransientError("read", "the file of HTCJOB_TOKEN_FILE", cause) from None
         raise ConfigurationError(
             f"HTCJOB_TOKEN_FILE: cannot read the file: {cause}; expected a file with a bearer token"
         ) from None

@@ -31,12 +31,13 @@ from htcjob.cli.main import ending_of_usage
 from htcjob.cli.run import make_plan, run
 from htcjob.command import FINISHING_SHARE, STOPPING, Signals
 from htcjob.env import read_context
-from htcjob.errors import ConfigurationError, HtcjobError, ShortageError, UsageError
+from htcjob.errors import ConfigurationError, UsageError
 from htcjob.handover import Handover, JobEntry, LoopLeftError
 from htcjob.last_resort import LastResort
 from htcjob.outcome import CommandResult, Ending, TerminationReason, ending_of_error
 from htcjob.plan import Plan
 from htcjob.runtime import Attempt, end, guard, warned_early, work
+from htcjob.trouble import let_go
 
 __all__ = ["Job", "JobEntry"]
 
@@ -114,8 +115,8 @@ class Job:
                 return cls._of_options(dict(context.params), env.current())
         except click.UsageError as error:
             raise SystemExit(say_ending(ending_of_usage(error))) from None
-        except HtcjobError as error:
-            raise SystemExit(say_ending(ending_of_error(error))) from None
+        except Exception as error:
+            raise _ended_by(error) from None
 
     @classmethod
     def _of_options(cls, options: dict[str, Any], environ: Mapping[str, str]) -> Job:
@@ -166,16 +167,15 @@ class Job:
         if self._thread.ident is not None:
             raise UsageError("a htcjob.Job is one attempt: make another one with from_env()")
         plan = self._attempt.plan
-        self._signals.__enter__()
         try:
+            self._signals.__enter__()
             self._signals.last_resort = guard(self._attempt, self._signals, at_once=self._stop)
             if plan.deadline_s is not None:
                 self._signals.stop_after(plan.deadline_s - plan.grace_s)
             self._thread.start()
-        except (ShortageError, RuntimeError):  # as Python says that there is no thread
+        except Exception as error:
             self._signals.__exit__(None, None, None)
-            ending = ending_of_error(ShortageError("no thread can be started now"))
-            raise SystemExit(say_ending(ending)) from None
+            raise _ended_by(error) from None
         return self
 
     def __exit__(
@@ -235,6 +235,14 @@ class Job:
         end(attempt, signals)
 
 
+def _ended_by(error: Exception) -> BaseException:
+    """Give what ends the program that could not begin an attempt; a fault of ours is raised as it is."""
+    ending = ending_of_error(error)
+    if ending.reason is TerminationReason.INTERNAL_ERROR:
+        return error
+    return SystemExit(say_ending(ending))
+
+
 class _StopSignals(Signals):
     """
     Requests to stop, and nothing else: other signals, children and the terminal are the user's.
@@ -272,8 +280,8 @@ class _StopSignals(Signals):
         if self.last_resort is not None:  # nobody tells it of a signal any more
             self.last_resort.close()
             self.last_resort = None
-        os.close(self._stop_read)
-        os.close(self._stop_write)
+        let_go(self._stop_read)
+        let_go(self._stop_write)
 
     @contextmanager
     def many_commands(self) -> Iterator[None]:

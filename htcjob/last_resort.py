@@ -16,9 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from htcjob.errors import ShortageError
+from htcjob.trouble import let_go
 
 OVERTIME_S = 2.0
 """Seconds after the grace period; within it, everything has its own bound."""
+
+TROUBLE_PAUSE_S = 0.05
+"""Before it is watched again, where this machine is short of what that takes."""
 
 
 class LastResort:
@@ -57,9 +61,9 @@ class LastResort:
         try:
             self._thread.start()
         except RuntimeError as error:
-            os.close(self._reader)
-            os.close(self._writer)
-            raise ShortageError("no thread can be started now") from error
+            let_go(self._reader)
+            let_go(self._writer)
+            raise ShortageError("no thread can be started now; run the same again") from error
         self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def begin(self, signum: int) -> None:
@@ -70,20 +74,24 @@ class LastResort:
     def close(self) -> None:
         """The attempt has ended by itself."""
         signal.set_wakeup_fd(self._before)
-        os.write(self._writer, b"\0")
+        let_go(self._writer)
         self._thread.join()
-        os.close(self._reader)
-        os.close(self._writer)
+        let_go(self._reader)
 
     def _watch(self) -> None:
         stopped_by = 0  # no signal has this number
         deadline = float("inf")
         while (left_s := deadline - time.monotonic()) > 0:
-            if not select.select([self._reader], [], [], left_s if stopped_by else None)[0]:
+            try:
+                if not select.select([self._reader], [], [], left_s if stopped_by else None)[0]:
+                    continue
+                numbers = os.read(self._reader, 64)
+            except OSError:  # passing trouble; and nobody else watches
+                time.sleep(TROUBLE_PAUSE_S)
                 continue
-            for number in os.read(self._reader, 64):
-                if number == 0:
-                    return
+            if not numbers:
+                return
+            for number in numbers:
                 if not stopped_by and (stopped_by := self._request_in(number)):
                     deadline = time.monotonic() + self._after_s
                     if self._at_once is not None:

@@ -12,6 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from htcjob.trouble import is_passing
+
 if TYPE_CHECKING:
     import logging
 
@@ -42,14 +44,19 @@ def event(logger: logging.Logger | str, level: int, name: str, **fields: object)
     """
     if level < _least and "logging" not in sys.modules:
         return
-    import logging
+    try:
+        import logging
 
-    _install()
-    if isinstance(logger, str):
-        logger = logging.getLogger(logger)
-    if logger.isEnabledFor(level):
-        shown = {key: value for key, value in fields.items() if value is not None}
-        logger.log(level, name, extra={"fields": shown})
+        _install()
+        if isinstance(logger, str):
+            logger = logging.getLogger(logger)
+        if logger.isEnabledFor(level):
+            shown = {key: value for key, value in fields.items() if value is not None}
+            logger.log(level, name, extra={"fields": shown})
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        # No line is worth the attempt, where this machine is short of what it takes to write one.
 
 
 def set_up(*, log_format: str, level: str, stream: TextIO | None = None, is_guest: bool = False) -> None:

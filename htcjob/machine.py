@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from htcjob.trouble import let_go
+
 
 def cpus(root: str = "/") -> float:
     """
@@ -111,7 +113,7 @@ def _read(path: str) -> str | None:
     except OSError:
         return None
     finally:
-        os.close(descriptor)
+        let_go(descriptor)
 
 
 _LARGEST = 1 << 16

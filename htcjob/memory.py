@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from htcjob.machine import NO_MEMORY_LIMIT, control_groups
+from htcjob.trouble import let_go
 
 FULL_SHARE = 0.95
 """Share of a limit at which memory counts as full: the kernel acts at all of it, on whom it likes."""
@@ -146,7 +147,7 @@ class _Group:
 
     def close(self) -> None:
         for descriptor in self._files.values():
-            os.close(descriptor)
+            let_go(descriptor)
         self._files.clear()
 
     def _read(self, name: str) -> bytes:

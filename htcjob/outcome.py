@@ -23,6 +23,7 @@ from htcjob.errors import (
     UnwritableError,
     UsageError,
 )
+from htcjob.trouble import Trouble, in_words, is_passing, of_error
 
 
 class EntryResult(str, Enum):
@@ -246,8 +247,9 @@ def decide(facts: Facts) -> Ending:
     more entries failed than the budget allows; work is left; success. Nothing is a success by default.
     """
     if facts.error is not None:
-        if facts.stop_signal is not None and isinstance(facts.error, TransientError):
-            detail = f"meanwhile {facts.error}; run the same again"
+        is_no_verdict = isinstance(facts.error, TransientError) or is_passing(facts.error)
+        if facts.stop_signal is not None and is_no_verdict:
+            detail = f"meanwhile {in_words(facts.error)}; run the same again"
             if facts.stop_cause is StopCause.DEADLINE:
                 return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline; {detail}")
             return _stopped(facts, facts.stop_signal, detail)
@@ -290,7 +292,12 @@ def ending_of_error(error: BaseException) -> Ending:
     for kind, reason in _REASON_OF_ERROR:
         if isinstance(error, kind):
             return _ending(reason, str(error))
-    return _ending(TerminationReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+    trouble = of_error(error)
+    if trouble is None:
+        return _ending(TerminationReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+    if trouble is Trouble.PASSING:
+        return _ending(TerminationReason.WORK_LEFT, f"{in_words(error)}; run the same again")
+    return _ending(TerminationReason.STAGING_FAILED, in_words(error))
 
 
 def stops_attempt(error: StorageError, *, staging_out: bool) -> bool:

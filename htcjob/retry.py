@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from htcjob.errors import TransientError
 from htcjob.logs import event
+from htcjob.trouble import is_passing
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -64,8 +65,10 @@ class RetryPolicy:
 def _try_again(policy: RetryPolicy, operation: Callable[[], T], first: TransientError) -> T:
     try:
         import tenacity
-    except OSError:  # no file descriptor is left to read it with
-        raise first from None
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        raise first from None  # no file descriptor is left to read it with, say
 
     failures = [first]
     interrupted = False

@@ -43,6 +43,7 @@ from htcjob.errors import (
 from htcjob.logs import DEBUG, ERROR, INFO, WARNING, event, utc
 from htcjob.machine import has_memory_limit
 from htcjob.outcome import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
+from htcjob.trouble import in_words, is_passing, of_error
 
 if TYPE_CHECKING:
     from htcjob.chunk import Share
@@ -400,6 +401,8 @@ def _scratch_directory(parent: str) -> Iterator[str]:
         os.makedirs(base, exist_ok=True)
         os.mkdir(path, 0o700)
     except OSError as error:
+        if is_passing(error):
+            raise TransientError("work directory", path, in_words(error)) from error
         raise UnwritableError(
             "work directory", path, f"{error.strerror}; choose another place with --work-dir"
         ) from error
@@ -461,21 +464,28 @@ def _write_exit_record(attempt: Attempt, ending: Ending) -> None:
     if attempt.ledger is not None:
         try:
             attempt.ledger.write_exit_record(record)
-        except HtcjobError as error:
-            event(__name__, WARNING, "exit_record_not_written", cause=str(error))
+        except Exception as error:
+            _survived("exit_record_not_written", error)
     _write_termination_log(attempt, record)
 
 
 def _write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> None:
     path = attempt.context.termination_log if attempt.context else termination_log(attempt.environ)
     if path:
-        from htcjob.ledger import exit_record_json
-
         try:
+            from htcjob.ledger import exit_record_json
+
             with open(path, "wb", opener=_open_at_once) as file:
                 file.write(exit_record_json(record))
-        except OSError as error:
-            event(__name__, WARNING, "termination_log_not_written", path=path, cause=str(error))
+        except Exception as error:
+            _survived("termination_log_not_written", error, path=path)
+
+
+def _survived(what: str, error: Exception, **fields: object) -> None:
+    """Warn of what changes nothing of how the attempt has ended; raises what is a fault of ours."""
+    if not isinstance(error, HtcjobError) and of_error(error) is None:
+        raise error
+    event(__name__, WARNING, what, cause=in_words(error), **fields)
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from typing import TYPE_CHECKING
 
-from htcjob.errors import UnwritableError
+from htcjob.errors import TransientError, UnwritableError
+from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -17,10 +18,13 @@ def scratch() -> TemporaryDirectory[str]:
 
     Raises:
         UnwritableError: there is no place for one.
+        TransientError: there is none now.
     """
     try:
         return tempfile.TemporaryDirectory(prefix="htcjob-")
     except OSError as error:
+        if is_passing(error):
+            raise TransientError("make", "a temporary directory", in_words(error)) from error
         raise UnwritableError(
             "make", "a temporary directory", f"{error.strerror}; choose another place with TMPDIR"
         ) from error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from htcjob.children import Children, Command, signal_group, wait_readable
 from htcjob.outcome import StopCause
 from htcjob.terminal import Terminal, is_orphaned
+from htcjob.trouble import let_go
 
 if TYPE_CHECKING:
     from resource import struct_rusage
@@ -111,8 +112,8 @@ class Signals:
         self._set_back()
         if self.terminal is not None:
             self.terminal.close()
-        os.close(self._stop_read)
-        os.close(self._stop_write)
+        let_go(self._stop_read)
+        let_go(self._stop_write)
 
     def _set_back(self) -> None:
         """Give every signal its former handler."""

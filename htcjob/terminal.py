@@ -6,6 +6,8 @@ import os
 import stat
 from contextlib import suppress
 
+from htcjob.trouble import let_go
+
 
 class Terminal:
     """
@@ -30,7 +32,7 @@ class Terminal:
 
     def close(self) -> None:
         """Close our descriptor of it."""
-        os.close(self._descriptor)
+        let_go(self._descriptor)
 
     @property
     def foreground(self) -> int:

@@ -1016,4 +1016,5 @@ class TestModule:
             "htcjob.errors",
             "htcjob.platforms",
             "htcjob.redact",
+            "htcjob.trouble",
         }

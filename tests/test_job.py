@@ -493,7 +493,7 @@ finally:
     done = finished(loop.start_program(program, HTCJOB_DEADLINE_IN="3h"))
     assert done.returncode == 75, done.stderr
     assert done.stdout == "True -1\n"
-    assert done.stderr == "htcjob: error: no thread can be started now\n"
+    assert done.stderr == "htcjob: error: no thread can be started now; run the same again\n"
 
 
 def test_it_is_for_the_main_thread_and_for_once(htcjob, monkeypatch):

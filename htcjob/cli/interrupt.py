@@ -26,7 +26,15 @@ def end_promptly() -> None:
 
 
 def _watch(reader: int) -> NoReturn:
-    while os.read(reader, 1) != bytes([signal.SIGINT]):
+    while _next(reader) != bytes([signal.SIGINT]):
         pass
     time.sleep(LAST_MOMENT_S)
     os._exit(128 + signal.SIGINT)
+
+
+def _next(reader: int) -> bytes:
+    try:
+        return os.read(reader, 1)
+    except OSError:  # passing trouble; and nobody else watches
+        time.sleep(LAST_MOMENT_S)
+        return b""

@@ -17,7 +17,7 @@ from htcjob import logs
 from htcjob.cli.endings import forget, report_bug, say, say_ending
 from htcjob.cli.output import OutputError, finish, take_standard_output
 from htcjob.errors import HtcjobError
-from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_error
+from htcjob.outcome import Ending, TerminationReason, ending_of_error
 
 COMMANDS = {
     "run": ("htcjob.cli.run:run", "Run COMMAND on this job's chunk of the manifest."),
@@ -122,8 +122,11 @@ def _status_of(args: list[str] | None) -> int:
     except HtcjobError as error:
         return _say(ending_of_error(error))
     except Exception as error:
-        report_bug(error)
-        return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]
+        ending = ending_of_error(error)
+        if ending.reason is TerminationReason.INTERNAL_ERROR:
+            report_bug(error)
+            return ending.exit_status
+        return _say(ending)
 
 
 def _say(ending: Ending, *, usage: str | None = None) -> int:

@@ -15,21 +15,11 @@ from htcjob.errors import (
     TransientError,
     UnwritableError,
 )
+from htcjob.trouble import Trouble, of_errno
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-# A network file system lost its server for a while, or the file under an open handle.
-_NETWORK = (
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLCK, errno.ENOTCONN),
-    *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED),
-    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
-)
-# This machine was short of something for a moment.
-SHORTAGES = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-_TRANSIENT = frozenset(_NETWORK + SHORTAGES)
-# The whole disk or share is full or read-only: the next object would meet the same.
-_UNWRITABLE = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 _ONE_OR_THE_OTHER = "in a directory, keys 'a' and 'a/b' cannot both exist"
 
 
@@ -68,19 +58,20 @@ class Blame:
             raise self.error(error) from error
 
     def error(self, error: OSError) -> StorageError:
-        """Translate *error*; no other place decides what an errno means."""
+        """Translate *error*; what an errno means is decided in `trouble.py`."""
         code, text = error.errno, error.strerror or str(error)
         reason = text if self._file is None else f"{self._file}: {text}"
         # Folders were made a moment ago: something removed them, or the temporary file. (A rename over
         # NFS can also say so after its success, when the answer to the first call was lost.)
         is_gone = self._is_written and code == errno.ENOENT
-        if code in _TRANSIENT or is_gone:
+        trouble = of_errno(code)
+        if trouble is Trouble.PASSING or is_gone:
             return TransientError(self._operation, self._url, reason)
-        if code in _UNWRITABLE:
+        if trouble is Trouble.UNWRITABLE:
             return UnwritableError(self._operation, self._url, reason)
         if self._file is not None:
             return PermanentError(self._operation, self._url, reason)
-        if code in (errno.EACCES, errno.EPERM):
+        if trouble is Trouble.DENIED:
             return DeniedError(self._operation, self._url, reason)
         if self._is_written:
             if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):

@@ -26,11 +26,12 @@ from htcjob.errors import (
     UnauthenticatedError,
 )
 from htcjob.redact import redact
-from htcjob.storage.blame import SHORTAGES, Blame
+from htcjob.storage.blame import Blame
 from htcjob.storage.checksum import hasher_of, is_right
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import NewFile, open_regular, read_all
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key
+from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -475,8 +476,8 @@ class _Talking:
             meaning = self._bucket.error(self._operation, self._url, error)
             if meaning is not None:
                 raise meaning from error
-            if isinstance(error, OSError) and error.errno in SHORTAGES:
-                raise TransientError(self._operation, self._url, error.strerror or str(error)) from error
+            if is_passing(error):
+                raise TransientError(self._operation, self._url, in_words(error)) from error
             if isinstance(error, (KeyError, ValueError)):  # while an SDK's answer was read
                 reason = f"the answer makes no sense ({type(error).__name__}: {redact(str(error))[:80]})"
                 raise TransientError(self._operation, self._url, reason) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from htcjob.errors import BadKeyError
+from htcjob.errors import BadKeyError, TransientError
+from htcjob.trouble import in_words, is_passing
 
 LONGEST_KEY_BYTES = 1024
 """S3, GCS: 1,024 bytes of UTF-8; Azure allows as many characters."""
@@ -53,6 +54,7 @@ def local_path(root: str, key: str) -> str:
 
     Raises:
         BadKeyError: the key has no file of its own, or a symbolic link lies on its path.
+        TransientError: that cannot be seen now.
     """
     check_key(key)
     segments = key.split("/")
@@ -63,7 +65,9 @@ def local_path(root: str, key: str) -> str:
         path = os.path.join(path, segment)
         try:
             is_link = stat.S_ISLNK(os.lstat(path).st_mode)
-        except OSError:
+        except OSError as error:
+            if is_passing(error):
+                raise TransientError("look at", path, in_words(error)) from error
             break  # nothing there, or not for us to see: whoever opens it is told
         if is_link:
             raise BadKeyError(key, "a symbolic link lies on its path; links are not followed")
