@@ -7,13 +7,23 @@ must not hold an attempt is called in a thread of its own, and left to it when i
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from htcjob.errors import ShortageError
-
 T = TypeVar("T")
+
+OVERTIME_S = 2.0
+"""Seconds after the grace period in which an attempt that was asked to stop has to end; then it is ended."""
+
+
+class TooLongError(TimeoutError):
+    """A call has not ended within its time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(errno.ETIMEDOUT, f"no end within {seconds:g} s")
+
 
 _left: list[threading.Thread] = []
 """Threads whose call was not waited for."""
@@ -23,9 +33,10 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     """
     Return what *call*, made in another thread, returns within so many seconds.
 
+    Where this machine gives no thread, it is made here, and waited for to its end.
+
     Raises:
-        TimeoutError: it has not returned, and goes on alone.
-        ShortageError: this machine gives no thread.
+        TooLongError: it has not returned, and goes on alone.
         BaseException: what *call* raised.
     """
     returned: list[T] = []
@@ -40,8 +51,8 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     thread = threading.Thread(target=run, daemon=True)
     try:
         thread.start()
-    except RuntimeError as error:
-        raise ShortageError("no thread can be started now") from error
+    except RuntimeError:
+        return call()
     thread.join(max(seconds, 0.0))
     if raised:
         try:
@@ -50,7 +61,7 @@ def within(seconds: float, call: Callable[[], T]) -> T:
             raised.clear()  # an exception that holds its own frame is freed late
     if not returned:
         _left.append(thread)
-        raise TimeoutError
+        raise TooLongError(seconds)
     return returned[0]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 
+from htcjob.bounded import OVERTIME_S
 from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group
 from htcjob.errors import ShortageError
 from htcjob.outcome import CommandResult
@@ -118,6 +119,9 @@ def run_command(
                     may_finish=may_finish,
                 )
             elapsed_s = time.monotonic() - started
+            if signals.stopped_at is not None:  # half of the overtime, for both steps of it
+                ends_at = signals.stopped_at + grace_s + OVERTIME_S
+                leftovers_grace_s = min(leftovers_grace_s, max(ends_at - time.monotonic(), 0.0) / 4)
             is_all_over = signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
         except BaseException as error:  # whatever failed here, the command must not go on unwatched
             signal_group(pid, signal.SIGKILL)

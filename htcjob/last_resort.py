@@ -18,9 +18,6 @@ from contextlib import suppress
 from htcjob.errors import ShortageError
 from htcjob.trouble import let_go
 
-OVERTIME_S = 2.0
-"""Seconds after the grace period; within it, everything has its own bound."""
-
 TROUBLE_PAUSE_S = 0.05
 """Before it is watched again, where this machine is short of what that takes."""
 

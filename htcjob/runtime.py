@@ -14,14 +14,17 @@ With no manifest configured there is nothing to stage: the command is only super
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
+from htcjob.bounded import OVERTIME_S, TooLongError, within
 from htcjob.command import Signals, check_program, run_command
 from htcjob.env import (
     JobContext,
@@ -56,6 +59,12 @@ if TYPE_CHECKING:
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
 
+RECORD_S = 30.0
+"""How long task storage has for the exit record of a plain command, after its end."""
+
+TERMINATION_LOG_S = 1.0
+"""How long the termination log has: it is a local file, or none that anybody can wait for."""
+
 SYSTEM_TEMPORARY = "/tmp"  # noqa: S108 - only the parent of a fresh directory with a random name
 
 
@@ -71,7 +80,7 @@ def run_attempt(
         flags: What the command line says of the job's context; it wins over *environ*.
     """
     attempt = Attempt(plan, environ)
-    with Signals() as signals, _memory_guard(signals):
+    with attempt, Signals() as signals, _memory_guard(signals):
         if plan.deadline_s is not None:
             signals.stop_after(plan.deadline_s - plan.grace_s)
         last_resort: LastResort | None = None
@@ -114,6 +123,31 @@ class Attempt:
         self.pipeline: Pipeline | None = None
         self.ending: Ending | None = None
         """Once it is decided and written down."""
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._is_over.set()
+
+    def end_in(self, seconds: float, last_words: Callable[[], int]) -> None:
+        """
+        End this process by `os._exit` where the attempt is not over by then; costs a thread that waits.
+
+        Called in a signal handler, so by means that take no lock.
+        """
+
+        def watch() -> None:
+            if not self._is_over.wait(seconds):
+                status = os.EX_SOFTWARE
+                try:
+                    status = last_words()
+                finally:
+                    os._exit(status)
+
+        with suppress(RuntimeError):  # this machine gives no thread
+            _thread.start_new_thread(watch, ())
 
 
 def warned_early(attempt: Attempt, context: JobContext, signals: Signals) -> AbstractContextManager[object]:
@@ -278,7 +312,7 @@ def end(attempt: Attempt, signals: Signals) -> Ending:
     facts.stop_signal = signals.stop_signal
     facts.stop_cause = signals.stop_cause
     ending = decide(facts)
-    _write_exit_record(attempt, ending)
+    _write_exit_record(attempt, ending, signals.stopped_at)
     attempt.ending = ending
     return ending
 
@@ -297,17 +331,29 @@ def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
 def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     """Only supervise the command: no store, no token and no array variables are needed."""
     plan = attempt.plan
+    # Our own waits end at a signal here, so what ends the rest costs nothing until one comes.
+    signals.on_stop = lambda signum: attempt.end_in(
+        plan.grace_s + OVERTIME_S, lambda: _last_words(attempt, signals, signum)
+    )
+    if signals.stop_signal is not None:
+        signals.on_stop(signals.stop_signal)
     if plan.is_each:
         raise ConfigurationError(
             "--each and --call need entries: name a manifest with --manifest or HTCJOB_MANIFEST"
         )
     if context.task_store is not None:
+        # Here and not in the other thread, where an import takes three times as long.
+        import htcjob.storage.local  # noqa: F401
         from htcjob.ledger import Ledger
         from htcjob.retry import RetryPolicy
         from htcjob.storage.urls import open_store
 
-        task = open_store(context.task_store)
-        attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
+        url = context.task_store
+        try:
+            task = within(RECORD_S, lambda: open_store(url))
+            attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
+        except TooLongError:
+            event(__name__, WARNING, "exit_record_not_written", cause=f"{url}: it cannot be opened in time")
     extra = _variables(context)
     ends_in_s = [limit_s for limit_s in (plan.timeout_s, signals.stops_in_s) if limit_s is not None]
     if ends_in_s:
@@ -421,26 +467,12 @@ def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] 
         signals: Where stop signals arrive; one may have come already.
         at_once: Called with the signal that asks it to stop, in another thread.
     """
-    from htcjob.last_resort import OVERTIME_S, LastResort
-
-    def last_words(signum: int) -> int:
-        ending = attempt.ending
-        if ending is None:
-            signals.ask_to_stop(signum)  # which the main thread may not have done
-            attempt.facts.stop_signal, attempt.facts.stop_cause = signum, signals.stop_cause
-            attempt.facts.command = None
-            attempt.facts.error = TransientError("wait", "storage", "no answer within the grace period")
-            ending = decide(attempt.facts)
-            _write_termination_log(attempt, _exit_record(attempt, ending))
-        # All may be committed, and the user's own program still hang: that is no success of the program.
-        status = ending.exit_status or 128 + signum
-        event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)
-        return status
+    from htcjob.last_resort import LastResort
 
     last_resort = LastResort(
         signals.request_in,
         after_s=attempt.plan.grace_s + OVERTIME_S,
-        last_words=last_words,
+        last_words=lambda signum: _last_words(attempt, signals, signum),
         at_once=at_once,
     )
     if signals.stop_signal is not None:
@@ -448,7 +480,50 @@ def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] 
     return last_resort
 
 
-def _write_exit_record(attempt: Attempt, ending: Ending) -> None:
+def _last_words(attempt: Attempt, signals: Signals, signum: int) -> int:
+    """Return the exit status of an attempt that hangs after a request to stop, said and written down."""
+    facts, ending = attempt.facts, attempt.ending
+    if ending is None:
+        signals.ask_to_stop(signum)  # which the main thread may not have done
+        facts.stop_signal, facts.stop_cause = signum, signals.stop_cause
+        if not facts.is_plain:
+            facts.command = None
+        if facts.command is None:
+            what, said = ("command", "no end") if facts.is_plain else ("storage", "no answer")
+            facts.error = TransientError("wait", what, f"{said} within the grace period")
+        ending = decide(facts)
+        _write_termination_log(attempt, _exit_record(attempt, ending))
+    # All may be committed, and the user's own program still hang: that is no success of the program. A
+    # plain command has ended, or hangs: its own status is the truth.
+    status = ending.exit_status if facts.is_plain else ending.exit_status or 128 + signum
+    event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)
+    return status
+
+
+def _store_exit_record(attempt: Attempt, record: Mapping[str, object], stopped_at: float | None) -> None:
+    """
+    Write the exit record to task storage, where there is one.
+
+    A plain command's status is the truth, and the record a copy: it is waited for only so long.
+    """
+    ledger = attempt.ledger
+    if ledger is None:
+        return
+    if not attempt.facts.is_plain:
+        ledger.write_exit_record(record)
+        return
+    patience_s = RECORD_S
+    if stopped_at is not None:
+        left_s = stopped_at + attempt.plan.grace_s + OVERTIME_S - time.monotonic()
+        patience_s = min(patience_s, max(left_s - OVERTIME_S / 4, OVERTIME_S / 4))
+    try:
+        within(patience_s, lambda: ledger.write_exit_record(record))
+    except TooLongError:
+        url = ledger.store.url
+        raise TransientError("put", url, f"no answer within {patience_s:.1f} s") from None
+
+
+def _write_exit_record(attempt: Attempt, ending: Ending, stopped_at: float | None) -> None:
     """Write how the attempt ended: to task storage, to the termination log, and to the log."""
     record = _exit_record(attempt, ending)
     event(
@@ -461,11 +536,10 @@ def _write_exit_record(attempt: Attempt, ending: Ending) -> None:
         outputs=record["staged_out"],
         message=ending.message if ending.exit_status == 0 else None,  # else it is the last line of all
     )
-    if attempt.ledger is not None:
-        try:
-            attempt.ledger.write_exit_record(record)
-        except Exception as error:
-            _survived("exit_record_not_written", error)
+    try:
+        _store_exit_record(attempt, record, stopped_at)
+    except Exception as error:
+        event(__name__, WARNING, "exit_record_not_written", cause=_survived(error))
     _write_termination_log(attempt, record)
 
 
@@ -475,17 +549,22 @@ def _write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> No
         try:
             from htcjob.ledger import exit_record_json
 
-            with open(path, "wb", opener=_open_at_once) as file:
-                file.write(exit_record_json(record))
+            data = exit_record_json(record)
+
+            def write() -> None:
+                with open(path, "wb", opener=_open_at_once) as file:
+                    file.write(data)
+
+            within(TERMINATION_LOG_S, write)
         except Exception as error:
-            _survived("termination_log_not_written", error, path=path)
+            event(__name__, WARNING, "termination_log_not_written", path=path, cause=_survived(error))
 
 
-def _survived(what: str, error: Exception, **fields: object) -> None:
-    """Warn of what changes nothing of how the attempt has ended; raises what is a fault of ours."""
+def _survived(error: Exception) -> str:
+    """Return in words what changes nothing of how the attempt has ended; raises what is a fault of ours."""
     if not isinstance(error, HtcjobError) and of_error(error) is None:
         raise error
-    event(__name__, WARNING, what, cause=in_words(error), **fields)
+    return in_words(error)
 
 
 def _open_at_once(path: str, flags: int) -> int:

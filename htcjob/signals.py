@@ -63,6 +63,10 @@ class Signals:
     def __init__(self) -> None:
         self.stop_signal: int | None = None
         """The first signal that asked us to stop."""
+        self.stopped_at: float | None = None
+        """When it came."""
+        self.on_stop: Callable[[int], None] | None = None
+        """Called with it, maybe in its handler; must not wait, nor take a lock."""
         self._requests: set[int] = set()
         """All signals that asked us to stop."""
         self.stop_cause = StopCause.SIGNAL
@@ -143,8 +147,10 @@ class Signals:
         self._requests.add(signum)
         if self.stop_signal is None:
             self.stop_cause = self._cause()
-            self.stop_signal = signum
+            self.stop_signal, self.stopped_at = signum, time.monotonic()
             os.write(self._stop_write, b"!")
+            if self.on_stop is not None:
+                self.on_stop(signum)
 
     def _cause(self) -> StopCause:
         """Say whose a request to stop is that comes now."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob import __version__
-from htcjob.bounded import within
+from htcjob.bounded import TooLongError, within
 from htcjob.errors import ConfigurationError, PermanentError, StorageError, TransientError
 from htcjob.redact import redact
 
@@ -90,7 +90,6 @@ class Host:
         Raises:
             TransientError: no answer, no whole one, or none in time.
             PermanentError: the server's certificate is not trusted, or the answer is too large.
-            ShortageError: this machine gives no thread.
         """
         from http.client import HTTPException
 
@@ -104,12 +103,11 @@ class Host:
             return within(self._whole_s, lambda: _exchange(connection, sockets, method, asked, sent, url))
         except StorageError:
             raise
-        except TimeoutError as error:
+        except TooLongError:
             _shut_down(sockets)
-            # Without arguments it is `within`'s: the sockets' own have words.
-            waited_s = self._timeout_s if error.args else self._whole_s
-            what = "answer" if error.args else "whole answer"
-            raise TransientError(method, url, f"no {what} within {waited_s:g} s") from None
+            raise TransientError(method, url, f"no whole answer within {self._whole_s:g} s") from None
+        except TimeoutError:
+            raise TransientError(method, url, f"no answer within {self._timeout_s:g} s") from None
         except (OSError, HTTPException, ValueError) as error:
             # From None: the library's own error may quote what was sent.
             raise _lost(method, url, error) from None

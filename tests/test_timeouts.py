@@ -1,5 +1,7 @@
 """Deadline of the attempt, and the straggler rule."""
 
+import logging
+import os
 import re
 import socket
 import subprocess
@@ -9,6 +11,8 @@ import time
 
 import pytest
 
+from htcjob import runtime
+from htcjob.plan import Plan
 from htcjob.stragglers import ENOUGH, LEAST_S, Stragglers
 
 
@@ -184,3 +188,109 @@ def test_a_deadline_in_a_million_years_is_none(htcjob):
     """No timer of a kernel holds so many seconds."""
     done = htcjob.run("--deadline", "999999999d", "--", "true")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def silent_storage(htcjob):
+    """Task storage that takes every connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        htcjob.variables.update(
+            AWS_ACCESS_KEY_ID="k",
+            AWS_SECRET_ACCESS_KEY="s",
+            AWS_REGION="us-east-1",
+            AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{server.getsockname()[1]}",
+            HTCJOB_TASK_STORE="s3://bucket/task",
+        )
+        yield server
+
+
+OWN_STATUS = 'trap "exit 9" TERM; touch "$0"; sleep 1000 & wait'
+
+
+@pytest.mark.parametrize(("way", "engine"), [("signal", "fast"), ("signal", "sdk"), ("deadline", "fast")])
+def test_a_silent_store_does_not_hold_a_plain_command_that_is_stopped(
+    htcjob, silent_storage, wait_until, tmp_path, way, engine
+):
+    """Its record is a copy; the command's own status is kept, and the termination log written."""
+    begun = tmp_path / "begun"
+    options = ("--grace", "1s", *(("--deadline", "4s") if way == "deadline" else ()))
+    command = ("--", "sh", "-c", OWN_STATUS, str(begun))
+    with htcjob.start("run", *options, *command, HTCJOB_STORAGE_ENGINE=engine) as process:
+        wait_until(begun.exists)
+        if way == "signal":
+            process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == (9 if way == "signal" else 124), err
+    assert re.search(r"exit_record_not_written cause=.*no answer within \d\.\d s", err)
+    assert htcjob.exit_record()["command_exit_status"] == 9
+
+
+PATIENT = """
+import sys
+from htcjob import runtime
+from htcjob.cli.main import main
+runtime.RECORD_S = 0.5
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("status", [0, 5])
+def test_a_silent_store_does_not_hold_a_plain_command_that_has_ended(htcjob, silent_storage, status):
+    """Nobody has asked it to stop; its status is the attempt's all the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", PATIENT, "run", "--", "sh", "-c", f"exit {status}"],
+        env=htcjob.variables, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert "exit_record_not_written" in done.stderr
+    assert htcjob.exit_record()["exit_status"] == status
+
+
+TRACER = """
+import ctypes, os, sys, time
+pid = int(sys.argv[1])
+seize = 0x4206
+print(ctypes.CDLL(None).ptrace(seize, pid, 0, 0), flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("way", ["plain", "chunk"])
+def test_a_zombie_that_another_process_holds_is_not_waited_for(htcjob, wait_until, tmp_path, way):
+    """A debugger that does not let go: the kernel does not say that the command has ended, and never will."""
+    if way == "chunk":
+        htcjob.entries("a")
+    begun = tmp_path / "begun"
+    with htcjob.start(
+        "run", "--grace", "1s", "--", "sh", "-c", 'echo $$ > "$0"; exec sleep 1000', str(begun)
+    ) as process:
+        wait_until(lambda: begun.exists() and begun.read_text())
+        argv = [sys.executable, "-c", TRACER, begun.read_text().strip()]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as tracer:
+            try:
+                if tracer.stdout.readline() != "0\n":
+                    pytest.skip("processes may not be traced here")
+                process.terminate()
+                _, err = process.communicate(timeout=60)
+            finally:
+                tracer.kill()
+    assert process.returncode == 143, err
+    assert "given_up" in err
+    assert htcjob.exit_record()["exit_status"] == 143
+
+
+def test_a_termination_log_that_takes_nothing_is_not_waited_for(htcjob, monkeypatch, caplog):
+    """It may lie on a network file system that hangs."""
+    says_nothing = threading.Event()
+    monkeypatch.setattr(runtime, "TERMINATION_LOG_S", 0.05)
+    monkeypatch.setattr(
+        runtime, "_open_at_once", lambda *_: says_nothing.wait() and os.open(os.devnull, os.O_WRONLY)
+    )
+    attempt = runtime.Attempt(Plan(("true",)), {"HTCJOB_TERMINATION_LOG": str(htcjob.termination_log)})
+    monkeypatch.setattr(logging.getLogger("htcjob"), "propagate", True)
+    try:
+        with caplog.at_level(logging.WARNING):
+            runtime._write_termination_log(attempt, {"message": ""})
+        assert [record.getMessage() for record in caplog.records] == ["termination_log_not_written"]
+    finally:
+        says_nothing.set()

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 import htcjob
 from htcjob import logs
+from htcjob.bounded import is_any_left
 from htcjob.cli.endings import forget, report_bug, say, say_ending
 from htcjob.cli.output import OutputError, finish, take_standard_output
 from htcjob.errors import HtcjobError
@@ -99,6 +100,8 @@ def main(args: list[str] | None = None) -> NoReturn:
             sys.stderr.flush()
     except OSError:
         forget(2)
+    if is_any_left():
+        os._exit(status)
     sys.exit(status)
 
 
