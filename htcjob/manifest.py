@@ -220,7 +220,8 @@ class Manifest:
                 read = partial(self._store.read_part, self._key, start, stop)
                 block, info = self._retry.call(read)
             except PermanentError:
-                if self._head().tag == self.etag:
+                head = self._head()
+                if (head.tag, head.size_bytes) == (self.etag, self.size_bytes):
                     raise
                 raise self._changed() from None
             if (info.tag, info.size_bytes) != (self.etag, self.size_bytes):
@@ -262,6 +263,8 @@ def open_chunk(store: Store, key: str, share: Share, retry: RetryPolicy) -> tupl
         cause = "it is of another version of the manifest"
     except UnusableIndexError as error:
         cause = str(error)
+    except BadKeyError as error:
+        cause = error.reason
     if share.is_weighted:
         retry.call(partial(store.head, key))
         raise ConfigurationError(

@@ -14,7 +14,15 @@ from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from htcjob.errors import AbsentError, BadKeyError, DeniedError, HtcjobError, UnusableIndexError
+from htcjob.errors import (
+    AbsentError,
+    BadKeyError,
+    DeniedError,
+    HtcjobError,
+    PermanentError,
+    UnusableIndexError,
+    UnwritableError,
+)
 from htcjob.listing import can_begin_anywhere, in_range, range_of
 from htcjob.manifest import Manifest
 from htcjob.manifest_index import SUFFIX, Index
@@ -135,8 +143,12 @@ class Check:
             cause = "it is of another version of the manifest"
         except (AbsentError, DeniedError):
             return
-        except UnusableIndexError as error:
+        except UnwritableError:
+            raise
+        except (UnusableIndexError, PermanentError) as error:
             cause = str(error)
+        except BadKeyError as error:
+            cause = error.reason
         yield Problem(None, f"index not usable: {cause}; make it again with htcjob manifest index")
 
     def _absent(self, store: Store, wanted: Sequence[_Known]) -> Iterator[Problem]:

@@ -364,7 +364,16 @@ def read_head(data: bytes, index_bytes: int) -> Head:
         positions=[row[0] for row in rows],
         weights=[row[1] for row in rows],
     )
-    if page_groups < 1 or n_pages != -(-n_groups // page_groups) or (n_entries and not n_groups):
+    is_forward = all(
+        numbers == sorted(numbers) and numbers[:1] in ([], [0]) and (not numbers or numbers[-1] <= whole)
+        for numbers, whole in ((head.positions, n_entries), (head.weights, weight))
+    )
+    if (
+        page_groups < 1
+        or n_pages != -(-n_groups // page_groups)
+        or (n_entries and not n_groups)
+        or not is_forward
+    ):
         raise UnusableIndexError("its numbers contradict each other")
     sizes_bytes = n_entries * SIZE_BYTES + n_groups * CRC.size if flags & HAS_SIZES else 0
     if not said_bytes == index_bytes == head.pages_stop + sizes_bytes:
@@ -380,6 +389,9 @@ def read_page(data: bytes, page: int, head: Head) -> Page:
         UnusableIndexError: it is damaged.
     """
     _check(data, f"page {page}")
+    start, stop = head.page_bounds(page)
+    if len(data) != stop - start:
+        raise UnusableIndexError(f"its page {page} is damaged")
     position, offset, line_number, weight = PAGE_START.unpack_from(data)
     rows = list(GROUP_ROW.iter_unpack(data[PAGE_START.size : -CRC.size]))
     if not rows:

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from htcjob.chunk import Share, chunk_bounds
 from htcjob.errors import (
     AbsentError,
+    BadKeyError,
     ConfigurationError,
+    DeniedError,
     HtcjobError,
+    PermanentError,
     RunMismatchError,
     UnusableIndexError,
+    UnwritableError,
 )
 from htcjob.manifest import Manifest, open_chunk
 from htcjob.manifest_groups import GROUP_BYTES
@@ -71,16 +75,20 @@ def split(
     index = None
     try:
         transfers.get(store, key + SUFFIX, os.path.join(folder, _COPY + SUFFIX))
-    except AbsentError:
-        pass
+    except UnwritableError:
+        raise
+    except (AbsentError, DeniedError, PermanentError, BadKeyError):
+        pass  # `open_chunk` has said so
     else:
         index = _index_of(manifest, here, retry)
     lines = manifest
     if 2 * array_size * GROUP_BYTES > manifest.size_bytes:
         transfers.get(store, key, os.path.join(folder, _COPY))
         lines = Manifest(here, _COPY, retry)
-        if lines.sha256() != manifest.sha256():
-            raise RunMismatchError(f"manifest {place.url} was changed while it was read")
+        if (lines.sha256(), lines.n_entries) != (manifest.sha256(), manifest.n_entries):
+            if index is None or retry.call(lambda: store.head(key)).tag != manifest.etag:
+                raise RunMismatchError(f"manifest {place.url} was changed while it was read")
+            raise _wrong(store.url_of(key + SUFFIX), "it contradicts its manifest")
 
     def part_of(array_index: int) -> Part:
         share = Share(array_index, array_size, balance)
@@ -99,12 +107,14 @@ def split(
     with closing(transfers.each(part_of, range(array_size))) as parts:
         for part in parts:
             if isinstance(part, UnusableIndexError):
-                raise ConfigurationError(
-                    f"index {store.url_of(key + SUFFIX)}: {part}; make it again"
-                ) from part
+                raise _wrong(store.url_of(key + SUFFIX), str(part)) from part
             if isinstance(part, HtcjobError):
                 raise part
             yield part
+
+
+def _wrong(url: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"index {url}: {reason}; make it again")
 
 
 def _index_of(manifest: Manifest, here: LocalStore, retry: RetryPolicy) -> Index | None:
@@ -113,4 +123,10 @@ def _index_of(manifest: Manifest, here: LocalStore, retry: RetryPolicy) -> Index
         index = Index(here, _COPY, retry)
     except HtcjobError:
         return None  # `open_chunk` has said so
-    return index if (index.head.tag, index.head.sha256) == (manifest.etag, manifest.sha256()) else None
+    head = index.head
+    is_of_it = (head.tag, head.sha256, head.n_entries) == (
+        manifest.etag,
+        manifest.sha256(),
+        manifest.n_entries,
+    )
+    return index if is_of_it else None
