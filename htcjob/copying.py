@@ -16,7 +16,7 @@ from htcjob.errors import AbsentError, DeniedError, HtcjobError, PermanentError,
 from htcjob.locations import find, listed
 from htcjob.storage.checksum import file_has
 from htcjob.storage.files import TEMP_PREFIX
-from htcjob.storage.keys import local_path
+from htcjob.storage.keys import path_of_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -72,7 +72,7 @@ class Target(NamedTuple):
         """
         if not self.is_folder:
             return self.place
-        return local_path(self.place, name) if self.store is None else self.place + name
+        return path_of_copy(self.place, name) if self.store is None else self.place + name
 
 
 def work(tasks: Iterable[Task], transfers: Transfers) -> Iterator[Outcome]:

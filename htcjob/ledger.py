@@ -172,7 +172,10 @@ class Ledger:
             data = _json(identity).encode()
             if self._retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
                 return
-            before = self._read_run() or {}  # another job of the array was first
+            before = self._read_run()  # another job of the array was first
+            if before is None:  # an empty one: a kill left it, where there are no hard links
+                self._retry.call(partial(self.store.put_bytes, data, self._run_key))
+                before = self._read_run() or {}
         differences = "; ".join(_differences(before, manifest, command))
         if differences:
             raise RunMismatchError(
@@ -182,7 +185,8 @@ class Ledger:
 
     def _read_run(self) -> dict[str, object] | None:
         try:
-            return parse_object(self._retry.call(partial(self.store.read_range, self._run_key, 0)))
+            data = self._retry.call(partial(self.store.read_range, self._run_key, 0))
+            return parse_object(data) if data else None
         except AbsentError:
             return None
         except ValueError as error:

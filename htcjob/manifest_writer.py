@@ -205,6 +205,7 @@ def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
         if retry.call(partial(store.head, key)).tag != info.tag:
             raise TransientError("index", url, "changed while it was read")
         retry.call(partial(store.put, path, key + SUFFIX))
+        retry.call(store.sync)
     return indexed
 
 

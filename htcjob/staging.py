@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from htcjob.errors import BadKeyError, HtcjobError, OutputError
 from htcjob.ledger import Output
 from htcjob.progress import Progress
-from htcjob.storage.keys import local_path
+from htcjob.storage.keys import path_of_copy
 from htcjob.storage.urls import split_object_url
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Staging:
             HtcjobError: it cannot be fetched; the message names the object and the reason.
         """
         store, key, place = self._locate(entry)
-        path = local_path(directory, place)
+        path = path_of_copy(directory, place)
         if not os.path.lexists(path):
             self.transfers.get(store, key, path)
         return path

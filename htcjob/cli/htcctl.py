@@ -129,14 +129,14 @@ def _run(args: list[str]) -> int:
             return 0
         if verb == "upload":
             return _report(transfers.each(lambda path: transfers.put(store, path, _key(path)), names))
-        from htcjob.storage.keys import local_path
+        from htcjob.storage.keys import path_of_copy
 
         root = os.path.realpath(directory or ".")
 
         def download(name: str) -> object:
             key = name.removeprefix("./").lstrip("/")
             try:
-                path = local_path(root, key)
+                path = path_of_copy(root, key)
             except BadKeyError as error:
                 raise UsageError(str(error)) from None
             return transfers.get(store, key, path)

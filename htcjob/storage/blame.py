@@ -15,6 +15,7 @@ from htcjob.errors import (
     TransientError,
     UnwritableError,
 )
+from htcjob.storage.spelling import SPELLED_OTHERWISE
 from htcjob.trouble import Trouble, of_errno
 
 if TYPE_CHECKING:
@@ -112,6 +113,12 @@ class Blame:
     def busy(self) -> TransientError:
         """Return the error for a name that another writer is taking just now."""
         return TransientError(self._operation, self._url, "another writer is taking this name just now")
+
+    def spelled_otherwise(self) -> PermanentError:
+        """Return the error for a file that would replace one of another name."""
+        return PermanentError(
+            self._operation, self._url, f"{self._file or 'the object'}: {SPELLED_OTHERWISE} is there"
+        )
 
     def incomplete(self, size_bytes: int, expected_bytes: int) -> TransientError:
         """Give the error for a file that is not as long as what was written to it."""

@@ -178,7 +178,7 @@ class CloudStore(Store):
                     else:
                         self._receive(body, new, url)
                     new.complete(body.info.size_bytes)
-                    new.take_name()
+                    new.take_name_of_copy()
             finally:
                 body.close()
         return _renamed(body.info, key)

@@ -8,6 +8,8 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from htcjob.storage.spelling import ANYWHERE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -194,6 +196,28 @@ class NewFile:
             os.replace(self.temp, self._path)
         self.temp = ""
 
+    def take_name_of_copy(self) -> None:
+        """
+        Take the name, outside of a store, unless it is another file's in another spelling.
+
+        Raises:
+            PermanentError: it is; that file is left alone.
+        """
+        folder, name = os.path.split(self._path)
+        with self._blame:
+            is_told_apart = ANYWHERE.tells_apart(*os.path.split(self.temp))
+        if is_told_apart:
+            self.take_name()
+            return
+        from htcjob.storage.claims import claim
+
+        with claim(self._path, self._blame, self.temp):
+            with self._blame:
+                is_exact = ANYWHERE.is_exact(name, below=folder)
+            if not is_exact:
+                raise self._blame.spelled_otherwise()
+            self.take_name()
+
     def take_free_name(self) -> bool | None:
         """
         Take the name of a complete file if nothing has it.
@@ -250,7 +274,7 @@ def sync_folder(path: str) -> None:
     """Have the names in the folder *path* on disk; one that is gone has none that could be lost."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # or it is only for looking up names
         return
     try:
         os.fsync(descriptor)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from htcjob.errors import BadKeyError, TransientError
+from htcjob.storage.spelling import ANYWHERE, SPELLED_OTHERWISE
 from htcjob.trouble import in_words, is_passing
 
 LONGEST_KEY_BYTES = 1024
@@ -72,3 +74,19 @@ def local_path(root: str, key: str) -> str:
         if is_link:
             raise BadKeyError(key, "a symbolic link lies on its path; links are not followed")
     return os.path.join(root, *segments)
+
+
+def path_of_copy(root: str, key: str) -> str:
+    """
+    Give `local_path` of *key* for who is about to write a copy there; its folders are made.
+
+    Raises:
+        BadKeyError: as there; or the file system takes it for the file of another key that is there.
+    """
+    path = local_path(root, key)
+    with suppress(OSError):  # whoever writes it is told
+        if "/" in key:  # first, so that nobody makes them meanwhile in another spelling
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        if not ANYWHERE.is_exact(key, below=root):
+            raise BadKeyError(key, f"{SPELLED_OTHERWISE} is there, and two keys cannot be one file")
+    return path

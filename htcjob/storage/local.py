@@ -16,7 +16,7 @@ from htcjob.storage.blame import Blame
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range, sync_folder
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path
-from htcjob.storage.spelling import Spelling
+from htcjob.storage.spelling import SPELLED_OTHERWISE, Spelling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,6 @@ _log = logging.getLogger(__name__)
 _RESERVED = (TEMP_PREFIX, ".nfs0")
 """Starts of names that are no objects: ours, and what an NFS client leaves for a deleted open file."""
 _RESERVED_BYTES = tuple(start.encode() for start in _RESERVED)
-_SPELLED_OTHERWISE = "this file system ignores case or the form of letters; the same name in other spelling"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -83,6 +82,9 @@ class LocalStore(Store):
         self._identity = self._look_at_root()
         """Device and inode of the root; None until it exists."""
         self._spelling = Spelling(self._root)
+        self._top = _existing(self._root)
+        """The folder that holds the first one which we may have to make."""
+        self._syncing = threading.Lock()
         self._written = threading.Lock()
         """Held while the next two change."""
         self._not_synced: set[str] = set()
@@ -101,7 +103,7 @@ class LocalStore(Store):
             with NewFile(path, Blame("get", self.url_of(key), file=path)) as new:
                 new.copy_from(descriptor, status, reading)
                 new.complete(status.st_size)
-                new.take_name()
+                new.take_name_of_copy()
             return _info(key, status)
 
     def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
@@ -148,20 +150,17 @@ class LocalStore(Store):
 
     def sync(self) -> None:
         """Have the names of all objects that were put so far on disk, and the folders made for them."""
-        with self._written:
-            folders, self._not_synced = self._not_synced, set()
-        try:
-            for folder in sorted(folders):
-                if folder.startswith(self._root):
+        with self._syncing:  # whoever comes second must not go on before the first has done it
+            while self._not_synced:
+                with self._written:
+                    folder = self._not_synced.pop()
+                try:
                     with self._blame("put", folder[len(self._root) + 1 :]):
                         sync_folder(folder)
-                else:  # above the store: not ours to read, maybe
-                    with suppress(OSError):
-                        sync_folder(folder)
-        except BaseException:
-            with self._written:
-                self._not_synced |= folders
-            raise
+                except BaseException:
+                    with self._written:
+                        self._not_synced.add(folder)
+                    raise
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
         """
@@ -229,7 +228,7 @@ class LocalStore(Store):
         with reading:
             if self._spelling.is_exact(key):
                 return
-        raise reading.absent(f"{_SPELLED_OTHERWISE} is there")
+        raise reading.absent(f"{SPELLED_OTHERWISE} is there")
 
     def _is_taken(self, key: str, target: str, writing: Blame) -> bool:
         """Whether there is an object to replace; refuse to replace anything else."""
@@ -240,7 +239,7 @@ class LocalStore(Store):
                 status = None
             is_exact = self._spelling.is_exact(key)
         if not is_exact:
-            raise BadKeyError(key, f"{_SPELLED_OTHERWISE} is there, and two keys cannot be one file")
+            raise BadKeyError(key, f"{SPELLED_OTHERWISE} is there, and two keys cannot be one file")
         if status is None:
             return False
         writing.check_regular(status)
@@ -273,7 +272,7 @@ class LocalStore(Store):
         """Remember that *folder* has a new name, and maybe those above it a new folder, for `sync`."""
         with self._written:
             self._not_synced.add(folder)
-            while folder not in self._known:
+            while folder not in self._known and len(folder) > len(self._top):
                 self._known.add(folder)
                 folder = os.path.dirname(folder)
                 self._not_synced.add(folder)
@@ -393,6 +392,13 @@ class _Wanted:
         if not name.startswith(self._prefix):
             return False
         return name > self._start_after or (name.endswith(b"/") and self._start_after.startswith(name))
+
+
+def _existing(path: str) -> str:
+    """Return *path*, or the next folder above it that is there."""
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:

@@ -168,7 +168,7 @@ class MemoryStore(Store):
                 raise fault.error("get", self.url_of(key), reason)
             new.write(found.data)
             new.complete(found.info.size_bytes)
-            new.take_name()
+            new.take_name_of_copy()
         self._end("get", key, fault)
         return found.info
 

@@ -13,6 +13,9 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+SPELLED_OTHERWISE = "this file system ignores case or the form of letters; the same name in other spelling"
+"""Begins the reason for which a key is refused."""
+
 _MOST_FOLDERS = 10_000
 """Folders whose answer is remembered: a job reads most of its inputs from few."""
 
@@ -49,14 +52,18 @@ class Spelling:
         self._remember(folder)
         return True
 
-    def is_exact(self, key: str) -> bool:
+    def is_exact(self, key: str, *, below: str | None = None) -> bool:
         """
         Whether all parts of *key* that are there are called exactly that; what is not there cannot be wrong.
+
+        Args:
+            key: Relative path.
+            below: Where it begins; None: at the root.
 
         Raises:
             OSError: a folder cannot be read.
         """
-        folder = self._root
+        folder = self._root if below is None else below
         for name in key.split("/"):
             if not self._is_exact_in(folder, name):
                 return False
@@ -91,8 +98,14 @@ class Spelling:
         self._exact.add(folder)
 
 
+ANYWHERE = Spelling("/")
+"""For files that are no store's."""
+
+
 def folded(key: str) -> str:
     """Return the same text for all keys that a file system could take for one."""
+    if key.isascii():
+        return key.lower()
     if key.isascii():
         return key.lower()
     import unicodedata

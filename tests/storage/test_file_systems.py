@@ -198,3 +198,82 @@ def test_power_cut_after_exit_status_0(
                 assert "12" in again.stdout, again.stdout
     except CannotMountError as error:
         skip_or_fail("HTCJOB_REQUIRE_MOUNT", str(error))
+
+
+def test_inputs_of_a_chunk_are_never_each_others(htcjob, exfat: Path, tmp_path: Path) -> None:
+    """In a work directory that ignores case, an entry whose input would be another one's file is failed."""
+    work = exfat / tmp_path.name
+    work.mkdir()
+    names = ["a.jpg", "A.JPG", "d/b", "D/b", "e"]
+    htcjob.entries(*names)
+    copy = 'cd "$HTCJOB_WORK_DIR" && find . -type f -exec cat {} + > "$HTCJOB_OUTPUT_DIR/all"'
+    done = htcjob.run("--work-dir", str(work), "--", "sh", "-c", copy)
+    assert done.returncode == 65, done.stderr
+    by_result = dict(zip(names, htcjob.results().values(), strict=True))
+    won = {name for name, result in by_result.items() if result == "done"}
+    assert {name.lower() for name in won} == {"a.jpg", "d/b", "e"}
+    assert len(won) == 3
+    content = htcjob.outputs()["all"].decode()
+    assert {name for name in names if name in content} == won
+    assert len(content) == sum(map(len, won))
+
+
+def test_inputs_are_those_that_were_asked_for(htcjob, exfat: Path, tmp_path: Path) -> None:
+    """From a directory that ignores case: a key in another spelling than the file's is an absent input."""
+    htcjob.project = exfat / tmp_path.name
+    htcjob.project.mkdir()
+    htcjob.variables["HTCJOB_PROJECT_STORE"] = str(htcjob.project)
+    htcjob.entries("a.jpg")
+    htcjob.manifest("a.jpg", "A.JPG")
+    assert htcjob.run("--each", "--", "cp", "{input}", "{output_dir}").returncode == 65
+    assert htcjob.results() == {0: "done", 1: "failed"}
+    assert htcjob.outputs() == {"a.jpg": b"a.jpg"}
+
+
+@pytest.mark.parametrize("names", [("A.txt", "a.txt"), (".HTCJOB/default/run.json", "b")])
+def test_outputs_are_never_each_others(htcjob, exfat: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    """In task storage that ignores case, the second entry that writes one file is failed; so is one for both."""
+    htcjob.task = exfat / tmp_path.name
+    htcjob.variables["HTCJOB_TASK_STORE"] = str(htcjob.task)
+    htcjob.entries("one", "two")
+    htcjob.manifest(
+        *(f'{{"key": "{key}", "name": "{name}"}}' for key, name in zip(("one", "two"), names, strict=True))
+    )
+    write = 'mkdir -p "$(dirname "$2/$1")" && cp "$3" "$2/$1"'
+    done = htcjob.run(
+        "--workers", "1", "--each", "--", "sh", "-c", write, "sh", "{name}", "{output_dir}", "{input}"
+    )
+    assert done.returncode == 65, done.stderr
+    contents = {name: key.encode() for name, key in zip(names, ("one", "two"), strict=True)}
+    done_keys = [
+        name for name, result in zip(names, htcjob.results().values(), strict=True) if result == "done"
+    ]
+    assert len(done_keys) == 1
+    assert htcjob.outputs() == {done_keys[0]: contents[done_keys[0]]}
+    both = htcjob.run(
+        "--run", "both", "--each", "--", "sh", "-c", 'echo x > "$1/Q"; echo y > "$1/q"', "sh", "{output_dir}"
+    )
+    assert both.returncode == 65, both.stderr
+    assert {record["result"] for record in htcjob.records("both")} == {"failed"}
+
+
+def test_copies_are_never_each_others(htcjob, exfat: Path, tmp_path: Path) -> None:
+    """`storage get` to a disk that ignores case: of two names that are one file, one is copied, one refused."""
+    (htcjob.project / "d").mkdir()
+    for name in ("d/a", "d/A"):
+        (htcjob.project / name).write_text(name)
+    done = htcjob("storage", "get", "-r", f"file://{htcjob.project}/d/", "-d", str(exfat / tmp_path.name))
+    assert done.returncode == 74, done.stderr
+    left = [path for path in (exfat / tmp_path.name).rglob("*") if path.is_file()]
+    assert [path.read_text().removeprefix("d/") for path in left] == [path.name for path in left]
+    assert len(left) == 1
+
+
+def test_an_empty_record_of_the_run_is_none(htcjob) -> None:
+    """It is what a kill once left where there are no hard links: the run begins, and it is made."""
+    htcjob.entries("a")
+    (htcjob.task / ".htcjob" / "default").mkdir(parents=True)
+    (htcjob.task / ".htcjob" / "default" / "run.json").touch()
+    assert htcjob.run("--each", "--", "true").returncode == 0
+    assert htcjob.run("--each", "--", "true").returncode == 0
+    assert htcjob.run("--each", "--", "false").returncode == 78
