@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from htcjob.storage.access import Access, CloudCredentials
+    from htcjob.storage.checksum import Hasher
 
 T = TypeVar("T")
 
@@ -139,6 +140,10 @@ class Bucket(ABC):
 
     def is_mute(self, error: Exception) -> bool:
         """Whether an exception of the SDK is a refusal without a code (`answers.Answer.is_mute`)."""
+        return False
+
+    def disowns(self, info: ObjectInfo) -> bool:
+        """Whether the store says, when it is asked, that the checksum of *info* is none of the content."""
         return False
 
     def credentials_renewed(self) -> None:  # noqa: B027 - most SDKs ask for them at every request
@@ -313,15 +318,13 @@ class CloudStore(Store):
         if len(data) != expected_bytes:
             raise _truncated("read_range", url, len(data), expected_bytes)
         hasher = hasher_of(info.checksum) if len(data) == info.size_bytes else None
-        if hasher is not None and info.checksum is not None:
+        if hasher is not None:
             hasher.update(data)
-            if not is_right(hasher, info.checksum):
-                raise _wrong_checksum("read_range", url, info.checksum)
+            self._compare(hasher, info, "read_range", url)
         return data, _renamed(info, key)
 
     def _receive(self, body: Body, new: NewFile, url: str) -> None:
-        checksum = body.info.checksum
-        hasher = hasher_of(checksum)
+        hasher = hasher_of(body.info.checksum)
         size_bytes = 0
         for piece in body.pieces:
             new.write(piece)
@@ -330,8 +333,7 @@ class CloudStore(Store):
                 hasher.update(piece)
         if size_bytes != body.info.size_bytes:
             raise _truncated("get", url, size_bytes, body.info.size_bytes)
-        if hasher is not None and checksum is not None and not is_right(hasher, checksum):
-            raise _wrong_checksum("get", url, checksum)
+        self._compare(hasher, body.info, "get", url)
 
     def _receive_parts(self, body: Body, new: NewFile, url: str) -> None:
         """Receive the first part from *body* and the others side by side, each tried again by itself."""
@@ -377,8 +379,16 @@ class CloudStore(Store):
             for part in parts:
                 with suppress(BaseException):
                     part.result()  # no thread writes to the file after it is closed
-        if hasher is not None and info.checksum is not None and not is_right(hasher, info.checksum):
-            raise _wrong_checksum("get", url, info.checksum)
+        self._compare(hasher, info, "get", url)
+
+    def _compare(self, hasher: Hasher | None, info: ObjectInfo, operation: str, url: str) -> None:
+        """Compare what arrived, which *hasher* was fed with, with the checksum that storage told."""
+        if hasher is None or info.checksum is None or is_right(hasher, info.checksum):
+            return
+        with self._talking(operation, url):
+            if self._call(lambda: self._bucket.disowns(info)):
+                return
+        raise TransientError(operation, url, f"what arrived does not have its checksum {info.checksum[:80]}")
 
     def _fetch_part(
         self, info: ObjectInfo, start: int, stop: int, new: NewFile, url: str, is_over: threading.Event
@@ -497,10 +507,6 @@ def _check_answer(operation: str, url: str, info: ObjectInfo) -> None:
         raise TransientError(operation, url, "an answer without ETag: is this object storage?")
     if info.size_bytes > LARGEST_OBJECT_BYTES:
         raise PermanentError(operation, url, f"{info.size_bytes} bytes: no storage has such objects")
-
-
-def _wrong_checksum(operation: str, url: str, checksum: str) -> TransientError:
-    return TransientError(operation, url, f"what arrived does not have its checksum {checksum[:80]}")
 
 
 def _truncated(operation: str, url: str, size_bytes: int, expected_bytes: int) -> TransientError:

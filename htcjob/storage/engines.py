@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from htcjob.errors import ConfigurationError
+from htcjob.storage.variables import check_variables
 
 if TYPE_CHECKING:
     from htcjob.storage.access import Access
@@ -49,16 +50,15 @@ def _open(scheme: str, container: str, access: Access) -> Bucket:
         raise ConfigurationError(
             f"HTCJOB_STORAGE_ENGINE holds {engine!r}: expected one of {', '.join(ENGINES)}"
         )
+    check_variables(scheme, access.environ, are_vended=access.credentials is not None)
     module, package = _SDK[scheme]
     if engine != "sdk" and _is_installed("obstore"):
         fast = import_module("htcjob.storage.fast")
-        if engine == "fast" or fast.can_serve(scheme, container, access):
+        why_not = fast.why_not(scheme, container, access)
+        if not why_not:
             return cast("Bucket", fast.open_bucket(scheme, container, access))
         if not _is_installed(package):
-            raise ConfigurationError(
-                f"{scheme}:// with credentials that only the cloud's SDK finds (a profile or a file, or none "
-                f"are set): pip install 'htcjob[{module}]', or set them as variables"
-            )
+            raise ConfigurationError(f"{scheme}:// {why_not}: pip install 'htcjob[{module}]'")
     elif engine == "fast":
         raise ConfigurationError("HTCJOB_STORAGE_ENGINE=fast needs an extra: pip install 'htcjob[fast]'")
     if not _is_installed(package):

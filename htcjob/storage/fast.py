@@ -41,7 +41,8 @@ from htcjob.storage.cloud import (
 )
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.engines import extra_of, open_sdk_bucket, sdk_is_installed
-from htcjob.storage.fast_clients import READ_TIMEOUT, SEND_TIMEOUT, AskingProvider, Clients, can_serve
+from htcjob.storage.fast_choice import why_not
+from htcjob.storage.fast_clients import READ_TIMEOUT, SEND_TIMEOUT, AskingProvider, Clients
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from htcjob.storage.access import Access, CloudCredentials
     from htcjob.storage.fast_errors import Failure
 
-__all__ = ["can_serve", "open_bucket"]
+__all__ = ["open_bucket", "why_not"]
 
 _SHORT_BODY_BYTES = 1 << 20
 """Longer bodies are sent with `SEND_TIMEOUT`."""
@@ -184,6 +185,14 @@ class FastBucket(Bucket):
             self._by_sdk().delete(name)
         else:
             obstore.delete(self._store(), name)
+
+    def disowns(self, info: ObjectInfo) -> bool:
+        """Whether the ETag, which looks like an MD5, is none; obstore does not show what says so."""
+        if not (info.checksum or "").startswith("md5:") or self._scheme != "s3":
+            return False
+        from htcjob.storage.asking import is_encrypted
+
+        return is_encrypted(self._clients.signed_url(self._store(), info.key))
 
     def credentials_renewed(self) -> None:
         """Forget the store for uploads, which has the old ones; the others are compared at every request."""
@@ -324,7 +333,7 @@ class FastBucket(Bucket):
         if sha256 := result.attributes.get(self._sha256):
             checksum = f"sha256:{sha256.lower()}"
         elif self._etag_is_md5 and _MD5.fullmatch(etag):
-            # Not so where KMS's or the customer's keys encrypt; AWS asks for TLS then.
+            # Not so where KMS's or the customer's keys encrypt (`disowns`); AWS asks for TLS then.
             checksum = f"md5:{etag}"
         version = meta["version"] if self._scheme == "gs" else None  # the generation, as the SDK has it
         return ObjectInfo(name, meta["size"], etag, meta["last_modified"], checksum, version)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from obstore.exceptions import BaseError
 
 from htcjob.errors import ConfigurationError
 from htcjob.redact import redact
+from htcjob.storage.aws_profile import profile_of
 from htcjob.storage.azure_account import parse_connection
+from htcjob.storage.fast_way import way_to
+from htcjob.storage.variables import check_url, is_true
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from obstore.store import ObjectStore
+    from obstore.store import ObjectStore, S3Store
 
     from htcjob.retry import RetryPolicy
     from htcjob.storage.access import Access, CloudCredentials, CredentialSource
@@ -29,71 +32,6 @@ SEND_TIMEOUT = timedelta(minutes=15)
 """The same for long bodies: the time of reading also runs while a body is sent (measured, reqwest 0.13)."""
 _NEVER = timedelta(days=7)
 """Of a request in all; the default of 30 s ends every long body (arrow-rs-object-store issue 386)."""
-
-
-def can_serve(scheme: str, container: str, access: Access) -> bool:
-    """
-    Tell whether object_store has a chance to find the credentials that the cloud's SDK would find.
-
-    It knows those that variables hold or point to, and those of containers and instances; it does not read
-    AWS's shared files, and of Google's files only those of service accounts and of users.
-    """
-    if access.credentials is not None:
-        return True
-    if scheme == "s3":
-        return _can_serve_s3(access.environ)
-    if scheme == "gs":
-        return _can_serve_gs(access.environ)
-    # It finds keys and signatures in the variables by itself, whosever they are.
-    said = parse_connection(access.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
-    named = (access.environ.get("AZURE_STORAGE_ACCOUNT_NAME"), access.environ.get("AZURE_STORAGE_ACCOUNT"))
-    return {*named, said.get("accountname")} <= {None, "", container.partition("/")[0]}
-
-
-def _can_serve_s3(environ: Mapping[str, str]) -> bool:
-    """
-    Go through boto3's chain, in its order.
-
-    https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
-    """
-    if environ.get("AWS_SESSION_TOKEN") == "":
-        return False  # it would send the empty one
-    if _has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") or _has(environ, "AWS_SKIP_SIGNATURE"):
-        return True
-    if _has(environ, "AWS_PROFILE") or _has(environ, "AWS_DEFAULT_PROFILE"):
-        return False
-    if _has(environ, "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"):
-        return True
-    home = os.path.join(environ.get("HOME", ""), ".aws")
-    for variable, name in (("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")):
-        if os.path.exists(environ.get(variable) or os.path.join(home, name)):
-            return False
-    if _has(environ, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
-        return True
-    if _has(environ, "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
-        return _has(environ, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
-    return environ.get("AWS_EC2_METADATA_DISABLED", "").lower() != "true"
-
-
-def _can_serve_gs(environ: Mapping[str, str]) -> bool:
-    """https://docs.cloud.google.com/docs/authentication/application-default-credentials."""
-    if _has(environ, "STORAGE_EMULATOR_HOST"):
-        return True
-    path = environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    if not path:
-        home = environ.get("HOME", "")
-        path = os.path.join(home, ".config", "gcloud", "application_default_credentials.json")
-        if not os.path.exists(path):
-            return True  # of the instance
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)["type"] in ("service_account", "authorized_user")
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # the SDK says what is wrong with it
-
-
-def _has(environ: Mapping[str, str], *names: str) -> bool:
-    return all(environ.get(name) for name in names)
 
 
 class AskingProvider:
@@ -115,6 +53,29 @@ class AskingProvider:
         return _for_obstore(credentials, credentials.expires_at)
 
 
+def config_of(scheme: str, container: str, access: Access) -> Config:
+    """
+    Give what object_store is told of a bucket or container.
+
+    Raises:
+        ConfigurationError: a variable that says how it is reached makes no sense.
+    """
+    return _CONFIGS[scheme](container, access)[1]
+
+
+def endpoint_of(config: Mapping[str, Any]) -> str:
+    """Give the server that a configuration names; empty: the cloud's own."""
+    return next(filter(None, (config.get(name) for name in _ENDPOINTS)), "")
+
+
+def has(environ: Mapping[str, str], *names: str) -> bool:
+    """Tell whether all of the variables hold something."""
+    return all(environ.get(name) for name in names)
+
+
+_ENDPOINTS = ("aws_endpoint_url_s3", "base_url", "endpoint")
+
+
 class Clients:
     """
     Makes the object_store clients of one bucket or container.
@@ -125,17 +86,16 @@ class Clients:
 
     def __init__(self, scheme: str, container: str, access: Access) -> None:
         if access.endpoint:
-            _check_url("the endpoint that was vended", access.endpoint)
+            check_url("the endpoint that was vended", access.endpoint)
         self._scheme = scheme
         self._make, self._config = _CONFIGS[scheme](container, access)
         self.is_plain = self._config.get("aws_endpoint_url_s3", "").startswith("http://")
         """Whether S3 is reached without TLS."""
-        places = (self._config.get(name) for name in ("aws_endpoint_url_s3", "base_url", "endpoint"))
-        self._endpoint = next(filter(None, places), "")
+        self._endpoint = endpoint_of(self._config)
         self.endpoint = redact(self._endpoint)
         """The server, where it is not the cloud's own; empty: it is."""
         self._options: Config = {
-            "allow_http": True,
+            "allow_http": self._endpoint.startswith("http://"),
             "connect_timeout": CONNECT_TIMEOUT,
             "timeout": _NEVER,
         }
@@ -143,8 +103,16 @@ class Clients:
             # Else what is stored compressed comes without it, and without a length.
             # https://docs.cloud.google.com/storage/docs/transcoding
             self._options["default_headers"] = {"accept-encoding": "gzip"}
+        self._options |= way_to(scheme, self._endpoint, access.environ) if self._is_signed(access) else {}
         if bundle := _ca_bundle(access.environ):
             self._options["root_certificate"] = bundle
+
+    def _is_signed(self, access: Access) -> bool:
+        """Tell whether the credentials are here already: no other server is asked for them."""
+        if self._config.get("skip_signature"):
+            return True
+        names = {"access_key_id", "credential_provider", "sas_key", "account_key"}
+        return access.credentials is not None or not names.isdisjoint(self._config)
 
     def open(
         self,
@@ -171,7 +139,21 @@ class Clients:
             else:
                 config["credential_provider"] = provider or (lambda: _for_obstore(credentials, None))
         options = {**self._options, "read_timeout": read_timeout}
-        return self._make(client_options=options, retry_config=_retry_config(retry), **config)
+        try:
+            return self._make(client_options=options, retry_config=_retry_config(retry), **config)
+        except BaseError as error:
+            text = redact(str(error).partition("\n")[0])
+            raise ConfigurationError(f"{self._scheme}://: these settings cannot be used: {text}") from None
+
+    def signed_url(self, store: ObjectStore, name: str) -> str:
+        """Give the URL for a HEAD of an object of S3 by somebody else."""
+        if self._config.get("skip_signature"):
+            from urllib.parse import quote
+
+            return f"{self._endpoint}/{self._config['bucket']}/{quote(name)}"
+        import obstore
+
+        return obstore.sign(cast("S3Store", store), "HEAD", name, timedelta(minutes=1))
 
     def redirection(self) -> Answer:
         """
@@ -179,7 +161,7 @@ class Clients:
 
         It is asked for once more, without credentials: that is answered alike.
         """
-        from htcjob.storage.redirect import ask_without_credentials
+        from htcjob.storage.asking import ask_without_credentials
 
         config = self._config
         own = {
@@ -231,9 +213,12 @@ def _s3(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config
     environ = access.environ
     # Its bulk delete says 200 to what it refuses, and is not known to every compatible server.
     config: Config = {"bucket": bucket, "disable_bulk_delete": True}
-    if region := access.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"):
+    region = access.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+    if region := region or profile_of(environ).get("region"):
         config["region"] = region
-    if access.credentials is not None:
+    if access.credentials is None and is_true(environ.get("AWS_SKIP_SIGNATURE")):
+        config["skip_signature"] = True
+    else:
         config["skip_signature"] = False  # whatever AWS_SKIP_SIGNATURE says
     endpoint = access.endpoint or _endpoint(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     if endpoint:
@@ -244,7 +229,7 @@ def _s3(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config
         given = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if environ.get(name)]
         if len(given) == 1:
             raise ConfigurationError(f"{given[0]} is set without its other half: set both or none of the two")
-    if access.credentials is None and _has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    if access.credentials is None and has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         config["access_key_id"] = environ["AWS_ACCESS_KEY_ID"]
         config["secret_access_key"] = environ["AWS_SECRET_ACCESS_KEY"]
         if token := environ.get("AWS_SESSION_TOKEN"):
@@ -260,7 +245,6 @@ def _gs(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config
         config["base_url"] = endpoint
     elif emulator := access.environ.get("STORAGE_EMULATOR_HOST"):
         config["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
-        _check_url("STORAGE_EMULATOR_HOST", config["base_url"])
         config["credential_provider"] = lambda: {"token": "", "expires_at": None}  # sends none
     if "base_url" in config:
         config["base_url"] = config["base_url"].rstrip("/")
@@ -296,24 +280,8 @@ def _az(container: str, access: Access) -> tuple[Callable[..., ObjectStore], Con
 
 
 def _endpoint(environ: Mapping[str, str], *names: str) -> str | None:
-    """Give the URL that one of the variables holds; object_store does not survive every text."""
-    for name in names:
-        if name in environ:
-            _check_url(name, environ[name])
-            return environ[name]
-    return None
-
-
-def _check_url(name: str, text: str) -> None:
-    from urllib.parse import urlsplit
-
-    try:
-        url = urlsplit(text)
-        is_good = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
-    except ValueError:
-        is_good = False
-    if not is_good or not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigurationError(f"{name} holds {redact(text)!r}: expected a URL such as https://host:port")
+    """Give the URL that one of the variables holds."""
+    return next((environ[name] for name in names if name in environ), None)
 
 
 def _ca_bundle(environ: Mapping[str, str]) -> bytes | None:

@@ -14,6 +14,7 @@ from obstore.exceptions import UnauthenticatedError as RefusedError
 
 from htcjob.errors import AbsentError, PermanentError, TransientError, UnauthenticatedError
 from htcjob.storage.answers import Answer, Meaning
+from htcjob.storage.fast_way import NOWHERE
 
 if TYPE_CHECKING:
     from htcjob.errors import StorageError
@@ -30,7 +31,10 @@ _METADATA_SERVER = re.compile(
 )
 _OUTSIDE = re.compile(r"^ +source: StartTooLarge \{$", re.M)  # Azure's offset is compared by object_store
 _BARE_REDIRECT = re.compile(r"^ +inner: BareRedirect,$", re.M)
-_REFUSED_REDIRECT = re.compile(r"^ +kind: Redirect,$", re.M)
+_REFUSED_REDIRECT = re.compile(
+    r"^ +kind: Redirect,$|^ +source: BadScheme,$|URL scheme is not allowed|^ +" + re.escape(NOWHERE) + ",$",
+    re.M,
+)
 _NO_LENGTH = re.compile(r"^ +source: MissingContentLength,$", re.M)
 _NOT_THE_RANGE = re.compile(
     r"^ +source: (?:RangeNotSupported|NotPartial|NoContentRange|ParseContentRange|UnexpectedRange)\b", re.M

@@ -23,6 +23,8 @@ from google.cloud import storage
 from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
 
+from htcjob.storage.variables import is_true
+
 if TYPE_CHECKING:
     from htcjob.redact import Secret
     from htcjob.storage.access import Access, CredentialSource
@@ -119,7 +121,7 @@ def _connect(access: Access) -> tuple[Any, AuthorizedSession]:
     endpoint = (access.endpoint or emulator or "").rstrip("/")
     if access.credentials is not None:
         session = _Session(_Vended(access.credentials), refresh_status_codes=())
-    elif emulator:
+    elif emulator or is_true(access.environ.get("GOOGLE_SKIP_SIGNATURE")):
         session = _Session(AnonymousCredentials(), refresh_status_codes=())
     else:
         session = _Session(google.auth.default(_SCOPES)[0])

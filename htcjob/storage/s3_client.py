@@ -13,13 +13,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from botocore import handlers
+from botocore import UNSIGNED, handlers
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import ConfigParseError, InvalidConfigError, NoCredentialsError, ProfileNotFound
 from botocore.session import Session
 
 from htcjob.errors import ConfigurationError
+from htcjob.redact import redact
+from htcjob.storage.variables import is_true
 
 if TYPE_CHECKING:
     from htcjob.storage.access import Access, CredentialSource
@@ -47,7 +49,10 @@ class Connection:
         """
         with self._lock:
             if self._client is None:
-                self._client = _connect(self._access)
+                try:
+                    self._client = _connect(self._access)
+                except (ProfileNotFound, ConfigParseError, InvalidConfigError) as error:
+                    raise ConfigurationError(f"s3: {redact(' '.join(str(error).split()))}") from None
         return self._client
 
 
@@ -89,7 +94,8 @@ def _connect(access: Access) -> Any:
     if access.credentials is not None:
         resolver = CredentialResolver(providers=[_VendedProvider(access.credentials)])
         session.register_component("credential_provider", resolver)
-    if session.get_credentials() is None:
+    is_unsigned = access.credentials is None and is_true(access.environ.get("AWS_SKIP_SIGNATURE"))
+    if not is_unsigned and session.get_credentials() is None:
         raise NoCredentialsError
     # Of the two variables botocore reads the second only.
     region = access.region or access.environ.get("AWS_REGION") or session.get_config_variable("region")
@@ -98,8 +104,11 @@ def _connect(access: Access) -> Any:
     expected = access.endpoint or next(filter(None, map(access.environ.get, names)), None)
 
     def create(*, is_aws: bool) -> Any:
+        config = _config(is_aws=is_aws)
+        if is_unsigned:
+            config = config.merge(Config(signature_version=UNSIGNED))
         return session.create_client(
-            "s3", region_name=region, endpoint_url=access.endpoint or None, config=_config(is_aws=is_aws)
+            "s3", region_name=region, endpoint_url=access.endpoint or None, config=config
         )
 
     try:

@@ -55,6 +55,10 @@ def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> Stora
     if isinstance(error, RecursionError):
         # botocore follows a redirection by asking where the bucket is, and the answer to that the same way.
         return PermanentError(operation, url, "redirected without end: is the endpoint right, http or https?")
+    if isinstance(error, sdk.HTTPClientError) and isinstance(error.kwargs.get("error"), TypeError):
+        # urllib3 prepares the next request for a 303, and stumbles over botocore's headers, before it sees
+        # that it is to follow none.
+        return Answer("s3", 303).error(operation, url, f"bucket {bucket}")
     if isinstance(error, RangeIgnoredError):
         return PermanentError(operation, url, "the server does not know ranges")
     if isinstance(error, NoLengthError):

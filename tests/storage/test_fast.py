@@ -744,9 +744,9 @@ class TestChain:
             (tmp_path / name).write_text(json.dumps({"type": name}))
         variables = {name: value.replace("HOME", str(tmp_path)) for name, value in environ.items()}
         access = Access(environ={"HOME": str(tmp_path), **variables})
-        assert fast.can_serve(scheme, "bucket", access) is can
+        assert (not fast.why_not(scheme, "bucket", access)) is can
         source = Source(lambda: _credentials("AWS", None))
-        assert fast.can_serve(scheme, "bucket", Access(environ=access.environ, credentials=source)) is True
+        assert not fast.why_not(scheme, "bucket", Access(environ=access.environ, credentials=source))
 
     @pytest.mark.timeout(100)  # object_store's own patience is three minutes
     def test_no_credentials(self, rgw: Rgw, environ, monkeypatch: pytest.MonkeyPatch) -> None:
