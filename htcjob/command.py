@@ -273,7 +273,7 @@ def check_program(program: str, path: str | None) -> CommandResult | None:
 
 def _candidates(program: str, path: str | None) -> list[str]:
     """Give where a program may be, as a shell looks for it."""
-    if os.path.dirname(program):
+    if os.path.dirname(program) or not program:
         return [program]
     folders = os.defpath if path is None else path
     return [os.path.join(folder, program) for folder in folders.split(os.pathsep)]
@@ -289,7 +289,8 @@ def _not_started(program: str, error: OSError) -> CommandResult:
             hint = " (its first line names an interpreter that is not there)"
         elif not os.path.dirname(program) and os.path.isfile(program):
             hint = f" on PATH; write ./{program}"
-        return CommandResult(127, start_error=f"command not found: {program}{hint}", is_unusable=True)
+        shown = program or "'' (an empty word)"
+        return CommandResult(127, start_error=f"command not found: {shown}{hint}", is_unusable=True)
     hint = ""
     if error.errno == errno.EACCES and os.path.isfile(program):
         hint = "; chmod +x it?"

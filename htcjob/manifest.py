@@ -105,7 +105,10 @@ def parse_entry(line: bytes, *, position: int, line_number: int, where: str = "m
         else:
             check_key(key)
     except BadKeyError as error:
-        return bad(f"key: {error.reason}")
+        from htcjob.manifest_names import ENTRIES_HINT
+
+        hint = f"; {ENTRIES_HINT}" if key.startswith(("/", "../")) else ""
+        return bad(f"key: {error.reason}{hint}")
     return Entry(position, line_number, text, key, parameters)
 
 

@@ -35,6 +35,7 @@ from htcjob.env import (
 )
 from htcjob.errors import (
     AbsentError,
+    BadKeyError,
     CommandNotStartedError,
     ConfigurationError,
     HtcjobError,
@@ -329,7 +330,11 @@ def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
 
 
 def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
-    """Only supervise the command: no store, no token and no array variables are needed."""
+    """
+    Only supervise the command: no store, no token and no array variables are needed.
+
+    A token that is there is checked all the same: the command may be what it is for.
+    """
     plan = attempt.plan
     # Our own waits end at a signal here, so what ends the rest costs nothing until one comes.
     signals.on_stop = lambda signum: attempt.end_in(
@@ -355,6 +360,10 @@ def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
         except TooLongError:
             event(__name__, WARNING, "exit_record_not_written", cause=f"{url}: it cannot be opened in time")
     extra = _variables(context)
+    if context.token is not None:
+        from htcjob.retry import RetryPolicy
+
+        extra |= _claims(context, RetryPolicy(sleep=signals.sleep))
     ends_in_s = [limit_s for limit_s in (plan.timeout_s, signals.stops_in_s) if limit_s is not None]
     if ends_in_s:
         extra["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
@@ -416,16 +425,25 @@ def open_manifest(
 
     Raises:
         AbsentError: it is not there.
+        ConfigurationError: it is no key and no URL of an object.
     """
     from htcjob.manifest import open_chunk
+    from htcjob.storage.keys import check_key
     from htcjob.storage.urls import is_url, split_object_url
 
     store, key = project, url_or_key.removeprefix("./")
-    if is_url(url_or_key):
-        store_url, key = split_object_url(url_or_key)
-        store = open_url(store_url, key)
     try:
+        if is_url(url_or_key):
+            store_url, key = split_object_url(url_or_key)
+            store = open_url(store_url, key)
+        else:
+            check_key(key)
         return open_chunk(store, key, share, retry)
+    except BadKeyError as error:
+        from htcjob.manifest_names import why_no_key
+
+        what = str(error) if is_url(url_or_key) else why_no_key(url_or_key, error.reason, project.url)
+        raise ConfigurationError(f"--manifest (HTCJOB_MANIFEST) {what}") from None
     except AbsentError as error:
         # The answer to a HEAD has no words; a listing says when it is the whole bucket that is not there.
         next(retry.call(lambda: store.list(key)), None)
@@ -439,9 +457,10 @@ def open_manifest(
 @contextmanager
 def _scratch_directory(parent: str) -> Iterator[str]:
     """Give a directory of our own below *parent*, with links resolved; it goes when the context ends."""
+    from htcjob.storage.keys import real_path
     from htcjob.workplace import remove_tree
 
-    base = os.path.realpath(parent)
+    base = real_path(parent)
     path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")
     try:
         os.makedirs(base, exist_ok=True)

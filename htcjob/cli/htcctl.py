@@ -129,9 +129,9 @@ def _run(args: list[str]) -> int:
             return 0
         if verb == "upload":
             return _report(transfers.each(lambda path: transfers.put(store, path, _key(path)), names))
-        from htcjob.storage.keys import path_of_copy
+        from htcjob.storage.keys import path_of_copy, real_path
 
-        root = os.path.realpath(directory or ".")
+        root = real_path(directory or ".")
 
         def download(name: str) -> object:
             key = name.removeprefix("./").lstrip("/")

@@ -13,12 +13,13 @@ import click
 
 from htcjob.cli.endings import printable, say
 from htcjob.cli.moving import moving, talking
-from htcjob.cli.options import balance_option, look_table
+from htcjob.cli.options import MOST_JOBS, balance_option, look_table
 from htcjob.cli.output import write
 from htcjob.cli.places import Stores
 from htcjob.errors import AbsentError, BadKeyError, UsageError
 from htcjob.locations import Location, is_local, parse
 from htcjob.manifest_index import SUFFIX
+from htcjob.manifest_names import why_no_key
 from htcjob.progress import size_in_words
 from htcjob.redact import redact
 from htcjob.retry import RetryPolicy
@@ -113,8 +114,6 @@ def build(
 
     stores = Stores()
     target = place_of(output or ("manifest.jsonl" if jsonl else "manifest.txt"), stores)
-    if target.is_folder:
-        raise UsageError(f"{target.text} is a folder: name the manifest")
     source = Source(
         parse(location, stores),
         is_project=location.startswith("project:"),
@@ -177,7 +176,7 @@ def check(key: str, exists: bool, as_json: bool) -> int:
 
 @manifest.command(epilog=look_table())
 @click.argument("key", metavar="KEY|URL")
-@click.option("--array-size", type=click.IntRange(min=1), required=True, help="Jobs in the array.")
+@click.option("--array-size", type=click.IntRange(1, MOST_JOBS), required=True, help="Jobs in the array.")
 @balance_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each job, for programs.")
 def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
@@ -238,11 +237,15 @@ def place_of(key: str, stores: Stores) -> Location:
     Raises:
         UsageError: it is neither.
     """
-    if not is_local(key):
-        return parse(key, stores)
-    key = key.removeprefix("./")
-    try:
-        check_key(key)
-    except BadKeyError as error:
-        raise UsageError(str(error)) from None
-    return Location(key, stores.project, key)
+    if is_local(key):
+        key = key.removeprefix("./")
+        try:
+            check_key(key)
+        except BadKeyError as error:
+            raise UsageError(f"the manifest {why_no_key(key, error.reason, stores.project.url)}") from None
+        place = Location(key, stores.project, key)
+    else:
+        place = parse(key, stores)
+    if place.is_folder:
+        raise UsageError(f"{place.text} is a folder: name the manifest")
+    return place

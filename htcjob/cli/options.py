@@ -18,6 +18,21 @@ _BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+MOST_JOBS = 10_000_000
+"""Of an array that is shown or simulated job by job."""
+
+
+class FloatRange(click.FloatRange):
+    """A number in a range; one that is none (`nan`) is in no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Give the number."""
+        number: float = super().convert(value, param, ctx)
+        if number != number:
+            self.fail("not a number.", param, ctx)
+        return number
+
+
 class Duration(click.ParamType["float"]):
     """`90s`, `1.5h`, `500ms`; a bare number is seconds. Gives seconds."""
 

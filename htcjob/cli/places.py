@@ -11,6 +11,7 @@ from htcjob.copying import Target
 from htcjob.errors import UsageError
 from htcjob.locations import GLOB, Location, parse, require_recursive
 from htcjob.retry import RetryPolicy
+from htcjob.storage.keys import real_path
 from htcjob.storage.local import file_url
 
 if TYPE_CHECKING:
@@ -86,10 +87,11 @@ def target_here(path: str, *, is_many: bool) -> Target:
         UsageError: copies of many objects would have one name.
     """
     if path.endswith("/") or os.path.isdir(path):
-        return Target(None, os.path.realpath(path), is_folder=True)
+        return Target(None, real_path(path), is_folder=True)
     if is_many:
         raise UsageError(f"{path} is the name of one file: for a new folder, end it with /")
-    return Target(None, os.path.abspath(path), is_folder=False)
+    folder, name = os.path.split(path)
+    return Target(None, os.path.join(real_path(folder), name), is_folder=False)
 
 
 def have_several_folders(places: Sequence[Location]) -> bool:
@@ -123,4 +125,4 @@ def check_apart(source: Location | str, target: Target, *, is_recursive: bool) -
 
 
 def _folder_url(path: str) -> str:
-    return file_url(os.path.join(os.path.realpath(path), ""))
+    return file_url(os.path.join(real_path(path), ""))

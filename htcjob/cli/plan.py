@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -15,6 +14,7 @@ from tabulate import tabulate
 
 from htcjob import env
 from htcjob.cli.endings import say
+from htcjob.cli.options import FloatRange
 from htcjob.cli.output import write
 from htcjob.errors import ConfigurationError, UsageError
 from htcjob.scratch import scratch
@@ -46,28 +46,19 @@ Exit status:
 """
 
 
-def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse what click takes for a number and nobody can reckon with."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("not a number.")
-    return value
-
-
 @click.command(epilog=_HELP)
 @click.option(
     "--entries", type=click.IntRange(1, _MOST_ENTRIES), required=True, help="Entries of the manifest."
 )
 @click.option(
     "--seconds-per-entry",
-    type=click.FloatRange(0, _LONGEST, min_open=True),
-    callback=_number,
+    type=FloatRange(0, _LONGEST, min_open=True),
     required=True,
     help="What your program takes for one of them.",
 )
 @click.option(
     "--target-minutes",
-    type=click.FloatRange(0, _LONGEST, min_open=True),
-    callback=_number,
+    type=FloatRange(0, _LONGEST, min_open=True),
     required=True,
     help="What one job may take.",
 )
@@ -89,8 +80,7 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 @click.option(
     "--start-seconds",
     "start_s",
-    type=click.FloatRange(0, _LONGEST),
-    callback=_number,
+    type=FloatRange(0, _LONGEST),
     help="What a job takes besides its entries.  "
     f"[default: measured here, and {CONTAINER_START_S} s for a container]",
 )

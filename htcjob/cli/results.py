@@ -148,7 +148,7 @@ def collect(name: str | None, task_store: str | None, as_what: str) -> None:
                 write(json.dumps(record))
                 continue
             record["outputs"] = " ".join(output["key"] for output in record.get("outputs", ()))
-            write(_csv_line([record.get(column, "") for column in COLUMNS]), end="")
+            write(_csv_line([_cell(record.get(column, "")) for column in COLUMNS]), end="")
         _warn(unreadable, run)
 
 
@@ -224,6 +224,11 @@ def _table(summary: Summary) -> str:
         ("ended", f"{summary.first_ended_at} … {summary.last_ended_at}" if summary.last_ended_at else "-"),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _cell(value: object) -> object:
+    """Return *value* so that no name in it can colour a terminal."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _csv_line(values: Any) -> str:

@@ -30,6 +30,9 @@ from htcjob.outcome import TerminationReason
 from htcjob.plan import Plan
 from htcjob.runtime import run_attempt
 
+MOST_AT_A_TIME = 10_000
+"""Entries; nobody has so many CPUs, and a number with a digit too many is a mistake."""
+
 
 @click.command(epilog=exit_table())
 @job_options
@@ -53,7 +56,7 @@ from htcjob.runtime import run_attempt
 @ours("--python", metavar="PROGRAM", help="The interpreter for --call.  [default: the one that runs htcjob]")
 @ours(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=MOST_AT_A_TIME),
     help="Entries that --each and --call work on at a time.  [default: as many as we have CPUs, by quota]",
 )
 @ours(

@@ -18,7 +18,7 @@ from tabulate import tabulate
 from htcjob import env
 from htcjob.cli.array_progress import ArrayProgress
 from htcjob.cli.endings import say
-from htcjob.cli.options import DURATION, MEMORY, exit_table
+from htcjob.cli.options import DURATION, MEMORY, MOST_JOBS, FloatRange, exit_table
 from htcjob.cli.output import write
 from htcjob.cli.run import run
 from htcjob.errors import HtcjobError, UsageError
@@ -32,6 +32,7 @@ from htcjob.simulate.engine import Engine
 from htcjob.simulate.platform import without_injected
 from htcjob.simulate.processes import Processes
 from htcjob.simulate.summary import rows, summarise
+from htcjob.storage.keys import real_path
 from htcjob.storage.urls import local_directory, open_store
 from htcjob.transfer import Transfers
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=exit_table(), context_settings={"ignore_unknown_options": False})
-@click.option("--array-size", type=click.IntRange(1), required=True, help="Jobs in the array.")
+@click.option("--array-size", type=click.IntRange(1, MOST_JOBS), required=True, help="Jobs in the array.")
 @click.option(
     "--project-store", metavar="DIR|URL", required=True, help="Project storage: manifest and inputs."
 )
@@ -73,7 +74,7 @@ if TYPE_CHECKING:
 )
 @click.option("--memory", type=MEMORY, help="With --docker: the platform's memory limit, such as 128m.")
 @click.option(
-    "--cpus", "cpu_limit", type=click.FloatRange(0, min_open=True), help="With --docker: CPUs of an attempt."
+    "--cpus", "cpu_limit", type=FloatRange(0, min_open=True), help="With --docker: CPUs of an attempt."
 )
 @click.option("--platform", metavar="OS/ARCH", help="With --docker: such as linux/arm64.")
 @click.option(
@@ -246,7 +247,7 @@ def _log_directory(logs: str | None) -> str:
         os.makedirs(logs, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--logs {logs}: {error.strerror}") from error
-    return os.path.abspath(logs)
+    return real_path(logs)
 
 
 def _percent(text: str) -> float:

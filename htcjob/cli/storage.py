@@ -38,6 +38,7 @@ from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_err
 from htcjob.progress import size_in_words
 from htcjob.redact import redact
 from htcjob.scratch import scratch
+from htcjob.storage.keys import real_path
 
 FAILURES_SHOWN = 5
 """The others are counted (`--json` has them all)."""
@@ -129,7 +130,7 @@ def get(locations: tuple[str, ...], directory: str, is_recursive: bool, as_json:
       htcjob storage get 'project:photos/*.jpg' -d photos
     """
     places = sources(locations, Stores(), is_recursive=is_recursive)
-    target = Target(None, os.path.realpath(directory), is_folder=True)
+    target = Target(None, real_path(directory), is_folder=True)
     for place in places:
         check_apart(place, target, is_recursive=is_recursive)
     with moving("get") as transfers:

@@ -84,7 +84,18 @@ class Blame:
     def _absent_reason(self) -> str:
         if self._root is not None and not os.path.isdir(self._root):
             return f"there is no directory {_on_one_line(self._root)}"
-        return "no such object"
+        return f"no such object{self._hint()}"
+
+    def _hint(self) -> str:
+        """Return what to write where the key is the path of an object from outside of the store."""
+        if self._root is None:
+            return ""
+        parts = self._url.removeprefix("file://").removeprefix(self._root).strip("/").split("/")
+        for n in range(1, len(parts)):
+            inside = "/".join(parts[n:])
+            if self._root.endswith("/" + "/".join(parts[:n])) and os.path.lexists(f"{self._root}/{inside}"):
+                return f"; keys begin inside of the store: write {_on_one_line(inside)}"
+        return ""
 
     def check_regular(self, status: os.stat_result) -> None:
         """Refuse folders, FIFOs, sockets and devices: opening one can wait for ever, or act."""

@@ -6,7 +6,7 @@ import os
 import stat
 from contextlib import suppress
 
-from htcjob.errors import BadKeyError, TransientError
+from htcjob.errors import BadKeyError, ConfigurationError, TransientError
 from htcjob.storage.spelling import ANYWHERE, SPELLED_OTHERWISE
 from htcjob.trouble import in_words, is_passing
 
@@ -41,6 +41,21 @@ def check_key(key: str) -> None:
             raise BadKeyError(key, f"contains {name}")
     if ".." in key.split("/"):
         raise BadKeyError(key, "contains '..'")
+
+
+def real_path(path: str) -> str:
+    """
+    Return *path* from the root on, with all links resolved.
+
+    Raises:
+        ConfigurationError: it begins in the working directory, and that is gone.
+    """
+    try:
+        return os.path.realpath(path)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path}: the working directory has been removed: change to another, or write a path from / on"
+        ) from None
 
 
 def local_path(root: str, key: str) -> str:

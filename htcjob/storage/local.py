@@ -15,7 +15,7 @@ from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, Permanen
 from htcjob.storage.blame import Blame
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range, sync_folder
-from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path
+from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path, real_path
 from htcjob.storage.spelling import SPELLED_OTHERWISE, Spelling
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LocalStore(Store):
             raise ConfigurationError("file names are not UTF-8 in this locale: set PYTHONUTF8=1")
         if not directory or "\0" in directory:
             raise ConfigurationError(f"directory {directory!r} of a store: not a path")
-        self._root = os.path.realpath(directory)
+        self._root = real_path(directory)
         self._root_bytes = os.fsencode(self._root)
         self.url = file_url(os.path.join(self._root, ""))
         self._has_warned = False

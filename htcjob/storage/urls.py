@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from htcjob.errors import BadKeyError, ConfigurationError
-from htcjob.storage.keys import check_key
+from htcjob.storage.keys import check_key, real_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ def local_directory(url_or_directory: str) -> str | None:
     if scheme not in ("", "file"):
         return None
     try:
-        return os.path.realpath(_location(scheme, rest) if scheme else rest)
+        return real_path(_location(scheme, rest) if scheme else rest)
     except _MalformedError as error:
         raise ConfigurationError(f"store {scheme}:…: {error}") from None
 
