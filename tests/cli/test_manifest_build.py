@@ -134,7 +134,7 @@ def test_another_place_gives_urls_and_json_lines_give_sizes(htcjob, tmp_path):
     assert (told["n_entries"], told["weight"]) == (2, 17)
     assert told["index"] == f"file://{htcjob.task}/list.idx"
     manifest = f"file://{htcjob.task}/list"
-    command = ("sh", "-c", 'cat "$1"; echo', "sh", "{input}")
+    command = ("sh", "-c", 'echo "$(cat "$1")"', "sh", "{input}")
     done = htcjob.run("--each", "--", *command, HTCJOB_MANIFEST=manifest, HTCJOB_LOG_LEVEL="error")
     # Entries are worked on in the order in which they arrive.
     assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["sub/y%.jpg", "x 1.jpg"]), done.stderr
