@@ -27,6 +27,6 @@ def why_no_key(name: str, reason: str, store_url: str) -> str:
     if folder is not None and path.startswith(beginning):
         return f"{name} lies in project storage: write {path.removeprefix(beginning)}"
     return (
-        f"{name} does not lie in project storage {store_url}: write one of its keys, "
+        f"{name} does not lie in project storage {store_url} ({reason}): write one of its keys, "
         f"or a URL such as {file_url(path)}"
     )
