@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from htcjob.manifest import Manifest
     from htcjob.pipeline import Pipeline
     from htcjob.plan import Plan
+    from htcjob.redact import Secret
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
 
@@ -333,7 +334,7 @@ def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     """
     Only supervise the command: no store, no token and no array variables are needed.
 
-    A token that is there is checked all the same: the command may be what it is for.
+    A token that is there and of no use may still be what the command is for, so that is said.
     """
     plan = attempt.plan
     # Our own waits end at a signal here, so what ends the rest costs nothing until one comes.
@@ -346,6 +347,8 @@ def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
         raise ConfigurationError(
             "--each and --call need entries: name a manifest with --manifest or HTCJOB_MANIFEST"
         )
+    if context.token is not None:
+        _look_at(context.token)
     if context.task_store is not None:
         # Here and not in the other thread, where an import takes three times as long.
         import htcjob.storage.local  # noqa: F401
@@ -360,10 +363,6 @@ def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
         except TooLongError:
             event(__name__, WARNING, "exit_record_not_written", cause=f"{url}: it cannot be opened in time")
     extra = _variables(context)
-    if context.token is not None:
-        from htcjob.retry import RetryPolicy
-
-        extra |= _claims(context, RetryPolicy(sleep=signals.sleep))
     ends_in_s = [limit_s for limit_s in (plan.timeout_s, signals.stops_in_s) if limit_s is not None]
     if ends_in_s:
         extra["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
@@ -376,6 +375,16 @@ def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
         grace_s=plan.grace_s,
         lends_terminal=True,
     )
+
+
+def _look_at(token: Secret) -> None:
+    """Warn of a token that is malformed or has ended."""
+    from htcjob.credentials import decode_token
+
+    try:
+        decode_token(token)
+    except TokenError as error:
+        event(__name__, WARNING, "token_not_usable", cause=str(error))
 
 
 def _variables(context: JobContext) -> dict[str, str]:
