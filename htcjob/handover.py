@@ -6,6 +6,7 @@ The flow's worker offers an entry and waits; the loop takes it and answers. Neit
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -109,6 +110,7 @@ class Handover:
     def __init__(self, signals: Signals, *, finish_s: float) -> None:
         self._signals = signals
         self._finish_s = finish_s
+        self._process = os.getpid()
         self._changed = threading.Condition()
         """Of all below."""
         self._finish_by: float | None = None
@@ -161,7 +163,14 @@ class Handover:
     # The loop's side
 
     def take(self) -> JobEntry | None:
-        """Give the next entry; None: there is none. Of the one before something must have been said."""
+        """
+        Give the next entry; None: there is none. Of the one before something must have been said.
+
+        A child that the body forked gets none, and no word of it counts: it has a copy of all this, and of a
+        lock that nobody may ever let go of.
+        """
+        if os.getpid() != self._process:
+            return None
         with self._changed:
             self._let_go()
             while self._offered is None and not self._is_flow_over and self._signals.stop_signal is None:
@@ -174,6 +183,10 @@ class Handover:
 
     def answer(self, entry: JobEntry, exit_status: int, value: object, problem: str) -> None:
         """Take what the loop says of *entry*."""
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"entry {entry.key!r} is not this process's, which was forked from that of the job"
+            )
         with self._changed:
             if entry is self._in_hand:
                 self._end(exit_status, value, problem)

@@ -38,6 +38,7 @@ from htcjob.outcome import CommandResult, Ending, TerminationReason, ending_of_e
 from htcjob.plan import Plan
 from htcjob.runtime import Attempt, end, guard, warned_early, work
 from htcjob.trouble import let_go
+from htcjob.warm_values import exit_status_of, in_words
 
 __all__ = ["Job", "JobEntry"]
 
@@ -147,8 +148,9 @@ class Job:
         """
         Give the entries of this job that are not committed yet, one at a time, each when it is fetched.
 
-        Ends when there are no more, when more failed than may, and after a stop signal. An entry of which
-        the body has said nothing when it takes the next one counts as `retry`.
+        Ends when there are no more, when more failed than may, and after a stop signal; in a child that the
+        body forked, at once. An entry of which the body has said nothing when it takes the next one counts as
+        `retry`.
 
         Raises:
             SystemExit: the attempt cannot go on; leave the context with it.
@@ -212,10 +214,10 @@ class Job:
         status = 1
         if isinstance(error, KeyboardInterrupt):
             status = 128 + signal.SIGINT
-        elif isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-            status = (error.code or 0) & 0xFF
+        elif isinstance(error, SystemExit):
+            status = exit_status_of(error.code)
         self._attempt.facts.command = CommandResult(status)
-        self._attempt.facts.command_message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        self._attempt.facts.command_message = in_words(error)
 
     def _make_attempt(self) -> None:
         """Make the attempt beside the loop, and end it when the loop has ended or is waited for no longer."""

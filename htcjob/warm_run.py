@@ -9,7 +9,7 @@ from functools import partial
 from .warm_library import Library
 from .warm_parameters import Parameters
 from .warm_process import Line, Standing
-from .warm_values import checked_value, cpu_s, in_words, one_line, peak_memory_bytes
+from .warm_values import checked_value, cpu_s, exit_status_of, in_words, one_line, peak_memory_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ class Function:
             places, names = self._parameters.of(request)
             value = self._finished(self._function(*places, **names))
         except SystemExit as exit_:
-            return _exited(exit_.code)
+            members: dict[str, Any] = {"exit_status": exit_status_of(exit_.code)}
+            if exit_.code is not None and not isinstance(exit_.code, int):
+                members["problem"] = one_line(exit_.code)
+            return members
         except KeyboardInterrupt as error:
             return {"exit_status": INTERRUPTED, "problem": in_words(error)}
         except BaseException as error:
@@ -160,15 +163,6 @@ def _refused(what: str, error: BaseException) -> dict[str, Any]:
     """Say that *what* failed; the traceback goes to standard error."""
     _show(error)
     return {"exit_status": 126, "problem": f"{what} failed: {in_words(error)}"}
-
-
-def _exited(code: object) -> dict[str, Any]:
-    """Give the ending that `sys.exit(code)` is, as of a program; but 256 and its kind are no success."""
-    if code is None:
-        return {"exit_status": 0}
-    if isinstance(code, int):
-        return {"exit_status": int(code) & 0xFF or int(code != 0)}
-    return {"exit_status": 1, "problem": one_line(code)}
 
 
 def _show(error: BaseException) -> None:

@@ -108,6 +108,15 @@ def one_line(value: object) -> str:
     return text[:_LONGEST_PROBLEM].encode("utf-8", "backslashreplace").decode()
 
 
+def exit_status_of(code: object) -> int:
+    """Give the status of `sys.exit(code)`, as of a program; but 256 and its kind are no success."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return int(code) & 0xFF or int(code != 0)
+    return 1
+
+
 def cpu_s() -> float:
     """Give the CPU seconds of this process and the children it waited for."""
     return sum(os.times()[:4])

@@ -292,6 +292,26 @@ def test_a_value_that_json_does_not_have_is_refused(htcjob, loop):
     assert htcjob.results() == {}
 
 
+@pytest.mark.parametrize("in_child", ["sys.exit(0)", "continue", "1 / 0", "entry.commit(7)"])
+def test_a_forked_child_has_no_entries(htcjob, loop, in_child):
+    """Whatever it does, it ends; each entry is what its parent says of it."""
+    htcjob.entries("a", "b")
+    done = loop(
+        f"if os.fork() == 0:\n    said('child')\n    {in_child}\nos.wait()\nsaid(entry.key)\nentry.commit(entry.key)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert [record["value"] for record in htcjob.records()] == ["a", "b"]
+    assert [line for line in done.stdout.splitlines() if len(line) == 1] == ["a", "b"]
+    assert done.stdout.count("child") == 2
+
+
+def test_an_exit_of_256_is_no_success(htcjob, loop):
+    """Although a process cannot end with more than 255."""
+    htcjob.entries("a")
+    assert loop("sys.exit(256)").returncode == 1
+    assert htcjob.exit_record()["exit_status"] == 1
+
+
 # Signals and time
 
 
