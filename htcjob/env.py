@@ -43,6 +43,7 @@ _NAMES = {
     "array_offset": (_OFFSET,),
     "array_size": ("HTCJOB_ARRAY_SIZE",),
     "attempt": ("HTCJOB_ATTEMPT",),
+    "attempt_variable": ("HTCJOB_ATTEMPT",),
     "ends_at": ("HTCJOB_ENDS_AT",),
     "project_id": ("HTCJOB_PROJECT_ID", "RESCALE_HTC_PROJECT_ID"),
     "task_id": ("HTCJOB_TASK_ID", "RESCALE_HTC_TASK_ID"),
@@ -76,7 +77,7 @@ class JobContext(NamedTuple):
     array_size: int | None
     """Jobs in the array, 1 or more; None: there is an index, and nobody says of how many."""
     attempt: int
-    """Runs of this index by the platform, this one included: the first is 1."""
+    """Runs of this index by the platform, this one included: the first is 1, also where nobody tells."""
     ends_at: int | None = None
     """When the platform ends this job, in seconds since the epoch; None: nobody says."""
     project_id: str | None = None
@@ -107,6 +108,8 @@ class JobContext(NamedTuple):
     """File for a copy of the exit record; None: no copy."""
     index_variable: str = ""
     """Variable or flag that gave the index; empty for a single job."""
+    attempt_variable: str = ""
+    """Variable or flag that tells the attempt; empty: nobody does."""
 
     def require_array_size(self) -> int:
         """
@@ -177,9 +180,7 @@ def read_context(
             f"({size.held}): expected an index below the size, counted from 0 "
             f"({_OFFSET} is added to a platform's)"
         )
-    attempt = _ours(environ, flags, "attempt", lowest=1) or _agreed(
-        "attempt", [found for row in rows if (found := row.read_attempt(environ))]
-    )
+    attempt = _ours(environ, flags, "attempt", lowest=1) or _told_attempt(environ, rows)
     ends_at = (
         moment(_NAMES["ends_at"][0], text)
         if (text := environ.get(_NAMES["ends_at"][0]))
@@ -190,6 +191,7 @@ def read_context(
         array_index=index.number if index else 0,
         array_size=size.number if size else None if index else 1,
         attempt=attempt.number if attempt else 1,
+        attempt_variable=attempt.name if attempt else "",
         ends_at=ends_at.number if ends_at else None,
         project_id=_text(environ, flags, "project_id"),
         task_id=_text(environ, flags, "task_id"),
@@ -274,10 +276,12 @@ def variables_of(field: str) -> tuple[str, ...]:
     """
     names = list(_NAMES[field])
     for row in PLATFORMS:
+        attempt = (row.attempt, row.attempt_also, row.job_ad)
         names += {
             "array_index": (row.own_index, row.index_ends),
             "array_size": (*row.size, row.last),
-            "attempt": (row.attempt,),
+            "attempt": attempt,
+            "attempt_variable": attempt,
             "ends_at": (row.ends_at,),
             "job_id": (row.job_id,),
         }.get(field, ())
@@ -296,7 +300,8 @@ def injected(environ: Mapping[str, str]) -> list[tuple[str, str]]:
     for row in PLATFORMS:
         if row.is_here(environ):
             known.update((row.own_index, row.index_ends, row.first, row.step, row.last))
-            known.update((*row.size, row.attempt, row.ends_at, row.job_id, *row.only_with))
+            known.update((*row.size, row.attempt, row.attempt_also, row.ends_at))
+            known.update((row.job_ad, row.job_id, *row.only_with))
     return [
         (name, REDACTED if value and name in CREDENTIAL_VARIABLES else redact(value))
         for name, value in sorted(environ.items())
@@ -360,6 +365,21 @@ def _ours(
         if given is not None and given != "":
             text = str(given)
             return Found(whole_number(name, text, lowest=lowest), name, f"{name}={shown(text)}")
+    return None
+
+
+def _told_attempt(environ: Mapping[str, str], rows: list[Platform]) -> Found | None:
+    """Give what the platforms say of the attempt; without a name where they do not say which it is."""
+    told = _agreed("attempt", [found for row in rows if (found := row.read_attempt(environ))])
+    if told is not None:
+        is_flag = any(row.tells_first_only for row in rows if row.attempt == told.name)
+        return told._replace(name="") if is_flag else told
+    for row in rows:
+        if path := environ.get(row.job_ad):
+            from htcjob.job_ad import attempt_in
+
+            if number := attempt_in(path):
+                return Found(number, row.job_ad, f"the file of {row.job_ad}")
     return None
 
 

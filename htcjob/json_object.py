@@ -1,4 +1,4 @@
-"""JSON that others made: one object, or an error in words."""
+"""JSON that others made: one object, or an error in words; and JSON that can always be written."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ def _is_deeper(value: object, levels: int) -> bool:
     if isinstance(value, list):
         return levels == 0 or any(_is_deeper(member, levels - 1) for member in value)
     return False
+
+
+def json_line(value: object) -> str:
+    """
+    Give *value* as JSON that can always be written, on one line.
+
+    Bytes of the environment or of a name that are not UTF-8 (lone surrogates in Python) stay as escapes.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace").decode()

@@ -3,7 +3,8 @@ What is committed and what failed, in task storage; and the exit record of an at
 
     .htcjob/<run>/run.json                       which manifest and command this run is of
     .htcjob/<run>/done/<block>/<part>.jsonl      commit records; a block is 1,000 consecutive positions
-    .htcjob/<run>/attempts/<index>-<attempt>.json    the exit record, written last
+    .htcjob/<run>/attempts/<index>-<attempt>.json            the exit record, written last
+    .htcjob/<run>/attempts/<index>-2-<writer>.json           … of a later attempt that nobody counts
 
 An entry is done when a record says so, and a record is written only after its outputs are in storage.
 Attempts never write to the same part, so none can undo what another has committed. Records of one attempt are
@@ -13,7 +14,6 @@ writes means that the entries finished since are done again, never that one is l
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -31,7 +31,9 @@ from htcjob.errors import (
     RunMismatchError,
     StorageError,
 )
-from htcjob.json_object import parse_object
+from htcjob.exit_record import exit_record_json as exit_record_json  # the ledger's, too
+from htcjob.exit_record import write_exit_record
+from htcjob.json_object import json_line, parse_object
 from htcjob.logs import event
 from htcjob.outcome import EntryResult
 from htcjob.parts import Parts
@@ -55,9 +57,6 @@ FULL_BUFFER = 1000
 
 SCATTERED_PARTS = 16
 """Parts of a block that are too many: a later attempt puts them together."""
-
-LONGEST_EXIT_RECORD_BYTES = 4096
-"""What Kubernetes keeps of a container's termination message."""
 
 LONGEST_MESSAGE = 500
 """Characters of a reason that are kept in a record."""
@@ -107,7 +106,7 @@ class Record:
     def to_json(self) -> str:
         """Give the record as one JSON line, without the fields that say nothing."""
         members = {**asdict(self), "message": redact(self.message)[:LONGEST_MESSAGE]}
-        return _json({name: value for name, value in members.items() if value not in ("", None, ())})
+        return json_line({name: value for name, value in members.items() if value not in ("", None, ())})
 
 
 class Ledger:
@@ -169,7 +168,7 @@ class Ledger:
                 "sha256": manifest.sha256(),
                 "command": redact_words(command),
             }
-            data = _json(identity).encode()
+            data = json_line(identity).encode()
             if self._retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
                 return
             before = self._read_run()  # another job of the array was first
@@ -323,12 +322,11 @@ class Ledger:
         self._retry.call(partial(self.store.put_bytes, data, key))
         self._retry.call(self.store.sync)
 
-    def write_exit_record(self, record: Mapping[str, object]) -> None:
-        """Write the exit record of this attempt: the last thing it does."""
-        key = f"{self._prefix}attempts/{record['array_index']}-{record['attempt']}.json"
-        data = exit_record_json(record)
-        self._retry.call(lambda: self.store.put_bytes(data, key))
-        self._retry.call(self.store.sync)
+    def write_exit_record(self, record: Mapping[str, object]) -> Mapping[str, object]:
+        """Write the exit record of this attempt, the last thing it does, and give it as it was written."""
+        return write_exit_record(
+            record, self.store, f"{self._prefix}attempts/", self._retry, writer=self._writer
+        )
 
     @property
     def _run_key(self) -> str:
@@ -356,19 +354,6 @@ def check_run_name(name: str) -> None:
         raise ConfigurationError(
             f"run name {name!r}: it must be letters, digits, '.', '_' and '-', at most 100"
         )
-
-
-def exit_record_json(record: Mapping[str, object]) -> bytes:
-    """Give the exit record as JSON of at most 4,096 bytes; only its message is ever shortened."""
-    message = redact(str(record.get("message", "")))[:LONGEST_EXIT_RECORD_BYTES]
-    while True:
-        members = {**record, "message": message}
-        data = _json(members).encode()
-        excess = len(data) - LONGEST_EXIT_RECORD_BYTES
-        if excess <= 0 or not message:
-            return data
-        # One character is at most 6 bytes of JSON, as a control character is, so this never cuts too much.
-        message = message[: -max(excess // 6, 1)]
 
 
 def _differences(
@@ -407,13 +392,3 @@ def _is_as_written(written: object, now: str) -> bool:
     import re
 
     return re.fullmatch(r"\S+".join(map(re.escape, written.split(REDACTED))), now) is not None
-
-
-def _json(value: object) -> str:
-    """
-    Give *value* as JSON that can always be written, on one line.
-
-    Bytes of the environment or of a name that are not UTF-8 (lone surrogates in Python) stay as escapes.
-    """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode(errors="backslashreplace").decode()

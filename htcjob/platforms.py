@@ -62,6 +62,12 @@ class Platform(NamedTuple):
     """Variable that counts the attempts."""
     attempt_from: int = 1
     """What *attempt* says in the first one, when it says anything."""
+    attempt_also: str = ""
+    """Variable that counts others, not among those of *attempt*; nothing says the same as 0."""
+    tells_first_only: bool = False
+    """*attempt* says whether it is the first one, and not which of the later ones."""
+    job_ad: str = ""
+    """Variable that names a file in which the job is described (`job_ad.py`), the attempt too."""
     ends_at: str = ""
     """Variable with the moment at which the platform ends the job, in seconds since the epoch."""
     job_id: str = ""
@@ -135,11 +141,14 @@ class Platform(NamedTuple):
         Raises:
             ConfigurationError: The variable is malformed.
         """
-        text = environ.get(self.attempt)
+        text, also = environ.get(self.attempt), environ.get(self.attempt_also)
         if not text:
             return None
         number = whole_number(self.attempt, text, lowest=self.attempt_from)
         held = f"{self.attempt}={shown(text)}"
+        if also:
+            number += whole_number(self.attempt_also, also)
+            held += f", {self.attempt_also}={shown(also)}"
         return Found(number - self.attempt_from + 1, self.attempt, held)
 
     def read_end(self, environ: Mapping[str, str]) -> Found | None:
@@ -257,11 +266,20 @@ PLATFORMS = (
         job_id="BATCH_JOB_ID",
     ),
     # https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode: neither the
-    # number of completions nor that of failures is injected; a pod template can set ours.
-    Platform("kubernetes", own_index="JOB_COMPLETION_INDEX"),
+    # number of completions nor that of failures is injected; a pod template can set ours. With
+    # backoffLimitPerIndex, pods have the annotations batch.kubernetes.io/job-index-failure-count, from
+    # 0, and …/job-index-ignored-failure-count, once there is one; a variable can have either as its
+    # value (fieldRef), not their sum. By convention it is named after the annotation.
+    Platform(
+        "kubernetes",
+        own_index="JOB_COMPLETION_INDEX",
+        attempt="JOB_INDEX_FAILURE_COUNT",
+        attempt_from=0,
+        attempt_also="JOB_INDEX_IGNORED_FAILURE_COUNT",
+    ),
     # https://slurm.schedmd.com/job_array.html. SLURM_RESTART_COUNT is not set in the first attempt.
     # A list (`--array=1,3,7`) is refused: COUNT, MIN, MAX and STEP do not say which ids are in it.
-    # SLURM_JOB_END_TIME (22.05 and newer) is the end by the time limit as it was when the job started.
+    # SLURM_JOB_END_TIME (23.02 and newer) is the end by the time limit as it was when the job started.
     Platform(
         "slurm",
         own_index="SLURM_ARRAY_TASK_ID",
@@ -285,6 +303,7 @@ PLATFORMS = (
         last="SGE_TASK_LAST",
         attempt="RESTARTED",
         attempt_from=0,
+        tells_first_only=True,
         job_id="JOB_ID",
         only_with=("SGE_TASK_ID",),
     ),
@@ -310,8 +329,9 @@ PLATFORMS = (
     Platform("flux", own_index="FLUX_JOB_CC", job_id="FLUX_JOB_ID"),
     # nomad, client/taskenv/env.go: every allocation has an index, from 0; none is told the count.
     Platform("nomad", own_index="NOMAD_ALLOC_INDEX", job_id="NOMAD_ALLOC_ID"),
-    # HTCondor injects nothing; by convention environment = "HTC_INDEX=$(Process) HTC_COUNT=1000".
-    Platform("htcondor", own_index="HTC_INDEX", size=("HTC_COUNT",)),
+    # HTCondor injects nothing but the name of a file that has the job's description, as it was when
+    # this attempt started; by convention environment = "HTC_INDEX=$(Process) HTC_COUNT=1000".
+    Platform("htcondor", own_index="HTC_INDEX", size=("HTC_COUNT",), job_ad="_CONDOR_JOB_AD"),
     # Fujitsu TCS, `pjsub --bulk --sparam 0-9`: as PBS.
     Platform("pjm", own_index="PJM_BULKNUM", job_id="PJM_JOBID"),
 )

@@ -528,24 +528,25 @@ def _last_words(attempt: Attempt, signals: Signals, signum: int) -> int:
     return status
 
 
-def _store_exit_record(attempt: Attempt, record: Mapping[str, object], stopped_at: float | None) -> None:
+def _store_exit_record(
+    attempt: Attempt, record: Mapping[str, object], stopped_at: float | None
+) -> Mapping[str, object]:
     """
-    Write the exit record to task storage, where there is one.
+    Write the exit record to task storage, where there is one, and give it as it was written.
 
     A plain command's status is the truth, and the record a copy: it is waited for only so long.
     """
     ledger = attempt.ledger
     if ledger is None:
-        return
+        return record
     if not attempt.facts.is_plain:
-        ledger.write_exit_record(record)
-        return
+        return ledger.write_exit_record(record)
     patience_s = RECORD_S
     if stopped_at is not None:
         left_s = stopped_at + attempt.plan.grace_s + OVERTIME_S - time.monotonic()
         patience_s = min(patience_s, max(left_s - OVERTIME_S / 4, OVERTIME_S / 4))
     try:
-        within(patience_s, lambda: ledger.write_exit_record(record))
+        return within(patience_s, lambda: ledger.write_exit_record(record))
     except TooLongError:
         url = ledger.store.url
         raise TransientError("put", url, f"no answer within {patience_s:.1f} s") from None
@@ -553,7 +554,7 @@ def _store_exit_record(attempt: Attempt, record: Mapping[str, object], stopped_a
 
 def _write_exit_record(attempt: Attempt, ending: Ending, stopped_at: float | None) -> None:
     """Write how the attempt ended: to task storage, to the termination log, and to the log."""
-    record = _exit_record(attempt, ending)
+    record: Mapping[str, object] = _exit_record(attempt, ending)
     event(
         __name__,
         DEBUG if attempt.facts.is_plain else INFO,
@@ -565,7 +566,7 @@ def _write_exit_record(attempt: Attempt, ending: Ending, stopped_at: float | Non
         message=ending.message if ending.exit_status == 0 else None,  # else it is the last line of all
     )
     try:
-        _store_exit_record(attempt, record, stopped_at)
+        record = _store_exit_record(attempt, record, stopped_at)
     except Exception as error:
         event(__name__, WARNING, "exit_record_not_written", cause=_survived(error))
     _write_termination_log(attempt, record)
@@ -575,7 +576,7 @@ def _write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> No
     path = attempt.context.termination_log if attempt.context else termination_log(attempt.environ)
     if path:
         try:
-            from htcjob.ledger import exit_record_json
+            from htcjob.exit_record import exit_record_json
 
             data = exit_record_json(record)
 
@@ -611,6 +612,7 @@ def _exit_record(attempt: Attempt, ending: Ending) -> dict[str, object]:
         "array_index": context.array_index if context else None,
         "array_size": context.array_size if context else None,
         "attempt": context.attempt if context else None,
+        "attempt_from": context.attempt_variable or None if context else None,
         "run": attempt.ledger.run if attempt.ledger else None,
         "termination_reason": ending.reason.value,
         "exit_status": ending.exit_status,

@@ -143,6 +143,11 @@ NOMAD = {
     "NOMAD_META_RUN": "a",
     "HTCJOB_ARRAY_SIZE": "2",
 }
+KUBERNETES_COUNTED = {
+    **KUBERNETES,
+    "JOB_INDEX_FAILURE_COUNT": "2",
+    "JOB_INDEX_IGNORED_FAILURE_COUNT": "1",
+}
 HTCONDOR = {**ORDINARY, "HTC_INDEX": "0", "HTC_COUNT": "40", "_CONDOR_SLOT": "slot1"}
 PJM = {**ORDINARY, "PJM_BULKNUM": "9", "PJM_JOBID": "77", "HTCJOB_ARRAY_SIZE": "10"}
 OURS = {**ORDINARY, "HTCJOB_ARRAY_INDEX": "5", "HTCJOB_ARRAY_SIZE": "6", "HTCJOB_ATTEMPT": "4"}
@@ -157,6 +162,7 @@ FULL_SETS = [
     pytest.param(AWS, "aws-batch", 0, 10, 3, AWS["AWS_BATCH_JOB_ID"], id="aws"),
     pytest.param(GOOGLE, "google-batch", 7, 8, 3, "faces", id="google"),
     pytest.param(KUBERNETES, "kubernetes", 3, 5, 1, None, id="kubernetes"),
+    pytest.param(KUBERNETES_COUNTED, "kubernetes", 3, 5, 4, None, id="kubernetes-counted"),
     pytest.param(SLURM, "slurm", 3, 5, 2, "189", id="slurm"),
     pytest.param(SLURM_SINGLE, "none", 0, 1, 3, "190", id="slurm-single"),
     pytest.param(SGE, "sge", 2, 3, 2, "4711", id="sge"),
@@ -389,6 +395,8 @@ class TestNumbers:
             ("SLURM_JOB_END_TIME", SLURM),
             ("HTCJOB_ENDS_AT", {}),
             ("RESTARTED", SGE),
+            ("JOB_INDEX_FAILURE_COUNT", KUBERNETES),
+            ("JOB_INDEX_IGNORED_FAILURE_COUNT", KUBERNETES_COUNTED),
             ("PBS_ARRAY_INDEX", {"HTCJOB_ARRAY_SIZE": "10"}),
             ("LSB_JOBINDEX_STEP", LSF),
         ],

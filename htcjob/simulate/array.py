@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -13,7 +12,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from htcjob.exit_record import LONGEST_EXIT_RECORD_BYTES
+from htcjob.json_object import parse_object
 from htcjob.outcome import EntryResult, TerminationReason
+from htcjob.records import is_count
 from htcjob.simulate.attempts import Attempt, Runner, Running
 from htcjob.simulate.live import copied_to
 from htcjob.simulate.platform import TRIED_AGAIN, JobIdentity, TokenIssuer, injected_variables
@@ -249,8 +251,21 @@ def _was_short_of_memory(record: Mapping[str, Any]) -> bool:
 def _exit_record(path: str) -> dict[str, Any]:
     """Give an attempt's exit record; nothing where there is none, or what a command wrote in its place."""
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
-    except (OSError, ValueError, RecursionError):
+        with open(path, "rb") as file:
+            record = parse_object(file.read(LONGEST_EXIT_RECORD_BYTES + 1))
+    except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) and "htcjob" in record else {}
+    return record if _is_ours(record) else {}
+
+
+def _is_ours(record: Mapping[str, Any]) -> bool:
+    """Whether what is used of a record is what it should be: a command can write anything in its place."""
+    return (
+        "htcjob" in record
+        and isinstance(record.get("termination_reason"), str)
+        and isinstance(record.get("message"), str)
+        and isinstance(record.get("run"), str | None)
+        and is_count(record.get("staged_out"))
+        and isinstance(entries := record.get("entries"), dict)
+        and all(map(is_count, entries.values()))
+    )
