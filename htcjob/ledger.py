@@ -368,7 +368,7 @@ def _differences(
     ):
         yield f"manifest {manifest.url} has changed since"
     if not _is_same_command(before.get("command"), command):
-        yield f"command {before.get('command')}, now {redact_words(command)}"
+        yield f"command {_in_words(before.get('command'))}, now {redact_words(command)}"
 
 
 def _is_same_command(written: object, command: Sequence[str]) -> bool:
@@ -383,6 +383,11 @@ def _is_same_command(written: object, command: Sequence[str]) -> bool:
         return False
     pairs = zip(redact_words(written), redact_words(command), written, command, strict=True)
     return all(then == now or _is_as_written(old, word) for then, now, old, word in pairs)
+
+
+def _in_words(written: object) -> object:
+    """Return the command of a run's record for a message."""
+    return redact_words(list(map(str, written))) if isinstance(written, list) else written
 
 
 def _is_as_written(written: object, now: str) -> bool:

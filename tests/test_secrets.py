@@ -257,6 +257,7 @@ def test_a_secret_is_hidden_before_a_message_is_cut(injected, tmp_path, token):
     [
         (["--sig=5"], ["--sig=<redacted>"]),
         (["--token=planted-in-clear"], ["--token=planted-in-clear"]),
+        (["--password", "planted-in-clear"], ["--password", "planted-in-clear"]),
         (["http://x", "a@b"], ["http://x", "a@b"]),
         (["https://me:pw@host/"], ["https://<redacted>@host/"]),
     ],
@@ -276,5 +277,7 @@ def test_the_record_of_a_run_that_version_0_1_0_began_is_understood(htcjob, comm
     path.write_text(json.dumps(run))
     assert htcjob.run(*arguments, *command).returncode == 0
     assert htcjob.run(*arguments, *command, "more").returncode == 78
-    assert htcjob.run(*arguments, "something", "else").returncode == 78
+    other = htcjob.run(*arguments, "something", "else")
+    assert other.returncode == 78
+    assert "in-clear" not in other.stderr
     assert htcjob("status").returncode == 0

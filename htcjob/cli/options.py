@@ -129,13 +129,14 @@ class Budget(click.ParamType["FailureBudget"]):
 
 
 class Line(click.ParamType["str"]):
-    """Any text; a variable holds several of them one per line."""
+    """Any text; a variable holds several of them one per line, and blank lines are none, as in manifests."""
 
     name = "text"
 
     def split_envvar_value(self, rv: str) -> list[str]:
         """Give the lines of a variable."""
-        return rv.splitlines()
+        # Not `splitlines`: it would divide names at characters that no manifest is divided at.
+        return [line.removesuffix("\r") for line in rv.split("\n") if line.strip()]
 
 
 class InjectedOption(click.Option):

@@ -200,3 +200,14 @@ def test_a_plain_entrypoint_warns_of_a_token_that_is_of_no_use(token, said):
     assert len(done.stderr.splitlines()) == bool(said)
     assert said in done.stderr
     assert "garbage" not in done.stderr
+
+
+def test_lines_of_a_variable_are_divided_as_those_of_a_manifest(htcjob):
+    """Blank ones are none, and what else Python takes for the end of a line belongs to the name."""
+    names = ["a\u2028b", "c\x0bd", "e\x85"]
+    htcjob.entries(*names)
+    del htcjob.variables["HTCJOB_MANIFEST"]
+    done = htcjob.run(*EACH, HTCJOB_ENTRIES="\n" + "\r\n".join(names) + "\n\n")
+    assert done.returncode == 0, done.stderr
+    records = htcjob("collect").stdout.splitlines()
+    assert [json.loads(record)["entry"] for record in records] == names
