@@ -71,9 +71,9 @@ def run_command(
         signals: Where stop signals arrive.
         timeout_s: Seconds; None: no timeout.
         grace_s: Seconds from SIGTERM to SIGKILL.
-        may_finish: For commands that are one of many and short: a stop signal is not passed on, most of
-            the grace period is for finishing, and standard input is empty instead of inherited; they have
-            no terminal.
+        may_finish: For commands that are one of many and short: stop signals and warnings are not passed
+            on, most of the grace period is for finishing, and standard input is empty instead of inherited;
+            they have no terminal.
         lends_terminal: A person's Ctrl-C and Ctrl-Z are for the command, which need not end of them. Else
             they reach us first, and Ctrl-C stops the attempt, until the command reads from the terminal.
 
@@ -136,15 +136,17 @@ def run_command(
     if stop is None and signals.stop_signal is not None:
         # The signal and the exit came together. A command that was told to stop has not finished.
         stop = _Stop.SIGNAL if not may_finish or signals.may_have_ended(code) else None
+    cpu_s = usage.ru_utime + usage.ru_stime
     return CommandResult(
         exit_status=code if code >= 0 else 128 - code,
         signal=-code if code < 0 else None,
+        excuse=("" if stop else signals.excuse(code, may_finish=may_finish, since=started, cpu_s=cpu_s)),
         timed_out=stop is _Stop.TIMEOUT,
         stopped_by=signals.stop_signal if stop is _Stop.SIGNAL else None,
         shortage=signals.children.shortage(command, code),
         is_all_over=is_all_over,
         elapsed_s=elapsed_s,
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=cpu_s,
         peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),
     )
 

@@ -177,7 +177,7 @@ class Each:
         record = self.pipeline.record(
             trip.entry,
             verdict,
-            message=message if verdict is EntryResult.OUT_OF_MEMORY else problem or message,
+            message=message if result.excuse or verdict is EntryResult.OUT_OF_MEMORY else problem or message,
             exit_status=result.exit_status,
             value=value,
             stage_in_s=stay.stage_in_s,

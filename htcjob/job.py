@@ -42,6 +42,9 @@ from htcjob.warm_values import exit_status_of, in_words
 
 __all__ = ["Job", "JobEntry"]
 
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What batch systems send ahead of the end; a program that does not handle it would end of it."""
+
 _OF_THE_JOB = ("array_index", "array_size", "manifest", "project_store", "task_store")
 """Options that `env.py` reads from variables."""
 
@@ -59,6 +62,7 @@ class Job:
       The body has most of the grace period to finish its entry; one that hangs is left to the next attempt,
       what is done is committed, and after the grace period the process ends whatever hangs.
     * Ctrl-C raises KeyboardInterrupt as in any program; a handler of the user's for such a signal is called.
+    * A warning (SIGUSR1, SIGUSR2, SIGXCPU) does not end a program that has no handler for it.
     * Nothing in the same process can stop a body that hangs without a signal: there is no timeout.
     """
 
@@ -247,7 +251,7 @@ def _ended_by(error: Exception) -> BaseException:
 
 class _StopSignals(Signals):
     """
-    Requests to stop, and nothing else: other signals, children and the terminal are the user's.
+    Requests to stop, and warnings that nobody handles: other signals, children, the terminal are the user's.
 
     Whoever handled such a signal before is told too; Python's own handler of SIGINT raises KeyboardInterrupt.
     """
@@ -265,6 +269,9 @@ class _StopSignals(Signals):
             # None: it was set by other means than Python's, and could not be set back.
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                 self._previous[signum] = signal.signal(signum, self._receive)
+        for signum in _WARNINGS:
+            if signal.getsignal(signum) is signal.SIG_DFL:
+                self._previous[signum] = signal.signal(signum, _go_on)
         os.register_at_fork(after_in_child=self._leave_child)
         return self
 
@@ -310,8 +317,18 @@ class _StopSignals(Signals):
         if callable(before) and not self.is_loop_over:
             before(signum, frame)
 
+    def _set_back(self) -> None:
+        for signum in _WARNINGS:
+            if signal.getsignal(signum) is not _go_on:  # the program has a handler of its own by now
+                self._previous.pop(signum, None)
+        super()._set_back()
+
     def _leave_child(self) -> None:
         """A child that the user forked has our handlers and our pipes: what it is sent must not stop us."""
         if self._previous:
             signal.set_wakeup_fd(-1)
             self._set_back()
+
+
+def _go_on(_signum: int, _frame: FrameType | None) -> None:
+    """Nothing more than not to end."""

@@ -145,6 +145,8 @@ class CommandResult(NamedTuple):
     """We stopped it at its timeout; stays true even if it then exits 0."""
     stopped_by: int | None = None
     """The signal that asked the attempt to stop while it ran."""
+    excuse: str = ""
+    """What from outside it has perhaps ended of: then its ending is no verdict on its entry."""
     shortage: str = ""
     """It was ended for want of memory: what was short."""
     start_error: str | None = None
@@ -320,6 +322,13 @@ def judge_stage_in(error: HtcjobError) -> EntryResult:
 
 def judge_command(result: CommandResult) -> tuple[EntryResult, str]:
     """Give the result of an entry from its command's ending, and the reason in words."""
+    verdict, message = _judge_ending(result)
+    if verdict is EntryResult.FAILED and result.excuse:
+        return EntryResult.RETRY, f"{message}: {result.excuse}"
+    return verdict, message
+
+
+def _judge_ending(result: CommandResult) -> tuple[EntryResult, str]:
     if result.timed_out:
         return EntryResult.TIMED_OUT, f"timed out after {result.elapsed_s:.1f} s"
     if result.shortage:
@@ -397,6 +406,12 @@ def _ending_of_command(facts: Facts, command: CommandResult) -> Ending | None:
         return _ending(TerminationReason.OUT_OF_MEMORY, f"command ran out of memory: {command.shortage}")
     if command.start_error is not None:
         return _not_started(command.exit_status, command.start_error)
+    if command.excuse and not facts.is_plain:
+        return _ending(
+            TerminationReason.WORK_LEFT,
+            f"{judge_command(command)[1]} before the command had finished; "
+            "nothing is committed, run the same again",
+        )
     if command.signal is not None:
         return Ending(
             TerminationReason.COMMAND_KILLED,

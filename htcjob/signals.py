@@ -1,28 +1,28 @@
 """
 The signals this process is sent, and what becomes of them.
 
-All go to every running command; some ask this attempt to stop, some to pause. As PID 1 or not, on a terminal
-or not: what a person's or a platform's signal does to a command is what it would do without us.
+Some ask this attempt to stop, some to pause, and others are warnings, as batch systems send them ahead of the
+end. All go to a command that has the whole chunk, or is a plain entrypoint: as PID 1 or not, on a terminal
+or not, what a person's or a platform's signal does to it is what it would do without us. A command that may
+finish is one of many, and knows nothing of the platform: it gets what a person does at a terminal, no more.
 """
 
 from __future__ import annotations
 
 import os
+import resource  # `children.py` has it already
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from htcjob.children import Children, Command, signal_group, wait_readable
-from htcjob.outcome import StopCause
+from htcjob.outcome import StopCause, signal_name
 from htcjob.terminal import Terminal, is_orphaned
 from htcjob.trouble import let_go
-
-if TYPE_CHECKING:
-    from resource import struct_rusage
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that ask this attempt to stop; they are passed on, and the grace period begins."""
@@ -47,6 +47,15 @@ _NOT_PASSED_ON = {
 }
 
 
+_FOR_ALL = {signal.SIGINT, signal.SIGCONT, *_PAUSING}
+"""What a person does at a terminal; commands that may finish get it too."""
+
+_HARMLESS = {signal.SIGCONT, signal.SIGWINCH, signal.SIGURG, *_PAUSING}
+"""Signals of which no process ends that does not ask for it."""
+
+LATE_S = 0.5
+"""Seconds by which a signal for every process of a job reaches us later than a command, at most."""
+
 _LONGEST_TIMER_S = 1e9
 """A kernel's timer holds no number of seconds that --deadline may be."""
 
@@ -69,6 +78,8 @@ class Signals:
         """Called with it, maybe in its handler; must not wait, nor take a lock."""
         self._requests: set[int] = set()
         """All signals that asked us to stop."""
+        self._came: dict[int, float] = {}
+        """When each signal was sent to us last by somebody else, of those that may end a process."""
         self.stop_cause = StopCause.SIGNAL
         """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
         self._is_noticed = False
@@ -175,6 +186,36 @@ class Signals:
         """
         return signal.SIGINT in self._requests or -code in self._requests
 
+    def excuse(self, code: int, *, may_finish: bool, since: float, cpu_s: float) -> str:
+        """
+        Return what from outside a command has perhaps ended of, in words; empty: nothing, that we know of.
+
+        A batch system may send its warnings and requests to stop to every process of a job: what such a
+        signal ends, or moves to end itself, is not to blame. A command that we tell of all signals has ended
+        of one only where that killed it; what it exits with is its own word.
+
+        Args:
+            code: Its exit status, or -n for signal n.
+            may_finish: It is not told of warnings and requests to stop, by us.
+            since: When it began, by the monotonic clock.
+            cpu_s: Seconds of CPU time that it has used.
+        """
+        if code == 0 or (code > 0 and not may_finish):
+            return ""
+        signum = -code if code < 0 else code - 128  # as a shell says it of what it ran
+        if may_finish:
+            if signum == signal.SIGXCPU or (signum == signal.SIGKILL and cpu_s >= _longest_cpu_s()):
+                return "its CPU time was used up (ulimit -t)"
+            self._await_late(signum)
+        known = [came for came, at in self._came.items() if came == signum or (may_finish and at >= since)]
+        return f"{signal_name(known[0])} was sent to the job" if known else ""
+
+    def _await_late(self, signum: int) -> None:
+        """Wait a moment for a signal of which a command has ended, in case it was sent to us too."""
+        until = time.monotonic() + LATE_S
+        while signum in self._previous and signum not in self._came and time.monotonic() < until:
+            time.sleep(0.01)
+
     @property
     def stops_in_s(self) -> float | None:
         """Seconds until `stop_after` takes effect; None: never."""
@@ -212,8 +253,8 @@ class Signals:
         Start a command, and give its process id; what arrives goes to its process group too, until `wait`.
 
         A command that may finish is not told of a request to stop, so that it uses its grace period to
-        finish; a person's Ctrl-C (SIGINT) reaches every command. A job of our session gets the terminal
-        when it asks for it, or at once where *lends_terminal*.
+        finish, nor of warnings; a person's Ctrl-C (SIGINT) reaches every command. A job of our session gets
+        the terminal when it asks for it, or at once where *lends_terminal*.
         """
         with self.children.lock:
             self._missed.clear()
@@ -225,7 +266,7 @@ class Signals:
         self._see_stopped()  # it may have asked for the terminal before it was known
         return pid
 
-    def wait(self, pid: int) -> tuple[int, struct_rusage]:
+    def wait(self, pid: int) -> tuple[int, resource.struct_rusage]:
         """
         Wait for a command, and give its wait status and what it used.
 
@@ -242,6 +283,8 @@ class Signals:
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
         if signum == signal.SIGALRM and self._is_alarm_due and (request := self.request_in(signum)):
             signum, self._is_alarm_due = request, False
+        elif signum not in _HARMLESS and not self._is_noticed:
+            self._came[signum] = time.monotonic()
         if signum in STOPPING:
             self.ask_to_stop(signum)
         if signum in _PAUSING and self.terminal is not None and is_orphaned():
@@ -261,7 +304,7 @@ class Signals:
 
     def _pass_on(self, signum: int, commands: dict[int, Command]) -> None:
         for pid, command in commands.items():
-            if command.may_finish and signum in STOPPING and signum != signal.SIGINT:
+            if command.may_finish and signum not in _FOR_ALL:
                 continue
             # The kernel does not stop a process group without a parent in its session, except by SIGSTOP.
             is_discarded = signum in _PAUSING and not command.is_job
@@ -297,3 +340,9 @@ class Signals:
             terminal.pause_loan()
             self._is_suspending = True
             os.killpg(os.getpgrp(), signal.SIGSTOP)
+
+
+def _longest_cpu_s() -> float:
+    """Return the CPU seconds after which the kernel ends a process, by the limit that commands inherit."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    return float("inf") if hard == resource.RLIM_INFINITY else hard - 0.5  # it counts in ticks

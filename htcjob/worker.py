@@ -193,6 +193,7 @@ class Worker:
             exit_status=said.exit_status,
             stopped_by=self._signals.stop_signal if self._may_have_ended(said.exit_status) else None,
             elapsed_s=elapsed_s,
+            excuse=self._excuse(said.exit_status, since=started, cpu_s=said.cpu_s),
             cpu_s=said.cpu_s,
             peak_memory_bytes=said.peak_memory_bytes,
         )
@@ -202,6 +203,9 @@ class Worker:
         """Tell whether a call that ended with that status has perhaps ended of a request to stop."""
         code = 128 - exit_status if exit_status > 128 else exit_status
         return exit_status != 0 and self._signals.may_have_ended(code)
+
+    def _excuse(self, code: int, *, since: float, cpu_s: float) -> str:
+        return self._signals.excuse(code, may_finish=True, since=since, cpu_s=cpu_s)
 
     def hang_up(self) -> None:
         """Let the process, which is idle, see that there are no more requests."""
@@ -247,6 +251,8 @@ class Worker:
             problem = said.problem
         elif not problem:
             result = self._ended(stop, START_S).result
+            if result.excuse or result.stopped_by is not None:
+                return Answer(result)
             shortage = result.shortage
             how = f"exit status {result.exit_status}" if result.signal is None else signal_name(result.signal)
             problem = (
@@ -340,6 +346,7 @@ class Worker:
             signal=-code if code < 0 else None,
             timed_out=stop is _Stop.TIMEOUT,
             stopped_by=told if stop is _Stop.SIGNAL else None,
+            excuse="" if stop else self._excuse(code or 1, since=time.monotonic() - elapsed_s, cpu_s=cpu_s),
             shortage="" if command is None else self._signals.children.shortage(command, code),
             elapsed_s=elapsed_s,
             cpu_s=cpu_s,

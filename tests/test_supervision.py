@@ -479,18 +479,20 @@ def test_children_from_before_are_left_alone():
         assert helper.wait(timeout=30) == -signal.SIGKILL
 
 
-def test_a_signal_during_the_start_is_not_lost():
+@pytest.mark.parametrize(("signum", "may_finish"), [(signal.SIGUSR1, False), (signal.SIGINT, True)])
+def test_a_signal_during_the_start_is_not_lost(signum, may_finish):
     """What comes before the process id is known reaches the command all the same."""
     with Signals() as signals:
 
         def spawn() -> int:
             pid = os.posix_spawnp("sleep", ["sleep", "1000"], os.environ, setsid=True)
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signum)
             return pid
 
-        pid = signals.start(spawn, Command(may_finish=True, is_job=False, mark=None), lends_terminal=False)
+        command = Command(may_finish=may_finish, is_job=False, mark=None)
+        pid = signals.start(spawn, command, lends_terminal=False)
         status, _ = signals.wait(pid)
-        assert os.WTERMSIG(status) == signal.SIGUSR1
+        assert os.WTERMSIG(status) == signum
 
 
 @pytest.mark.parametrize("has_pidfd", [True, False])
