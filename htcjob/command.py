@@ -194,6 +194,7 @@ def _await_exit(
             finish_by = now + grace_s * FINISHING_SHARE
         elif ready:
             stop, kill_at = _Stop.SIGNAL, now + grace_s
+            signal_group(pid, signal.SIGCONT)  # a stopped process takes what it was sent when it goes on
         elif all(alarm is None or now < alarm for alarm in alarms):
             continue  # poll came back early
         elif stop:

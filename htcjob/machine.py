@@ -105,7 +105,7 @@ def _quota(group: str) -> Iterator[float]:
 def _read(path: str) -> str | None:
     """Give a small file of the kernel's; without the layers of `open`, for many of them are not there."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:

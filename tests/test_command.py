@@ -352,3 +352,14 @@ def test_a_machine_that_is_short_of_processes_asks_to_be_tried_again(monkeypatch
     monkeypatch.setattr(os, "posix_spawnp", refuse)
     with pytest.raises(ShortageError):
         run("true")
+
+
+def test_a_command_that_has_stopped_itself_takes_the_stop_signal(htcjob, wait_until, tmp_path):
+    """It goes on to do what it would do at SIGTERM, before the grace period is over."""
+    begun = tmp_path / "begun"
+    script = 'trap "exit 9" TERM; touch "$0"; kill -STOP $$; while :; do sleep 0.1; done'
+    with htcjob.start("run", "--grace", "60s", "--", "sh", "-c", script, str(begun)) as process:
+        wait_until(begun.exists)
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 9

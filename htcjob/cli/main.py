@@ -37,6 +37,9 @@ COMMANDS = {
 time that a million jobs pay."""
 
 
+ATTEMPTS = ("run", "simulate")
+"""Commands that have their own way to end; a person's Ctrl-C ends the others at once, whatever hangs."""
+
 DASHES_HINT = {
     "run": " Put -- before COMMAND, and htcjob's own options before that.",
     "simulate": " The options of htcjob run go after --.",
@@ -84,6 +87,10 @@ def cli() -> None:
     status the platform can act on. Try a whole array on your laptop first: htcjob simulate --help
     """
     logs.set_up(log_format="text", level="warning")  # until a command knows better
+    if click.get_current_context().invoked_subcommand not in ATTEMPTS:
+        from htcjob.cli.interrupt import end_promptly
+
+        end_promptly()
 
 
 def main(args: list[str] | None = None) -> NoReturn:
@@ -91,7 +98,11 @@ def main(args: list[str] | None = None) -> NoReturn:
     _fill_standard_descriptors()
     take_standard_output()
     status = _status_of(args)
-    lost = finish()
+    lost = None
+    try:
+        lost = finish()
+    except KeyboardInterrupt:
+        status = _interrupted()
     # Said already, unless all that was written fitted into the buffer.
     if lost is not None and status == 0:
         status = _status_of_output(lost)
@@ -115,7 +126,7 @@ def _status_of(args: list[str] | None) -> int:
     except click.UsageError as error:
         return _say(ending_of_usage(error), usage=error.ctx.get_usage() if error.ctx else None)
     except (click.Abort, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        return _interrupted()
     except click.ClickException as error:
         return _say(Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, error.format_message()))
     except SystemExit:  # how click ends when the reader of standard output has gone
@@ -130,6 +141,12 @@ def _status_of(args: list[str] | None) -> int:
             report_bug(error)
             return ending.exit_status
         return _say(ending)
+
+
+def _interrupted() -> int:
+    """Return the exit status after Ctrl-C; the results that are left go nowhere, for nobody may read them."""
+    forget(1)
+    return 128 + signal.SIGINT
 
 
 def _say(ending: Ending, *, usage: str | None = None) -> int:

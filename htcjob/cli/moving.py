@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from htcjob import logs
-from htcjob.cli.interrupt import end_promptly
 from htcjob.progress import Progress
 from htcjob.retry import RetryPolicy
 from htcjob.transfer import Transfers
@@ -16,7 +15,6 @@ from htcjob.transfer import Transfers
 def talking() -> Iterator[Transfers]:
     """Give what makes requests."""
     logs.set_up(log_format="text", level="info")
-    end_promptly()
     with Transfers(RetryPolicy()) as transfers:
         yield transfers
 
