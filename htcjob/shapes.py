@@ -23,9 +23,11 @@ _SHORTEST_BASE64 = 8
 _NAME = (
     r"(?:password|passwd|passphrase|secret|secret[_-]?(?:access[_-]?)?key|(?:api|private|sas)[_-]?key"
     r"|(?:account|master|storage|storage[_-]?access)[_-]?key|token"
-    r"|shared[_-]?access[_-]?signature|connection[_-]?string)"
+    r"|shared[_-]?access[_-]?signature|connection[_-]?string|(?<![a-z])(?:pass|bearer|jwt)|(?<=[_-])pwd)"
 )
 """How the name of a credential ends. An access key by itself is an id."""
+_WORDS = ("pass", "secret", "key", "token", "signature", "string", "bearer", "jwt", "pwd")
+"""One of them is in every such name."""
 
 # \0 stands between the words of a command; a value in quotes keeps them.
 _VALUE = r"(\"(?:[^\"\\\0]|\\[^\0])*\"|'[^'\0]*'|[^\s\0\"'&;|)<>`\\]+)"
@@ -63,9 +65,7 @@ _JSON_WEB_TOKEN = (r"(?<![\w-])()([\w-]+(?:\.[\w-]{8,}){1,3}(?:\.[\w-]*)?)",)
 _REFERENCE = r"\$\w+|\$\{\w+\}|\$\(.*|`.*|\{\w*\}|<[^>]*>|true|false|yes|no|none|null"
 _NUMBER = r"\d{1,7}(?:\.\d+)?"
 # Tokens of language models: they change what a program does.
-_OF_MODELS = (
-    r".*(?:pad|eos|bos|unk|mask|sep|cls|stop|start|end|special|image|next|last|first|per|lang)[_-]?token"
-)
+_OF_MODELS = r"(?:.*[_-])?(?:pad|eos|bos|unk|mask|sep|cls|stop|start|end|special|image|next|last|first|per|lang)[_-]?token"
 
 
 def without_credentials(text: str, mark: str) -> str:
@@ -81,7 +81,7 @@ def without_credentials(text: str, mark: str) -> str:
         text = _replaced(_SIGNED, text, mark, _is_secret)
     if "authorization" in small or "bearer" in small or "-u" in small or "-user" in small:
         text = _replaced(_AUTHORIZATION, text, mark, _is_secret)
-    if any(word in small for word in ("pass", "secret", "key", "token", "signature", "string")):
+    if any(word in small for word in _WORDS):
         text = _replaced(_ASSIGNED, text, mark, _is_secret)
     return text
 
@@ -109,7 +109,7 @@ def _is_secret(name: str, value: str) -> bool:
     name = name.rstrip("=:\"' \t\0\\").lower()
     if not value or _is_reference(value) or (name.endswith("token") and re.fullmatch(_OF_MODELS, name)):
         return False
-    return not (name.endswith(("token", "sig", "signature")) and re.fullmatch(_NUMBER, value))
+    return not (name.endswith(("token", "sig", "signature", "pass")) and re.fullmatch(_NUMBER, value))
 
 
 def _is_reference(value: str) -> bool:
