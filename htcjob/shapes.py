@@ -65,7 +65,10 @@ _JSON_WEB_TOKEN = (r"(?<![\w-])()([\w-]+(?:\.[\w-]{8,}){1,3}(?:\.[\w-]*)?)",)
 _REFERENCE = r"\$\w+|\$\{\w+\}|\$\(.*|`.*|\{\w*\}|<[^>]*>|true|false|yes|no|none|null"
 _NUMBER = r"\d{1,7}(?:\.\d+)?"
 # Tokens of language models: they change what a program does.
-_OF_MODELS = r"(?:.*[_-])?(?:pad|eos|bos|unk|mask|sep|cls|stop|start|end|special|image|next|last|first|per|lang)[_-]?token"
+_OF_MODELS = (
+    r"(?:.*[_-])?(?:pad|eos|bos|unk|mask|sep|cls|stop|start|end|special|image|next|last|first|per|lang)"
+    r"[_-]?token"
+)
 
 
 def without_credentials(text: str, mark: str) -> str:
