@@ -259,7 +259,8 @@ class Answer:
         usual_status, meaning = _CODES[self.scheme].get(self.code, (0, None))
         if meaning is None and self.code.startswith("KMS") and self.status == 400:
             meaning = Meaning.NO_KEY
-        if self.status >= 500 > usual_status and meaning and meaning.error is not TransientError:
+        is_trouble = self.status >= 500 or self.status < 300
+        if is_trouble and usual_status < 500 and meaning and meaning.error is not TransientError:
             meaning = None  # a server in trouble says what it otherwise says of the request
         if meaning is None:
             otherwise = Meaning.INVALID if 300 <= self.status < 500 else Meaning.FAILED

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _CREDENTIALS = {
     "s3": (
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-        *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_ROLE_ARN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
+        *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AWS_ROLE_ARN"),
     ),
     "gs": (),
     "az": (
@@ -28,6 +28,15 @@ _ENDPOINTS = {
     "az": ("AZURE_STORAGE_ENDPOINT",),
 }
 _REGIONS = {"s3": ("AWS_REGION", "AWS_DEFAULT_REGION"), "gs": (), "az": ()}
+_NAMES = {
+    "s3": (
+        *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+        *("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+    ),
+    "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
+    "az": (),
+}
+"""Of files and profiles, which may have any letters."""
 _TOKEN_FILES = {"s3": ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",), "gs": (), "az": ()}
 """What is in them becomes a header."""
 
@@ -50,6 +59,8 @@ def check_variables(scheme: str, environ: Mapping[str, str], *, are_vended: bool
         if name in environ:
             text = environ[name]
             check_url(name, f"http://{text}" if scheme == "gs" and "://" not in text else text)
+    for name in () if are_vended else _NAMES[scheme]:
+        _check_ends(name, environ.get(name, ""))
     for name in () if are_vended else _TOKEN_FILES[scheme]:
         if path := environ.get(name):
             try:
@@ -79,7 +90,11 @@ def is_true(text: str | None) -> bool:
 
 
 def _check(name: str, value: str) -> None:
-    if value != value.strip():
-        raise ConfigurationError(f"{name} holds a space or a line break before or after its value: remove it")
+    _check_ends(name, value)
     if not value.isascii() or not value.isprintable():
         raise ConfigurationError(f"{name} holds a line break or another character that cannot be sent")
+
+
+def _check_ends(name: str, value: str) -> None:
+    if value != value.strip():
+        raise ConfigurationError(f"{name} holds a space or a line break before or after its value: remove it")

@@ -143,11 +143,13 @@ def test_region_of_files(s3, access, tmp_path):
         ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=account;AccountKey=a2V5\n"),
         ("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:9 "),
         ("STORAGE_EMULATOR_HOST", "127.0.0.1:9\n"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/key.json\n"),
+        ("AWS_PROFILE", "p\n"),
     ],
 )
 def test_line_breaks(access, name, value):
     """A space or a line break around a key, token or endpoint is told at once, by the variable's name alone."""
-    place = {"AW": "s3://b", "AZ": "az://account/c", "ST": "gs://b"}[name[:2]]
+    place = {"AW": "s3://b", "AZ": "az://account/c", "ST": "gs://b", "GO": "gs://b"}[name[:2]]
     with pytest.raises(ConfigurationError, match=name) as raised:
         open_store(place, access(**{**KEYS, name: value}))
     assert "\n" not in str(raised.value)
@@ -190,6 +192,19 @@ def test_proxies(s3, access, variables, is_direct):
         with pytest.raises(TransientError):
             store.read_range("k", 0)
         assert s3.requests == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "word"),
+    [("InternalError", TransientError, "InternalError"), ("SlowDown", TransientError, "throttled")],
+)
+def test_uploads_that_fail_with_success(s3, store, tmp_path, code, kind, word):
+    """The error that stands in the body of a success, as when parts are put together, is one."""
+    s3.quirk = code
+    (tmp_path / "in").write_bytes(LARGE)
+    with pytest.raises(kind, match=word):
+        store.put(str(tmp_path / "in"), "k")
+    assert "/b/k" not in s3.objects
 
 
 def test_no_credentials(s3, access):

@@ -39,7 +39,8 @@ class QuirkyS3:
         self.objects: dict[str, bytes] = {}
         self.etag = "md5"
         self.quirk = ""
-        """`ignores ranges`, `other range`, `other total`, `changes`: another version at every request."""
+        """`ignores ranges`, `other range`, `other total`, `changes` (another version at every request), or the code
+        that the end of an upload fails with, in the body of a success."""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.url = ""
 
@@ -55,7 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._note()
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.s3.objects[unquote(urlsplit(self.path).path)] = data
+        if "uploadId=" not in self.path:
+            self.s3.objects[unquote(urlsplit(self.path).path)] = data
         self._answer(200, b"", data)
 
     def do_GET(self) -> None:
@@ -81,6 +83,19 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(206, data[start:stop], data, said)
 
     do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        self._note()
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "uploads" in self.path:
+            body = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+        else:
+            body = f"<Error><Code>{self.s3.quirk}</Code><Message>m</Message></Error>".encode()
+        self._send(200, body, {"Content-Type": "application/xml"})
+
+    def do_DELETE(self) -> None:
+        self._note()
+        self._send(204, b"", {})
 
     def _note(self) -> None:
         self.s3.requests.append((self.command, self.path, dict(self.headers)))
