@@ -8,8 +8,8 @@ is empty, as the folder marks of web consoles are, it is asked for by its name. 
 object that is not empty is seen only beside its neighbours; `HTCJOB_STORAGE_ENGINE=sdk` always shows it.
 
 Content is verified on its way up by S3 (signed digest of the body), on its way down by the digest in our
-metadata, else over plain `http://` by the ETag of S3 where that is an MD5. Where there is neither, the
-connection's own integrity protects it: TLS.
+metadata, else over plain `http://` by the ETag of S3 where that is an MD5, about which S3 is asked where
+the two differ. Where there is neither, the connection's own integrity protects it: TLS.
 
 A call returns to Python when the answer is there, so the main thread sees a signal after `READ_TIMEOUT` at
 the latest. Transfers run in other threads.
