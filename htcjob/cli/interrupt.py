@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command soon, whatever hangs."""
+"""Ctrl-C, and SIGTERM for PID 1, end a command soon, whatever hangs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 LAST_MOMENT_S = 2.0
@@ -22,19 +23,26 @@ def end_promptly() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    if os.getpid() == 1:
+        # The kernel keeps from PID 1 what it has no handler for. Else SIGTERM ends us without one.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    with suppress(
+        RuntimeError
+    ):  # this machine gives no thread: it works without, for as long as nothing hangs
+        threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
 
 def _watch(reader: int) -> NoReturn:
-    while _next(reader) != bytes([signal.SIGINT]):
+    while (signum := _next(reader)) not in (signal.SIGINT, signal.SIGTERM):
         pass
-    time.sleep(LAST_MOMENT_S)
-    os._exit(128 + signal.SIGINT)
+    if signum == signal.SIGINT:
+        time.sleep(LAST_MOMENT_S)
+    os._exit(128 + signum)
 
 
-def _next(reader: int) -> bytes:
+def _next(reader: int) -> int:
     try:
-        return os.read(reader, 1)
+        return os.read(reader, 1)[0]
     except OSError:  # passing trouble; and nobody else watches
         time.sleep(LAST_MOMENT_S)
-        return b""
+        return 0

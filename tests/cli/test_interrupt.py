@@ -7,6 +7,9 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from tests.test_supervision import NEW_NAMESPACE, need_namespaces
 
 READERS = (
     ("status",),
@@ -85,3 +88,21 @@ def test_ctrl_c_ends_what_waits_for_a_reader_that_does_not_read(htcjob, wait_unt
             process.kill()
     os.close(reader)
     os.close(writer)
+
+
+def test_sigterm_ends_a_command_that_is_pid_1(htcjob):
+    """Of a container, say: the kernel keeps from it what it has no handler for."""
+    need_namespaces()
+    htcjob.prefix = NEW_NAMESPACE
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        variables = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with htcjob.start("storage", "cat", "s3://b/x", AWS_ENDPOINT_URL_S3=endpoint, **variables) as process:
+            assert select.select([server], [], [], 60)[0]
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            try:
+                os.kill(int(children[0]), signal.SIGTERM)
+                process.communicate(timeout=60)
+            finally:
+                process.kill()
+    assert process.returncode == 143
