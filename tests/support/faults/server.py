@@ -64,7 +64,7 @@ def main() -> None:
     if request is None:
         return
     become(request)
-    if "FAULT_MARK" not in os.environ:
+    if "FAULT_MARK" not in os.environ and "script" not in request:
         try:
             os.stat("//faults/begin")
         except OSError:
