@@ -8,15 +8,24 @@ are compared byte by byte; from and to a cloud, the object is copied again.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from htcjob.errors import AbsentError, DeniedError, HtcjobError, PermanentError, UsageError
+from htcjob.errors import (
+    AbsentError,
+    DeniedError,
+    HtcjobError,
+    PermanentError,
+    TransientError,
+    UsageError,
+)
 from htcjob.locations import find, listed
 from htcjob.storage.checksum import file_has
 from htcjob.storage.files import TEMP_PREFIX
 from htcjob.storage.keys import path_of_copy
+from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -133,10 +142,17 @@ class Copier:
 
     def files(self, path: str, *, is_recursive: bool) -> Iterator[Task]:
         """Give a task for each file that *path*, as it was typed, means; a folder means those in it."""
-        if not os.path.lexists(path):
-            yield failing(path, AbsentError("put", path, "no such file"))
-            return
-        if not os.path.isdir(path):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except OSError as error:
+            if is_passing(error):
+                yield failing(path, TransientError("put", path, in_words(error)))
+                return
+            if not os.path.lexists(path):
+                yield failing(path, AbsentError("put", path, "no such file"))
+                return
+            is_folder = False
+        if not is_folder:
             yield self._task(path, os.path.basename(path), path, partial(self._put, path))
             return
         if not is_recursive:
@@ -293,7 +309,8 @@ def files_below(folder: str) -> Iterator[tuple[str, str | HtcjobError]]:
                         yield entry.path, _not_a_file(entry)
         except OSError as error:
             path = os.path.join(folder, above)
-            yield path, PermanentError("list", path, error.strerror or str(error))
+            kind = TransientError if is_passing(error) else PermanentError
+            yield path, kind("list", path, error.strerror or str(error))
 
 
 def _not_a_file(entry: os.DirEntry[str]) -> PermanentError:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from htcjob.errors import TransientError, UnwritableError
 from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
-    from tempfile import TemporaryDirectory
+    from collections.abc import Iterator
 
 
-def scratch() -> TemporaryDirectory[str]:
+@contextmanager
+def scratch() -> Iterator[str]:
     """
     Give a context that has a temporary directory, which is removed at its end.
 
@@ -20,11 +22,30 @@ def scratch() -> TemporaryDirectory[str]:
         UnwritableError: there is no place for one.
         TransientError: there is none now.
     """
+    import tempfile
+
     try:
-        return tempfile.TemporaryDirectory(prefix="htcjob-")
+        path = tempfile.mkdtemp(prefix="htcjob-")
     except OSError as error:
         if is_passing(error):
             raise TransientError("make", "a temporary directory", in_words(error)) from error
         raise UnwritableError(
             "make", "a temporary directory", f"{error.strerror}; choose another place with TMPDIR"
         ) from error
+    try:
+        yield path
+    finally:
+        clear_away(path)
+
+
+def clear_away(path: str) -> None:
+    """Remove a directory with all in it, as far as that can be."""
+    from shutil import rmtree
+
+    for _ in range(2):
+        try:
+            rmtree(path, ignore_errors=True)
+        except OSError:  # of a descriptor that it closes twice, where the first time was in vain
+            continue
+        if not os.path.lexists(path):
+            return

@@ -14,6 +14,9 @@ library, before anything of the user's can be: a `json.py` of theirs is for thei
 import os
 import sys
 
+TRY_AGAIN = 75
+"""Exit status of a worker that this machine keeps from working, for now."""
+
 
 def begin() -> None:
     """Start the program in `warm_run.py`."""
@@ -24,8 +27,13 @@ def begin() -> None:
     package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
     sys.modules[package.__name__] = package
     sys.path[:] = library or path
-    __import__("htcjob_warm.warm_run")
-    sys.modules["htcjob_warm.warm_run"].main(at_start, path, library)
+    try:
+        __import__("htcjob_warm.warm_run")
+        sys.modules["htcjob_warm.warm_run"].main(at_start, path, library)
+    except (ImportError, AttributeError, OSError, MemoryError) as error:
+        # None of the user's comes here; our own files are there, so it is this machine, and only for now.
+        sys.stderr.write(f"worker: {type(error).__name__}: {error}\n")
+        raise SystemExit(TRY_AGAIN) from None
 
 
 if __name__ == "__main__":

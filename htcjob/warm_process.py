@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from errno import EBADF
 from json import JSONDecoder, JSONEncoder
 
 TYPE_CHECKING = False
@@ -38,7 +39,9 @@ class Held:
 def _identity(descriptor: int) -> tuple[int, int] | None:
     try:
         status = os.fstat(descriptor)
-    except OSError:
+    except OSError as error:
+        if error.errno != EBADF:
+            raise
         return None
     return status.st_dev, status.st_ino
 

@@ -6,6 +6,7 @@ import os
 import sys
 from functools import partial
 
+from .trouble import is_passing
 from .warm_library import Library
 from .warm_parameters import Parameters
 from .warm_process import Line, Standing
@@ -15,6 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+TRY_AGAIN = 75
+"""Exit status where this machine keeps the module from being imported, for now."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: whoever sent it knows."""
@@ -161,8 +165,10 @@ def _flags(function: Any) -> int:
 
 def _refused(what: str, error: BaseException) -> dict[str, Any]:
     """Say that *what* failed; the traceback goes to standard error."""
-    _show(error)
-    return {"exit_status": 126, "problem": f"{what} failed: {in_words(error)}"}
+    is_for_now = isinstance(error, (OSError, MemoryError)) and is_passing(error)
+    if not is_for_now:
+        _show(error)
+    return {"exit_status": TRY_AGAIN if is_for_now else 126, "problem": f"{what} failed: {in_words(error)}"}
 
 
 def _show(error: BaseException) -> None:

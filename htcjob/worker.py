@@ -21,7 +21,8 @@ from htcjob.answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answe
 from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
 from htcjob.command import EMPTY_STDIN, FINISHING_SHARE, RESET, Signals, dies_with_us
 from htcjob.errors import CommandNotStartedError, ShortageError
-from htcjob.outcome import CommandResult, signal_name
+from htcjob.outcome import TRY_AGAIN, CommandResult, signal_name
+from htcjob.trouble import let_go
 
 if TYPE_CHECKING:
     from htcjob.plan import Plan
@@ -112,21 +113,21 @@ class Worker:
             try:
                 with ExitStack() as theirs:
                     their_requests, requests = os.pipe()
-                    theirs.callback(os.close, their_requests)
-                    resources.callback(os.close, requests)
+                    theirs.callback(let_go, their_requests)
+                    resources.callback(let_go, requests)
                     answers, their_answers = os.pipe()
-                    resources.callback(os.close, answers)
-                    theirs.callback(os.close, their_answers)
+                    resources.callback(let_go, answers)
+                    theirs.callback(let_go, their_answers)
                     # Numbers that are free in the new process too: there they lose the close-on-exec flag.
                     numbers = []
                     for end in (their_requests, their_answers):
                         numbers.append(os.dup(end))
-                        theirs.callback(os.close, numbers[-1])
+                        theirs.callback(let_go, numbers[-1])
                     pid, command = self._spawn((their_requests, their_answers), numbers)
                 try:
                     resources.enter_context(dies_with_us(pid))
                     has_ended = resources.enter_context(exit_fd(pid))
-                except OSError:
+                except BaseException:  # it must not go on unwatched
                     signal_group(pid, signal.SIGKILL)
                     self._signals.wait(pid)
                     raise
@@ -237,7 +238,7 @@ class Worker:
 
     def _await_ready(self) -> Answer | None:
         """Wait until the process can take a request; give the ending of the call when it never can."""
-        said, stop, problem, shortage = None, None, "", ""
+        said, stop, problem, shortage, status = None, None, "", "", 126
         try:
             said, stop = self._await_answer(START_S)
         except NoAnswerError as error:
@@ -248,12 +249,12 @@ class Worker:
             self._pid, self.has_been_ready = said.pid, True
             return None
         if said is not None:
-            problem = said.problem
+            problem, status = said.problem, said.exit_status
         elif not problem:
             result = self._ended(stop, START_S).result
             if result.excuse or result.stopped_by is not None:
                 return Answer(result)
-            shortage = result.shortage
+            status, shortage = result.exit_status, result.shortage
             how = f"exit status {result.exit_status}" if result.signal is None else signal_name(result.signal)
             problem = (
                 f"not ready after {START_S:g} s"
@@ -261,10 +262,14 @@ class Worker:
                 else f"ended with {how} before it was ready"
             )
         self._end()
-        status = 126 if said is None else said.exit_status
+        if status == TRY_AGAIN:
+            raise ShortageError(f"worker cannot be started now: {self._target}: {problem}")
         return Answer(
             CommandResult(
-                status, shortage=shortage, start_error=f"{self._target}: {problem}", is_unusable=True
+                126 if said is None else status,
+                shortage=shortage,
+                start_error=f"{self._target}: {problem}",
+                is_unusable=True,
             )
         )
 

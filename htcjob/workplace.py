@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from htcjob.errors import FailureReportError, UnwritableError
+from htcjob.errors import FailureReportError, StorageError, TransientError, UnwritableError
 from htcjob.ledger import LONGEST_MESSAGE
 from htcjob.logs import event
 from htcjob.redact import redact
+from htcjob.scratch import clear_away
+from htcjob.trouble import in_words, is_passing, let_go
 
 if TYPE_CHECKING:
     from htcjob.manifest import Entry
@@ -161,7 +163,7 @@ class Places:
                 place = Place.make(root)
                 with in_work_directory(root):
                     status = FolderStatus.of(root)
-            except UnwritableError:
+            except StorageError:
                 remove_tree(root)  # a part of it may be there
                 raise
         with self._lock:
@@ -203,20 +205,18 @@ def _open_folder(path: str, parent: int | None = None) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        let_go(descriptor)
 
 
 def remove_tree(path: str) -> None:
     """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
-    from shutil import rmtree
-
     try:
-        rmtree(path, ignore_errors=True)
+        clear_away(path)
         if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
             for folder, _, _ in os.walk(path):
                 with suppress(OSError):
                     os.chmod(folder, 0o700)
-            rmtree(path, ignore_errors=True)
+            clear_away(path)
     except RecursionError:  # a thousand folders in each other are too many for older Pythons
         with suppress(OSError):
             os.waitpid(os.posix_spawnp("rm", ["rm", "-rf", "--", path], {}), 0)
@@ -253,12 +253,20 @@ def failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> di
                 failures[said["input"]] = str(said.get("message") or "reported as failed by the command")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise FailureReportError(
-            f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
-            f"({type(error).__name__}); nothing is committed"
-        ) from error
+    except OSError as error:
+        if is_passing(error):
+            raise TransientError("read", failures_file, in_words(error)) from error
+        raise _misunderstood(error) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _misunderstood(error) from error
     return failures
+
+
+def _misunderstood(error: Exception) -> FailureReportError:
+    return FailureReportError(
+        f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
+        f"({type(error).__name__}); nothing is committed"
+    )
 
 
 def said_by_command(message_file: str) -> str:
@@ -275,15 +283,17 @@ def _open_made_by_command(path: str) -> TextIO:
     """Open a file that the command was to write; not a link that it planted, nor a pipe that blocks."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+        let_go(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
     return open(descriptor, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
 def in_work_directory(path: str) -> Iterator[None]:
-    """Say of an error in our own directory what it means: there is no room to work in."""
+    """Say of an error in our own directory what it means: there is no room to work in, or just not now."""
     try:
         yield
     except OSError as error:
+        if is_passing(error):
+            raise TransientError("work directory", path, in_words(error)) from error
         raise UnwritableError("work directory", path, f"{error.strerror}; see --work-dir") from error
