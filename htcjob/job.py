@@ -262,6 +262,8 @@ class _StopSignals(Signals):
         self.is_loop_over = False
         """Nobody but us is told any more: what is left to do is ours."""
         self._timer: threading.Timer | None = None
+        self._masks: dict[int, set[int]] = {}
+        """Signals that were blocked before, by thread, while it forks."""
 
     def __enter__(self) -> _StopSignals:
         self._stop_read, self._stop_write = os.pipe()
@@ -272,7 +274,11 @@ class _StopSignals(Signals):
         for signum in _WARNINGS:
             if signal.getsignal(signum) is signal.SIG_DFL:
                 self._previous[signum] = signal.signal(signum, _go_on)
-        os.register_at_fork(after_in_child=self._leave_child)
+        os.register_at_fork(
+            before=self._hold_signals,
+            after_in_parent=self._let_signals_come,
+            after_in_child=self._leave_child,
+        )
         return self
 
     def __exit__(
@@ -328,6 +334,16 @@ class _StopSignals(Signals):
         if self._previous:
             signal.set_wakeup_fd(-1)
             self._set_back()
+        self._let_signals_come()
+
+    def _hold_signals(self) -> None:
+        """Have none of them arrive in a child that has our handlers still: Python would forget it there."""
+        if self._previous:
+            self._masks[threading.get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._previous))
+
+    def _let_signals_come(self) -> None:
+        if (mask := self._masks.pop(threading.get_ident(), None)) is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _go_on(_signum: int, _frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ For any Python from 3.8.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` above it costs time
 import os
 import sys
 from errno import EBADF
@@ -113,6 +114,7 @@ class Standing:
     """How this process stands before the first call, and so before each."""
 
     def __init__(self) -> None:
+        self._has_timer = _signal.getitimer(_signal.ITIMER_REAL)[0] > 0
         self._mask = os.umask(0o022)
         os.umask(self._mask)
         self._fixed = self._what_stays()
@@ -130,6 +132,8 @@ class Standing:
 
     def put_back(self) -> bool:
         """Have all as it was; False: that cannot be, and no other call must be made here."""
+        if not self._has_timer:
+            _signal.setitimer(_signal.ITIMER_REAL, 0)  # whose handler might raise in another entry's call
         for name in ("stdout", "stderr"):
             _flush(getattr(sys, name, None))
         os.umask(self._mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` above it costs time
 import os
 import sys
 from functools import partial
@@ -36,8 +37,6 @@ def main(at_start: frozenset[str], path: list[str], folders: list[str]) -> None:
         path: `sys.path` as Python made it.
         folders: The entries of it that are the standard library's.
     """
-    import _signal  # type: ignore[import-not-found]  # `signal` above it costs time
-
     try:
         # Blocked by whoever started us, so that none comes while Python itself is still starting.
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))

@@ -430,6 +430,18 @@ def test_a_childs_signals_are_not_ours(htcjob, loop):
     assert htcjob.results() == dict.fromkeys(range(3), "done")
 
 
+def test_a_child_that_is_only_just_made_dies_of_sigterm(htcjob, loop):
+    """As in a program without us; Python forgets a signal that arrives there while our handler is in place."""
+    htcjob.entries("a")
+    kill = "os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    done = loop(
+        "child = os.fork()\nif child == 0: os._exit(3)\nsaid(os.waitpid(child, 0)[1])\nentry.commit()",
+        options=f"**({kill} or {{}})",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "15"
+
+
 def test_the_programs_children_are_its_own(htcjob, loop):
     """Exit statuses of what it starts, in process groups of their own too, reach it."""
     htcjob.entries("a", "b")

@@ -8,16 +8,17 @@ import sys
 import pytest
 
 MODULE = '''
-import asyncio, atexit, ctypes, functools, io, json, multiprocessing, os, signal, stat, subprocess, sys
+import asyncio, ctypes, fcntl, functools, io, json, multiprocessing, os, signal, stat, subprocess, sys
 import tempfile, threading, time
 
-def is_pipe(descriptor):
+def is_answers(descriptor):
     try:
-        return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        is_written = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+        return is_written and stat.S_ISFIFO(os.fstat(descriptor).st_mode)
     except OSError:
         return False
 
-ANSWERS = max(filter(is_pipe, range(20)))
+ANSWERS = next(filter(is_answers, range(3, 100)), None)
 
 class Odd(Exception):
     def __str__(self): raise RuntimeError("no text")
@@ -55,8 +56,8 @@ def in_c():
     if ctypes.CDLL(None).fork() == 0: return "a child"
     os.wait()
 
-def pool():
-    with multiprocessing.get_context("fork").Pool(1) as workers: return workers.apply(abs, (-3,))
+def pool(way="fork"):
+    with multiprocessing.get_context(way).Pool(1) as workers: return workers.apply(abs, (-3,))
 
 def detached():
     sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8")
@@ -128,6 +129,9 @@ DEEDS = {
     "chroot": lambda: os.chroot(tempfile.mkdtemp()),
     "json": lambda: (setattr(json, "dumps", None), setattr(json, "loads", None)),
     "thread": thread,
+    "alarm": lambda: (signal.signal(signal.SIGALRM, lambda *_: raising(TimeoutError())), signal.setitimer(signal.ITIMER_REAL, 0.02), None)[2],
+    "before-alarm": lambda: time.sleep(0.1),
+    "spawn-pool": lambda: pool("spawn"),
     "signal": lambda: (signal.signal(signal.SIGCHLD, signal.SIG_IGN), signal.signal(signal.SIGTERM, signal.SIG_IGN)),
     "nice": lambda: os.nice(1),
     # How it ends.
@@ -213,6 +217,9 @@ DONE = {
     **dict.fromkeys(["stdout-detached", "stdout-text", "stdout-broken", "stdout-object"], "fine"),
     **dict.fromkeys(["stderr-closed", "close-1"], "fine"),
     "fork-pool": 3,
+    "spawn-pool": 3,
+    "alarm": "fine",
+    "before-alarm": "fine",
     "json": [None, None],
     "signal": [0, 0],
     "nice": 1,
@@ -402,6 +409,17 @@ def test_modules_with_names_of_the_library_are_for_the_user(htcjob, beside, f):
         done = beside("m:f", "--run", run, m=theirs + early + f, **files)
         assert done.returncode == 0, done.stderr
         assert [record["value"] for record in htcjob.records(run)] == [LIBRARY, LIBRARY]
+
+
+@pytest.mark.parametrize("module", ["json", "resource", "logging", "signal", "click"])
+def test_htcjob_does_not_import_what_lies_where_it_is_started(htcjob, tmp_path, module):
+    """As a module neither: `python -m htcjob` puts the working directory first."""
+    (tmp_path / f"{module}.py").write_text("raise SystemExit('not this one')")
+    command = [sys.executable, "-m", "htcjob", "run", "--", "true"]
+    done = subprocess.run(
+        command, env=htcjob.variables, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("is_safe", [False, True])
