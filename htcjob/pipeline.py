@@ -30,7 +30,7 @@ from htcjob.outcome import (
     judge_stage_in,
     stops_attempt,
 )
-from htcjob.staging import Staging
+from htcjob.staging import Staging, lie_apart
 from htcjob.workplace import (
     Place,
     entries_file_line,
@@ -146,9 +146,14 @@ class Pipeline:
         """
         inputs: dict[int, str] = {}
         failures = []
+        apart = lie_apart(entries)
+
+        def stage_in(entry: Entry) -> str:
+            return self.stage_in(entry, place.inputs, folder=apart.get(entry.position, ""))
+
         wanted = takewhile(lambda _: self.signals.stop_signal is None, entries)
         transfers = self.staging.transfers
-        with closing(transfers.each(lambda entry: self.stage_in(entry, place.inputs), wanted)) as found:
+        with closing(transfers.each(stage_in, wanted)) as found:
             for entry, path in zip(entries, found, strict=False):
                 if isinstance(path, HtcjobError):
                     failures.append(self.stage_in_failed(entry, path))
@@ -158,11 +163,11 @@ class Pipeline:
             self.commit(failures)
         return inputs
 
-    def stage_in(self, entry: Entry, directory: str) -> str:
+    def stage_in(self, entry: Entry, directory: str, *, folder: str = "") -> str:
         """Fetch the object of *entry* (`Staging.stage_in`); a line that cannot be used is a `BadKeyError`."""
         if entry.problem is not None:
             raise BadKeyError(entry.text, entry.problem)
-        return self.staging.stage_in(entry, directory)
+        return self.staging.stage_in(entry, directory, folder=folder)
 
     def stage_in_failed(self, entry: Entry, error: HtcjobError) -> Record:
         """Give the record of an entry that could not be fetched; raises what concerns every entry."""

@@ -7,9 +7,10 @@ Which object lies where is decided here, what is an output in `outputs.py`; `tra
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 from htcjob.errors import BadKeyError, HtcjobError, OutputError
@@ -47,7 +48,7 @@ class Staging:
         """Objects put so far."""
         return self.transfers.objects_put
 
-    def stage_in(self, entry: Entry, directory: str) -> str:
+    def stage_in(self, entry: Entry, directory: str, *, folder: str = "") -> str:
         """
         Fetch the object of *entry* to its place below *directory*, and give the path.
 
@@ -55,11 +56,16 @@ class Staging:
         name that no key begins with. A path that is there already is another entry's with the same
         object: it is not fetched again.
 
+        Args:
+            entry: The entry.
+            directory: Absolute, links resolved.
+            folder: What the place is below, in *directory* (`lie_apart`); empty, or with a slash at its end.
+
         Raises:
             HtcjobError: it cannot be fetched; the message names the object and the reason.
         """
         store, key, place = self._locate(entry)
-        path = path_of_copy(directory, place)
+        path = path_of_copy(directory, folder + place)
         if not os.path.lexists(path):
             self.transfers.get(store, key, path)
         return path
@@ -111,6 +117,37 @@ class Staging:
         if not entry.is_url:
             return self.project, entry.key, entry.key
         url, key = split_object_url(entry.key)
-        scheme, _, rest = url.partition(":")
-        store = self.open_store(url, key)
-        return store, key, f"{scheme}:/{rest.strip('/')}/{key}"
+        return self.open_store(url, key), key, _place_of(entry)
+
+
+def lie_apart(entries: Iterable[Entry]) -> dict[int, str]:
+    """
+    Return the folders of those entries, by position, whose inputs cannot lie beside the others'.
+
+    A bucket may have both `a` and `a/b`; in a directory the second lies below a folder of its own, with a
+    name that no other place begins with. So do `a/b/c` and so on, each level in another folder.
+    """
+    places = {entry.position: _place_of(entry) for entry in entries if entry.problem is None}
+    taken, levels = set(places.values()), {}
+    for position, place in places.items():
+        if level := sum(folder in taken for folder in _folders_of(place)):
+            levels[position] = level
+    first = {place.partition("/")[0] for place in taken} if levels else set()
+    name = next(name for n in count() if (name := "apart" + "_" * n) not in first)
+    return {position: f"{name}/{level}/" for position, level in levels.items()}
+
+
+def _folders_of(place: str) -> Iterator[str]:
+    end = place.find("/")
+    while end >= 0:
+        yield place[:end]
+        end = place.find("/", end + 1)
+
+
+def _place_of(entry: Entry) -> str:
+    """Return the place of an entry's object in a directory."""
+    if not entry.is_url:
+        return entry.key
+    url, key = split_object_url(entry.key)
+    scheme, _, rest = url.partition(":")
+    return f"{scheme}:/{rest.strip('/')}/{key}"

@@ -6,6 +6,8 @@ import os
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from htcjob import logs
 from htcjob.errors import AbsentError, DeniedError, OutputError, PermanentError, TransientError, UsageError
@@ -13,7 +15,7 @@ from htcjob.manifest import parse_entry
 from htcjob.outputs import OutputPatterns
 from htcjob.pipeline import Pipeline
 from htcjob.retry import RetryPolicy
-from htcjob.staging import Staging
+from htcjob.staging import Staging, lie_apart
 from htcjob.storage.memory import MemoryStore
 from htcjob.storage.urls import open_store
 from htcjob.transfer import Transfers
@@ -151,6 +153,43 @@ def test_keys_that_lie_across_each_other_are_refused(staging, directory):
     staging.stage_in(entry("a"), directory)
     with pytest.raises(PermanentError, match="a/b"):
         staging.stage_in(entry("a/b"), directory)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["a", "a/b"],
+        ["a/b/c/d", "a", "a/b", "b", "a/b/c", "a"],
+        ["apart", "a", "a/b", "apart_/1/a/b"],
+        ["s3://b/a/c", "s3://b/a", "s3://b/c", "x", "x/"],
+        ["ab", "a", "a.b/c", "a-/b"],
+    ],
+)
+def test_inputs_named_like_folders_of_each_other_all_have_a_place(directory, keys):
+    """Each has one file, and entries of one object have the same; what is in nobody's way keeps its place."""
+    entries = [parse_entry(key.encode(), position=n, line_number=n) for n, key in enumerate(keys)]
+    apart = lie_apart(entries)
+    key_of = {}
+    for n, key in enumerate(keys):
+        place = apart.get(n, "") + key.replace("//", "/").rstrip("/")
+        assert key_of.setdefault(place, key) == key
+        assert (n in apart) == any(key.startswith(f"{other}/") for other in keys)
+    write(directory, *key_of)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "b", "apart", "apart_", "1"]), min_size=1, max_size=4), max_size=12
+    )
+)
+def test_no_place_of_an_input_is_a_folder_of_another(paths):
+    """Whatever the keys are."""
+    keys = ["/".join(path) for path in paths]
+    apart = lie_apart(parse_entry(key.encode(), position=n, line_number=n) for n, key in enumerate(keys))
+    places = {apart.get(n, "") + key: key for n, key in enumerate(keys)}
+    assert len(places) == len(set(keys))
+    for place in places:
+        assert not any(other.startswith(f"{place}/") for other in places)
 
 
 EVERYTHING = [".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from tests.support.quirky_s3 import quirky_s3
+
 COPY = ("--each", "--", "sh", "-c", 'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/$HTCJOB_ENTRY.out"')
 
 
@@ -856,3 +858,30 @@ def test_a_deep_tree_of_outputs_is_no_bug(htcjob):
     assert done.returncode in (0, 65), done.stderr
     assert htcjob.results()[1] == "done"
     assert list(htcjob.work.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["chunk", "each"])
+def test_a_bucket_may_hold_objects_named_like_folders_of_each_other(htcjob, tmp_path, way):
+    """Every entry gets its own input: by the entries file, or in a place of its own."""
+    keys = ["a", "a/b", "c", "a/b/c", "apart"]
+    manifest = tmp_path / "list.txt"
+    manifest.write_text("".join(f"{key}\n" for key in keys))
+    with quirky_s3() as s3:
+        s3.objects |= {f"/bucket/in/{key}": f"this is {key}".encode() for key in keys}
+        variables = {
+            "AWS_ENDPOINT_URL_S3": s3.url,
+            "AWS_ACCESS_KEY_ID": "k",
+            "AWS_SECRET_ACCESS_KEY": "s",
+            "HTCJOB_PROJECT_STORE": "s3://bucket/in",
+            "HTCJOB_MANIFEST": f"file://{manifest}",
+        }
+        said = 'for f in $(cat "$HTCJOB_ENTRIES_FILE"); do case $f in "$HTCJOB_WORK_DIR"/*) cat "$f"; echo;; esac; done'
+        if way == "each":
+            said = 'cat "$HTCJOB_INPUT"; echo'
+        done = htcjob.run(*(["--each"] if way == "each" else []), "--", "sh", "-c", said, **variables)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert (sorted(lines) if way == "each" else lines) == [
+        f"this is {key}" for key in (sorted(keys) if way == "each" else keys)
+    ]
+    assert htcjob.results() == dict.fromkeys(range(len(keys)), "done")
