@@ -137,9 +137,20 @@ def _location(scheme: str, rest: str) -> str:
     parts = rest[2:].split("/")[: _CONTAINER_PARTS[scheme]]
     if "@" in parts[0]:
         raise _MalformedError("user information (@) does not belong into it")
-    if len(parts) < _CONTAINER_PARTS[scheme] or not all(p and p.isprintable() for p in parts):
+    if len(parts) < _CONTAINER_PARTS[scheme] or not all(map(_is_container_name, parts)):
         raise _MalformedError(f"expected one of {_KNOWN_FORMS}")
     return rest[2:]
+
+
+def _is_container_name(text: str) -> bool:
+    """
+    Tell whether a bucket, account or container may be called so.
+
+    The name becomes part of a host's name or of a path, where other characters would lead to another server.
+    """
+    return (text[:1].isalnum() and text.isascii() and all(c.isalnum() or c in "._-" for c in text)) or (
+        text in ("$root", "$web", "$logs")
+    )
 
 
 def _unquote(path: str) -> str:
