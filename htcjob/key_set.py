@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from htcjob import env
 from htcjob.errors import ConfigurationError, PermanentError, TokenError, TransientError
 from htcjob.json_object import parse_object
+from htcjob.trouble import in_words, is_passing
 from htcjob.web import LARGEST_ANSWER_BYTES, Host, folded, read_whole, split_url, where_it_leads
 
 if TYPE_CHECKING:
@@ -57,10 +58,8 @@ def verify(
 def _keys(jwks: str, retry: RetryPolicy | None) -> Sequence[object]:
     """Return the keys of the set, whatever they are."""
     try:
-        if "://" in jwks:
-            data = _fetch(jwks) if retry is None else retry.call(lambda: _fetch(jwks))
-        else:
-            data = read_whole(jwks, LARGEST_ANSWER_BYTES)
+        get = _fetch if "://" in jwks else _read
+        data = get(jwks) if retry is None else retry.call(lambda: get(jwks))
         keys = parse_object(data).get("keys")
         if not isinstance(keys, list) or not keys:
             raise ValueError("no keys in it")
@@ -71,6 +70,15 @@ def _keys(jwks: str, retry: RetryPolicy | None) -> Sequence[object]:
         raise _unreadable(jwks, error.strerror or type(error).__name__) from None
     except ValueError as error:
         raise _unreadable(jwks, str(error)) from None
+
+
+def _read(path: str) -> bytes:
+    try:
+        return read_whole(path, LARGEST_ANSWER_BYTES)
+    except OSError as error:
+        if is_passing(error):
+            raise TransientError("read", f"key set {path} (HTCJOB_JWKS)", in_words(error)) from error
+        raise
 
 
 def _fetch(url: str) -> bytes:
@@ -111,6 +119,8 @@ def _is_signed(secret: Secret, algorithm: str, key: Mapping[str, object]) -> boo
     try:
         # Only the signature: PyJWT has opinions on claims that are the platform's own.
         PyJWS().decode(secret.reveal(), jwt.PyJWK(dict(key), algorithm), algorithms=[algorithm])
-    except Exception:  # whatever an odd key makes of the libraries below, it is not the one
+    except Exception as error:  # whatever an odd key makes of the libraries below, it is not the one
+        if is_passing(error):
+            raise
         return False
     return True

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import http.server
 import json
 import os
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
+from htcjob import key_set as key_set_module
 from htcjob.credentials import LEEWAY_S, decode_token, expiry_hint
 from htcjob.errors import TokenError, TransientError
 from htcjob.redact import Secret
@@ -178,6 +180,23 @@ def test_a_key_that_is_not_in_the_set_is_looked_for_once_more(keys):
         with pytest.raises(TokenError, match="does not have"):
             decode_token(signed(keys[1], kid="k2"), jwks=server.url, now=NOW)
         assert server.asked == 2
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO, errno.ESTALE])
+def test_a_key_set_on_a_disk_in_trouble_is_read_again(keys, jwks, monkeypatch, code):
+    """A moment's trouble of this machine is no verdict on the token."""
+    failures = [OSError(code, os.strerror(code))]
+
+    def read(path, largest_bytes, read_whole=key_set_module.read_whole):
+        if failures:
+            raise failures.pop()
+        return read_whole(path, largest_bytes)
+
+    monkeypatch.setattr(key_set_module, "read_whole", read)
+    assert decode_token(signed(keys[0]), jwks=jwks, retry=AT_ONCE, now=NOW).is_verified
+    failures.append(OSError(code, os.strerror(code)))
+    with pytest.raises(TransientError, match="HTCJOB_JWKS"):
+        decode_token(signed(keys[0]), jwks=jwks, now=NOW)
 
 
 ODD_SETS = (
