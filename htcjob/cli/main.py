@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -95,7 +94,6 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line *args* (default: this process's) and exit with its status."""
-    _fill_standard_descriptors()
     take_standard_output()
     status = _status_of(args)
     lost = None
@@ -179,16 +177,3 @@ def _status_of_output(error: OutputError) -> int:
         return _READER_GONE
     message = f"standard output: {error.strerror}"
     return say_ending(Ending(TerminationReason.STAGING_FAILED, os.EX_IOERR, message))
-
-
-def _fill_standard_descriptors() -> None:
-    """Open /dev/null where 0, 1 or 2 was closed: a file of ours under that number would get the talk."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            try:
-                os.open(os.devnull, os.O_RDWR)
-            except OSError:  # a bare root without it; what is written there is lost as well
-                with suppress(OSError):
-                    os.open("/", os.O_RDONLY)

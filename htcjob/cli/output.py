@@ -12,6 +12,7 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -79,11 +80,12 @@ _whole: _Whole | None = None
 
 def take_standard_output() -> None:
     """
-    Put a `sys.stdout` of ours in the place of Python's own.
+    Put a `sys.stdout` of ours in the place of Python's own, and fill standard descriptors that are closed.
 
     What its encoding lacks is written as an escape. One that is not Python's own (a test's) stays.
     """
     global _whole
+    _fill_standard_descriptors()
     stream = sys.stdout
     if stream is not sys.__stdout__:
         return
@@ -95,6 +97,19 @@ def take_standard_output() -> None:
         newline="\n",
         line_buffering=_whole.isatty(),
     )
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null where 0, 1 or 2 was closed: a file of ours under that number would get the talk."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            try:
+                os.open(os.devnull, os.O_RDWR)
+            except OSError:  # a bare root without it; what is written there is lost as well
+                with suppress(OSError):
+                    os.open("/", os.O_RDONLY)
 
 
 def write(text: str = "", *, end: str = "\n") -> None:

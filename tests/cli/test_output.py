@@ -161,3 +161,18 @@ def test_names_that_the_encoding_lacks_are_escaped(home, command, encoding):
         )
     elif command == "chunk-json":
         assert json.loads(done.stdout.decode(encoding.partition(":")[0]))["entries"][0] == "entry-000000-é€"
+
+
+@pytest.mark.parametrize(
+    ("way", "said"), [(">&-", "it is closed"), ("> /dev/full", "No space left on device")]
+)
+def test_htcctl_does_not_lose_its_list(home, way, said):
+    """It has a start of its own, and the same output."""
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {way}', "bash", sys.executable, "-m", "htcjob.cli.htcctl", "-s", "list"],
+        env=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (74, f"htcctl: error: standard output: {said}\n")
