@@ -4,8 +4,9 @@ Arrays of the face tagger in the worst of worlds, until they are done: `make cha
     python -m tests.chaos SEEDS [PHOTOS]
 
 Storage fails, goes away and comes back; disks fill; workers crash and hang; attempts, several at a time, are
-stopped and killed at any moment, and tried again as a platform would. At the end each entry has one result,
-and the outputs are those of a run that nothing disturbed.
+stopped and killed at any moment, and tried again as a platform would. All the while somebody reads the ledger,
+and what was done once stays done. At the end each entry has one result, and the outputs are those of a run that
+nothing disturbed.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import cycle, islice
 from pathlib import Path
 
 from htcjob.chunk import chunk_bounds
-from htcjob.errors import AbsentError
+from htcjob.errors import AbsentError, HtcjobError
+from htcjob.results import final_records
+from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.contract import Store
 from htcjob.storage.urls import open_store
+from htcjob.transfer import Transfers
 from tests.support.disk import CannotMountError, small_disk
 from tests.support.rgw import Rgw, running_rgw
 from tests.support.wire import FaultProxy
@@ -79,6 +83,10 @@ class Chaos:
         self.endings: Counter[str] = Counter()
         self.has_failed = threading.Event()
         """One index is not to be tried any more, so no other is."""
+        self.readings = 0
+        """Of the ledger, while attempts write to it."""
+        self.lost: set[int] = set()
+        """Positions that a reader saw as done, and a later one did not."""
 
     def run(self) -> None:
         """Run it in both worlds and compare them."""
@@ -96,11 +104,18 @@ class Chaos:
                 target=self._weather, args=(proxy, disks if may_mount else [], is_over)
             )
             weather.start()
+            reader = threading.Thread(target=self._read, args=(proxy.url, is_over))
+            reader.start()
             try:
                 self._array("chaos", endpoint=proxy.url, disks=disks)
             finally:
                 is_over.set()
                 weather.join()
+                reader.join()
+            assert not self.lost, (
+                f"a reader did not see {sorted(self.lost)}, which another one had seen before"
+            )
+            assert self.readings, "nobody could read the ledger"
             print(dict(proxy.struck), proxy.requests)
             assert proxy.struck, "storage never failed"
         calm, chaos = self._objects("calm"), self._objects("chaos")
@@ -139,6 +154,21 @@ class Chaos:
                         pass  # it is full
                 is_over.wait(luck.uniform(0.5, 3))
                 ballast.unlink()
+
+    def _read(self, endpoint: str, is_over: threading.Event) -> None:
+        """Look at the ledger again and again, as `status` does: what was done once is always done."""
+        store = self._store("chaos", endpoint)
+        seen: set[int] = set()
+        while not self.lost:
+            is_last = is_over.wait(0.2)
+            with suppress(HtcjobError), Transfers(RetryPolicy()) as transfers:  # an error is no wrong answer
+                records = final_records(store, "default", transfers)
+                done = {record["position"] for record in records if record["result"] == "done"}
+                self.lost |= seen - done
+                seen |= done
+                self.readings += 1
+            if is_last:
+                return
 
     def _array(self, task: str, *, endpoint: str, disks: Sequence[Path] = ()) -> None:
         with ThreadPoolExecutor(AT_A_TIME) as platform:
@@ -276,8 +306,8 @@ class Chaos:
             if not info.key.startswith(".htcjob/")
         }
 
-    def _store(self, name: str) -> Store:
-        access = Access(environ=self.rgw.environ(), endpoint=self.rgw.endpoint)
+    def _store(self, name: str, endpoint: str | None = None) -> Store:
+        access = Access(environ=self.rgw.environ(), endpoint=endpoint or self.rgw.endpoint)
         return open_store(f"s3://{self.bucket}/{name}", access)
 
 
