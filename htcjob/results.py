@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from htcjob.errors import AbsentError, ConfigurationError
@@ -12,10 +13,11 @@ from htcjob.ledger import check_run_name, is_run_name
 from htcjob.outcome import EntryResult
 from htcjob.parts import Parts
 from htcjob.records import Spot, Unreadable, is_count
+from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import LAST_CHARACTER
 
 if TYPE_CHECKING:
-    from htcjob.storage.contract import Store
+    from htcjob.storage.contract import ObjectInfo, Store
     from htcjob.transfer import Transfers
 
 
@@ -62,9 +64,14 @@ class Summary:
 
 def runs_in(store: Store) -> Iterator[str]:
     """Give the names of the runs in task storage, with one request each, however large they are."""
+    retry = RetryPolicy()
+
+    def first_after(start_after: str | None) -> ObjectInfo | None:
+        return next(store.list(".htcjob/", start_after=start_after), None)
+
     after = given = None
     while True:
-        found = next(store.list(".htcjob/", start_after=after), None)
+        found = retry.call(partial(first_after, after))
         if found is None:
             return
         name, _, rest = found.key.removeprefix(".htcjob/").partition("/")

@@ -99,6 +99,17 @@ def test_the_summary_counts(store, transfers):
     assert (summary.first_ended_at, summary.last_ended_at) == ("2026-01-01T00:00:01Z", "2026-01-01T00:00:04Z")
 
 
+def test_a_listing_that_fails_once_is_made_again(store):
+    """Also the first of all, which looks which runs there are, and those of the parts."""
+    commit(store, [record(1)])
+    for nth in (1, 2, 3):
+        store.faults.add(verb="list", nth=nth)
+        assert choose_run(store, None) == "default"
+        with Transfers(NO_WAIT) as transfers:
+            assert finals(store, transfers) == {1: "done"}
+        store.faults.clear()
+
+
 def test_the_only_run_is_chosen(store):
     """One run needs no name, two do, none is said so; other objects are no runs."""
     with pytest.raises(AbsentError):

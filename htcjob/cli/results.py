@@ -24,7 +24,7 @@ from htcjob.records import Unreadable
 from htcjob.redact import redact
 from htcjob.results import Identity, Summary, choose_run, final_records, read_run, summarize
 from htcjob.retry import RetryPolicy
-from htcjob.storage.urls import open_store, split_object_url
+from htcjob.storage.urls import is_url, open_store, split_object_url
 from htcjob.transfer import Transfers
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ def _left(run: str, identity: Identity, records: Iterator[dict[str, Any]]) -> It
 
     if identity.manifest is None:
         raise ConfigurationError(f"run.json of run {run!r} cannot be read: it is not known what is left")
+    if not is_url(identity.manifest):
+        raise ConfigurationError(f"run {run!r} is of entries given with --entry, and of no manifest")
     store_url, key = split_object_url(identity.manifest)
     manifest = Manifest(open_store(store_url), key)
     if manifest.size_bytes != identity.size_bytes:
