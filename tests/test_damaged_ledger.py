@@ -301,8 +301,9 @@ def test_a_damaged_run_file_hides_no_record(store, data):
         summary = summarize(store, "default", transfers)
     assert (summary.entries, summary.pending, summary.results[EntryResult.DONE]) == (None, None, 2)
     assert [spot.url for spot in summary.unreadable.first] == [store.url_of(f"{RUN}run.json")]
-    with pytest.raises((PermanentError, ConfigurationError)):
-        Ledger(store, "default", QUICK).open_run(LISTED, ["cmd"])
+    if data:  # an empty one was left by a kill, where there are no hard links, and is written anew
+        with pytest.raises((PermanentError, ConfigurationError)):
+            Ledger(store, "default", QUICK).open_run(LISTED, ["cmd"])
 
 
 def test_a_lost_run_file_hides_no_record(store):
