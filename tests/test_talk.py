@@ -12,23 +12,12 @@ import pytest
 from htcjob import talk
 from htcjob.talk import Talk
 from tests.support.clock import FakeClock
+from tests.support.full_pipe import fill
 
 
 @pytest.fixture(autouse=True)
 def _short_wait(monkeypatch):
     monkeypatch.setattr(talk, "WAIT_S", 0.05)
-
-
-def fill(descriptor):
-    """Write until there is no room, with the file as blocking as before."""
-    os.set_blocking(descriptor, False)
-    for size in (4096, 1):
-        try:
-            while True:
-                os.write(descriptor, b"." * size)
-        except BlockingIOError:
-            pass
-    os.set_blocking(descriptor, True)
 
 
 def drain(descriptor):

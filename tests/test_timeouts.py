@@ -147,18 +147,24 @@ def test_with_less_than_the_grace_period_left_nothing_is_begun(htcjob):
     assert htcjob.results() == {}
 
 
-def test_the_deadline_holds_for_a_storage_that_says_nothing(htcjob):
-    """The library would wait for minutes; the platform would not. It is a deadline, and no preemption."""
+@pytest.fixture
+def silent_storage(htcjob):
+    """Task storage that takes every connection and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         htcjob.variables.update(
             AWS_ACCESS_KEY_ID="k",
             AWS_SECRET_ACCESS_KEY="s",
             AWS_REGION="us-east-1",
             AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{server.getsockname()[1]}",
-            HTCJOB_PROJECT_STORE="s3://bucket/project",
-            HTCJOB_MANIFEST="list.txt",
+            HTCJOB_TASK_STORE="s3://bucket/task",
         )
-        done = htcjob.run("--deadline", "3s", "--grace", "1s", "--each", "--", "true")
+        yield server
+
+
+def test_the_deadline_holds_for_a_storage_that_says_nothing(htcjob, silent_storage):
+    """The library would wait for minutes; the platform would not. It is a deadline, and no preemption."""
+    htcjob.variables |= {"HTCJOB_PROJECT_STORE": "s3://bucket/project", "HTCJOB_MANIFEST": "list.txt"}
+    done = htcjob.run("--deadline", "3s", "--grace", "1s", "--each", "--", "true")
     assert done.returncode == 75, done.stderr
     assert "given_up" in done.stderr
     assert "stopped at its deadline" in done.stderr
@@ -188,20 +194,6 @@ def test_a_deadline_in_a_million_years_is_none(htcjob):
     """No timer of a kernel holds so many seconds."""
     done = htcjob.run("--deadline", "999999999d", "--", "true")
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def silent_storage(htcjob):
-    """Task storage that takes every connection and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        htcjob.variables.update(
-            AWS_ACCESS_KEY_ID="k",
-            AWS_SECRET_ACCESS_KEY="s",
-            AWS_REGION="us-east-1",
-            AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{server.getsockname()[1]}",
-            HTCJOB_TASK_STORE="s3://bucket/task",
-        )
-        yield server
 
 
 OWN_STATUS = 'trap "exit 9" TERM; touch "$0"; sleep 1000 & wait'

@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from tests.support.full_pipe import fill
 from tests.test_supervision import NEW_NAMESPACE, need_namespaces
 
 READERS = (
@@ -53,12 +54,7 @@ def test_ctrl_c_ends_what_waits_for_a_reader_that_does_not_read(htcjob, wait_unt
     """The table at the end of a simulation has no room in a pipe."""
     htcjob.entries("a")
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    for size in (4096, 1):
-        with suppress(BlockingIOError):
-            while True:
-                os.write(writer, b"." * size)
-    os.set_blocking(writer, True)
+    fill(writer)
     stores = ("--project-store", str(htcjob.project), "--task-store", str(htcjob.task))
     arguments = (
         "simulate",
