@@ -8,7 +8,7 @@ FILES ?= 2000
 ROUNDS ?= 3
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test chaos lint types bench bench-storage bench-scale bench-manifest bench-images image lock format clean
+.PHONY: help demo test chaos faults lint types bench bench-storage bench-scale bench-manifest bench-images image lock format clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,6 +31,10 @@ test: $(VENV)/installed  ## Run the tests.
 SEEDS ?= 3
 chaos: $(VENV)/installed  ## Run arrays of the face tagger in the worst of worlds (SEEDS, PHOTOS).
 	$(BIN)/python -m tests.chaos $(SEEDS) "$(PHOTOS)"
+
+SHARE ?= 100
+faults: $(VENV)/installed  ## Fail each system call of small jobs in its turn, and see what they make of it (SHARE, in percent).
+	$(BIN)/python -m tests.faults --share $(SHARE)
 
 lint: $(VENV)/installed  ## Check style, and that imports point one way.
 	$(BIN)/ruff check

@@ -8,7 +8,6 @@ string counts as not set. What the platforms inject is the table in `platforms.p
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import ConfigurationError, TransientError
@@ -23,7 +22,7 @@ from htcjob.platforms import (
     whole_number,
 )
 from htcjob.redact import REDACTED, Secret, hide, redact
-from htcjob.trouble import is_passing, look
+from htcjob.trouble import is_folder, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -399,15 +398,10 @@ def _text(environ: Mapping[str, str], flags: Mapping[str, object], field: str) -
     return str(flag) if flag else _first_set(environ, _NAMES[field])
 
 
-def _is_folder(path: str) -> bool:
-    status = look(path)
-    return status is not None and stat.S_ISDIR(status.st_mode)
-
-
 def _first_set(environ: Mapping[str, str], names: Iterable[str]) -> str | None:
     for name in names:
         value = environ.get(name)
-        if value and (name not in _FOLDERS or "://" in value or _is_folder(value)):
+        if value and (name not in _FOLDERS or "://" in value or is_folder(value)):
             return value
     return None
 

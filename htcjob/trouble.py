@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from enum import Enum
 from types import ModuleType
 
@@ -127,6 +128,17 @@ def look(path: str) -> os.stat_result | None:
         if is_passing(error):
             raise
         return None
+
+
+def is_folder(path: str) -> bool:
+    """
+    Tell whether a folder is at *path*, or what a link there leads to.
+
+    Raises:
+        OSError: passing trouble.
+    """
+    status = look(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def let_go(descriptor: int) -> None:

@@ -83,11 +83,21 @@ class Function:
         self._function: Callable[..., object]
         self._parameters: Parameters
 
+    def _import(self, name: str) -> None:
+        """Import a module; one that is not there is looked for once more, for Python does not tell why."""
+        try:
+            __import__(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name + ".").startswith(error.name + "."):
+                raise
+            sys.path_importer_cache.clear()
+            __import__(name)
+
     def load(self) -> dict[str, Any] | None:
         """Import it, and call `setup`; give what to answer when it cannot be called."""
         name, _, path = self._target.partition(":")
         try:
-            __import__(name)
+            self._import(name)
         except ModuleNotFoundError as error:
             if error.name is not None and (name + ".").startswith(error.name + "."):
                 return {"exit_status": 127, "problem": f"no module {error.name!r} here or on sys.path"}

@@ -89,6 +89,23 @@ OUTPUT_ERRNOS = ("write", "close")
 IS_SHOWN = False
 """Whether what a process said is shown where something is wrong."""
 
+LADDERS: Mapping[str, tuple[int, ...]] = {
+    "RLIMIT_NOFILE": (*range(4, 24), 28, 32),
+    "RLIMIT_AS": tuple(n << 20 for n in (60, 80, 100, 120, 140, 160, 200, 240, 280, 320, 400)),
+    "RLIMIT_FSIZE": (0, 1, 3, 100, 300, 500, 1000, 2000, 10_000, 100_000),
+    "lasting-thread": tuple(range(1, 13)),
+    "lasting-spawn": (1, 2, 3),
+    "lasting-pipe": tuple(range(1, 13)),
+}
+"""What this machine gives no more of; of processes and threads there is none from the n-th on, as RLIMIT_NPROC has it,
+which root is not bound by."""
+
+HARMLESS = ("unsupported hash type", "signal wakeup fd")
+"""Words of tracebacks that Python itself prints, and goes on: of `hashlib`, and in a signal handler's place."""
+
+RUNG = "rung"
+"""In place of an errno."""
+
 MOST_CALLS = 1000
 """Of a kind in a scenario; a scenario with more is too large."""
 
@@ -163,8 +180,13 @@ with htcjob.Job.from_env() as job:
         entry.commit(entry.key)
 """
 EACH = ("run", "--each", "--", "cp", "{input}", "{output_dir}/{key}.o")
-CHUNK = 'while read -r p; do k="${p#$HTCJOB_WORK_DIR/}"; mkdir -p "$HTCJOB_OUTPUT_DIR/${k%/*}"; cp "$p" "$HTCJOB_OUTPUT_DIR/$k.o"; done < "$HTCJOB_ENTRIES_FILE"'
-CHUNK = 'cd "$HTCJOB_WORK_DIR" && for k in a b d/c; do mkdir -p "$HTCJOB_OUTPUT_DIR/d" && cp $k "$HTCJOB_OUTPUT_DIR/$k.o" || exit 1; done'
+CHUNK = """
+cd "$HTCJOB_WORK_DIR" || exit 1
+for k in a b d/c; do
+  mkdir -p "$HTCJOB_OUTPUT_DIR/d"
+  [ ! -e $k ] || cp $k "$HTCJOB_OUTPUT_DIR/$k.o" || exit 75
+done
+"""
 
 
 def check_run(world: World, out: bytes, *, is_over: bool) -> None:
@@ -335,13 +357,19 @@ class Starter:
             "HTCJOB_WORKERS": "2",
             "HTCJOB_GRACE": "3s",
             "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",  # with RLIMIT_FSIZE, Python leaves a part of m.pyc, for ever
             "FAULT_COUNTS": str(self._counts),
             **scenario.variables,
         }
         self._counts.write_bytes(bytes(8 * (len(KINDS) + 1)))
         if scenario.is_in_worker:
             environment |= {"FAULT_MARK": "/htcjob/warm.py", "LD_PRELOAD": str(self._preload)}
-        if fault is not None:
+        if fault is not None and fault.kind.startswith("RLIMIT_"):
+            more["limits"] = {fault.kind: fault.number}
+        elif fault is not None and fault.errno == RUNG:
+            environment |= {"FAULT_KIND": fault.kind.removeprefix("lasting-"), "FAULT_N": str(fault.number)}
+            environment |= {"FAULT_ERRNO": str(errno.EAGAIN), "FAULT_LASTS": "1"}
+        elif fault is not None:
             number = str(getattr(errno, fault.errno))
             environment |= {"FAULT_KIND": fault.kind, "FAULT_N": str(fault.number), "FAULT_ERRNO": number}
         request: dict[str, object] = {"environment": environment, "folder": str(world.root), **more}
@@ -382,6 +410,9 @@ def counted(starter: Starter, name: str) -> dict[str, int]:
 
 
 def faults_of(name: str, counts: Mapping[str, int]) -> Iterator[Fault]:
+    if not SCENARIOS[name].is_in_worker:
+        for ladder, rungs in LADDERS.items():
+            yield from (Fault(name, ladder, rung, RUNG) for rung in rungs)
     for kind in KINDS:
         for number in range(1, min(counts[kind], MOST_CALLS) + 1):
             for word in ERRNOS[kind]:
@@ -397,7 +428,7 @@ def tried(starter: Starter, fault: Fault) -> tuple[bool, int | None, str]:
     scenario = SCENARIOS[fault.scenario]
     world = starter.world(scenario)
     status, out, talk, counts = starter.start(world, scenario, fault=fault)
-    if not counts["struck"]:
+    if not counts["struck"] and not fault.kind.startswith("RLIMIT_"):
         return False, status, ""
     try:
         judge(world, scenario, status, out, talk, is_passing=fault.errno in PASSING, kind=fault.kind)
@@ -428,7 +459,7 @@ def judge(
     if files and any(f'/{name}"' in files[-1] for name in ("m.py", "job.py")):
         is_passing = False  # it failed in the user's own code, which says so
         status = 65 if status == 1 else status
-    elif "unsupported hash type" not in talk:  # which is what `hashlib` says, and goes on
+    elif not any(words in talk for words in HARMLESS):
         need("Traceback" not in talk, f"{status} with a traceback: {last_line(talk)}")
     need(status in STATUSES, f"status {status}: {last_line(talk)}")
     if is_passing:
@@ -450,10 +481,9 @@ def chosen(faults: Iterable[Fault], percent: float) -> list[Fault]:
 
 
 def walk(
-    folder: Path, *, percent: float, only: str = "", starters: int = 2
+    folder: Path, preload: Path, *, percent: float, only: str = "", starters: int = 2
 ) -> tuple[Counter, dict[Fault, str]]:
     """Try faults; give how many of each scenario and kind struck, and what was wrong."""
-    preload = library(folder)
     struck: Counter[tuple[str, str]] = Counter()
     wrong: dict[Fault, str] = {}
     own = threading.local()
@@ -493,7 +523,9 @@ def main() -> None:
     IS_SHOWN = asked.show
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        struck, wrong = walk(Path(folder), percent=asked.share, only=asked.only, starters=asked.jobs)
+        struck, wrong = walk(
+            Path(folder), library(Path(folder)), percent=asked.share, only=asked.only, starters=asked.jobs
+        )
     for fault, problem in sorted(wrong.items()):
         print(f"python -m tests.faults --only {fault}  # {problem}")
     by_scenario: Counter[str] = Counter()

@@ -17,6 +17,7 @@ from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range, sync_folder
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path, real_path
 from htcjob.storage.spelling import SPELLED_OTHERWISE, Spelling
+from htcjob.trouble import is_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -328,7 +329,9 @@ class LocalStore(Store):
                     if wanted.has(folder + name) and self._can_be_key(folder + name):
                         names.append(name)
         except AbsentError:
-            if not os.path.isdir(self._root):
+            with self._blame("list", folder.decode()):
+                is_there = is_folder(self._root)
+            if not is_there:
                 raise
             return []  # no such folder, or removed since the one above was read
         names.sort(reverse=True)

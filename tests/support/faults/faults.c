@@ -3,7 +3,7 @@
  *
  * Nothing is counted, and nothing fails, until the process asks for it: it looks for the status of the path
  * "//faults/begin", or, where FAULT_MARK is set, of one that ends with that. Then the call of the kind FAULT_KIND
- * with the number FAULT_N, from 1, fails with FAULT_ERRNO. A child that is forked is left alone. FAULT_COUNTS
+ * with the number FAULT_N, from 1, fails with FAULT_ERRNO, and with FAULT_LASTS all that follow do. A child that is forked is left alone. FAULT_COUNTS
  * is a file of one 64-bit number for each kind, in the order of `kinds`, and one more: how often it struck.
  */
 #define _GNU_SOURCE
@@ -47,7 +47,7 @@ static const char *const kinds[] = {
 };
 
 static pid_t active;
-static int fault_kind = -1, fault_errno;
+static int fault_kind = -1, fault_errno, lasts;
 static uint64_t fault_n;
 static const char *mark;
 static uint64_t *counts;
@@ -72,6 +72,7 @@ static void begin(void) {
   for (int i = 0; kind && i < n_kinds; i++)
     if (strcmp(kind, kinds[i]) == 0) fault_kind = i;
   fault_n = n ? strtoull(n, NULL, 10) : 0;
+  lasts = getenv("FAULT_LASTS") != NULL;
   fault_errno = number ? atoi(number) : 0;
   active = getpid();
 }
@@ -94,7 +95,7 @@ static void look_for_mark(const char *path) {
 static int strikes(enum kind kind) {
   if (!active || active != getpid()) return 0;
   uint64_t n = __atomic_add_fetch(&counts[kind], 1, __ATOMIC_SEQ_CST);
-  if ((int)kind != fault_kind || n != fault_n) return 0;
+  if ((int)kind != fault_kind || (lasts ? n < fault_n : n != fault_n)) return 0;
   __atomic_add_fetch(&counts[n_kinds], 1, __ATOMIC_SEQ_CST);
   errno = fault_errno;
   return 1;
