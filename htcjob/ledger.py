@@ -204,11 +204,11 @@ class Ledger:
         done: dict[int, list[str]] = {}
         if not positions:
             return done
-        parts = self._parts
+        parts, is_done = self._parts, EntryResult.DONE.value
         blocks = range(positions.start // BLOCK_ENTRIES, (positions.stop - 1) // BLOCK_ENTRIES + 1)
         for block in parts.read(blocks):
             for position, record in parts.final(block).items():
-                if position in positions and record["result"] == EntryResult.DONE:
+                if position in positions and record["result"] == is_done:
                     done[position] = [output["key"] for output in record.get("outputs", ())]
             # Of all jobs that overlap a block, only the one that has its first entry tidies it up.
             if len(block.parts) >= SCATTERED_PARTS and block.number * BLOCK_ENTRIES in positions:

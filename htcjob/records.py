@@ -19,7 +19,10 @@ BLOCK_ENTRIES = 1000
 SHOWN = 10
 """Objects and lines that cannot be read which are named; the others are counted."""
 
+_REQUIRED = frozenset({"position", "result", "entry"})
 _RESULTS = frozenset(result.value for result in EntryResult)
+_decode = json.JSONDecoder().raw_decode
+"""Gives a value and where it ends, without the looking for white space of `json.loads`."""
 _LARGEST = 2**63 - 1
 """Of any whole number: in 64 bits others may read our records."""
 _LONGEST_S = 1e12
@@ -84,8 +87,9 @@ def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, 
         n_entries: Entries of the manifest; None: not known.
     """
     try:
-        record = json.loads(line.decode())
-        if not isinstance(record, dict):
+        text = line.strip().decode()
+        record, end = _decode(text)
+        if end < len(text) or not isinstance(record, dict):
             return "not a JSON object"
         for name, value in record.items():
             if (is_right := _MEMBERS.get(name)) is not None:
@@ -97,9 +101,8 @@ def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, 
         return "nested too deep"
     except ValueError:  # no UTF-8, no JSON, or a number with too many digits
         return "not a JSON object"
-    for name in ("position", "result", "entry"):
-        if name not in record:
-            return f"it has no {name}"
+    if not record.keys() >= _REQUIRED:
+        return f"it has no {' or '.join(sorted(_REQUIRED - record.keys()))}"
     position: int = record["position"]
     if position // BLOCK_ENTRIES != block:
         return f"position {position} is not of this block"
@@ -118,7 +121,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_seconds(value: object) -> bool:
-    return type(value) in (int, float) and -_LONGEST_S <= value <= _LONGEST_S  # type: ignore[operator]
+    return (type(value) is float or type(value) is int) and -_LONGEST_S <= value <= _LONGEST_S
 
 
 def _is_text(value: object) -> bool:
