@@ -16,7 +16,6 @@ from htcjob.errors import (
     HtcjobError,
     PermanentError,
     ShortageError,
-    StorageError,
     TokenError,
     TransientError,
     UnauthenticatedError,
@@ -302,22 +301,22 @@ def ending_of_error(error: BaseException) -> Ending:
     return _ending(TerminationReason.STAGING_FAILED, in_words(error))
 
 
-def stops_attempt(error: StorageError, *, staging_out: bool) -> bool:
+def stops_attempt(error: HtcjobError, *, staging_out: bool) -> bool:
     """
     Tell whether *error* is about the storage as a whole rather than about one entry.
 
-    Credentials that are refused and a full disk concern every entry. Otherwise an input that cannot be
-    fetched concerns its own entry, and so does an output that can never be put (a name that is too
-    long); task storage that does not take results now, or denies them, concerns all.
+    Credentials that are refused, a token that has ended and a full disk concern every entry. Otherwise an
+    input that cannot be fetched concerns its own entry, and so does an output that can never be put (a name
+    that is too long); task storage that does not take results now, or denies them, concerns all.
     """
-    if isinstance(error, (UnauthenticatedError, UnwritableError)):
+    if isinstance(error, (UnauthenticatedError, TokenError, UnwritableError)):
         return True
     return staging_out and not isinstance(error, PermanentError)
 
 
 def judge_stage_in(error: HtcjobError) -> EntryResult:
     """Give the result of an entry whose input could not be staged in."""
-    return EntryResult.RETRY if isinstance(error, TransientError) else EntryResult.FAILED
+    return EntryResult.RETRY if isinstance(error, (TransientError, ShortageError)) else EntryResult.FAILED
 
 
 def judge_command(result: CommandResult) -> tuple[EntryResult, str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from htcjob.command import Signals, run_command
 from htcjob.env import command_environment
-from htcjob.errors import BadKeyError, HtcjobError, StorageError
+from htcjob.errors import BadKeyError, HtcjobError
 from htcjob.ledger import Ledger, Record
 from htcjob.logs import event, utc
 from htcjob.outcome import (
@@ -171,7 +171,7 @@ class Pipeline:
 
     def stage_in_failed(self, entry: Entry, error: HtcjobError) -> Record:
         """Give the record of an entry that could not be fetched; raises what concerns every entry."""
-        if isinstance(error, StorageError) and stops_attempt(error, staging_out=False):
+        if stops_attempt(error, staging_out=False):
             raise error
         message = entry.problem or f"stage-in: {error}"
         return self.record(entry, judge_stage_in(error), message=message)

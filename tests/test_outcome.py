@@ -20,6 +20,8 @@ from htcjob.outcome import (
     decide,
     ending_of_error,
     judge_command,
+    judge_stage_in,
+    stops_attempt,
 )
 
 OK = CommandResult(0)
@@ -184,6 +186,25 @@ def test_every_error_of_ours_has_an_ending_of_its_own():
         if arguments is None:
             arguments = ("op", "url", "why") if issubclass(kind, errors.StorageError) else ("why",)
         assert ending_of_error(kind(*arguments)).reason is not R.INTERNAL_ERROR, kind
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [
+        (errors.BadKeyError("a//b", "why"), EntryResult.FAILED),
+        (errors.AbsentError("get", "a", "why"), EntryResult.FAILED),
+        (errors.DeniedError("get", "a", "why"), EntryResult.FAILED),
+        (errors.TransientError("get", "a", "why"), EntryResult.RETRY),
+        (errors.ShortageError("why"), EntryResult.RETRY),
+        (errors.UnauthenticatedError("get", "a", "why"), None),
+        (errors.UnwritableError("get", "a", "why"), None),
+        (errors.TokenError("why"), None),
+    ],
+)
+def test_an_input_that_cannot_be_fetched_is_its_entrys_fault_or_nobodys(error, result):
+    """A token that has ended in the middle fails no entry for good; it ends the attempt."""
+    assert stops_attempt(error, staging_out=False) == (result is None)
+    assert result is None or judge_stage_in(error) is result
 
 
 def test_every_exit_status_has_a_row_in_the_table_that_help_shows():
