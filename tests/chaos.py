@@ -3,10 +3,12 @@ Arrays of the face tagger in the worst of worlds, until they are done: `make cha
 
     python -m tests.chaos SEEDS [PHOTOS]
 
-Storage fails, goes away and comes back; disks fill; workers crash and hang; attempts, several at a time, are
-stopped and killed at any moment, and tried again as a platform would. All the while somebody reads the ledger,
-and what was done once stays done. At the end each entry has one result, and the outputs are those of a run that
-nothing disturbed.
+With more than ten seeds each is a short one; `make chaos SEEDS=300` is the long watch.
+
+Storage fails, goes away and comes back; disks fill; inputs are absent or damaged; workers crash, hang and fork;
+attempts, several at a time, are warned, stopped and killed at any moment, and tried again as a platform would;
+records lie in many small parts, which are put together, and people read them all the while: what was done once
+stays done. At the end each entry has one result, and the outputs and values are those of a run that nothing disturbed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,11 +49,19 @@ MOST_ATTEMPTS = 60
 """Of one index; a platform's limit is lower, its world better."""
 ENTRIES = 200
 """Of the long form; where there are fewer photos, they come again under other names."""
+MOST_LONG_SEEDS = 10
+"""With more of them each has few and small photos, and several run side by side."""
+CHEAP_ENTRIES = 10
+CHEAP_AT_A_TIME = 4
 REPOSITORY = Path(__file__).parents[1]
 FAULTS = {"answer": 0.08, "reset": 0.04, "lose": 0.03, "truncate": 0.03, "drop": 0.02}
 """Of all requests, one in five in all."""
 KILLED = (-9, -11)
 """By us, and by the program itself where it is the attempt."""
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+BAD_EVERY = 6
+"""So many good inputs lie between two that are absent, unusable or damaged."""
+LOOK_EVERY_S = 4.0
 
 
 class Chaos:
@@ -66,18 +77,34 @@ class Chaos:
     """
 
     def __init__(
-        self, rgw: Rgw, photos: dict[str, Path], folder: Path, *, seed: int, program: str = "htcjob"
+        self,
+        rgw: Rgw,
+        photos: dict[str, Path],
+        folder: Path,
+        *,
+        seed: int,
+        program: str = "tests.support.small_parts",
     ) -> None:
         self.seed = seed
         self.rgw = rgw
         self.folder = folder
         self.is_loop = seed % 3 == 0
         self.program = program
-        self.keys = list(photos)
+        self.keys: list[str] = []
+        self.good: dict[int, str] = {}
+        """Those that can be done, by position."""
+        for n, key in enumerate(photos):
+            if n % BAD_EVERY == 1:
+                self.keys.append((f"absent-{n}", f"unusable//{n}", f"damaged-{n}")[n // BAD_EVERY % 3])
+            self.good[len(self.keys)] = key
+            self.keys.append(key)
         self.bucket = rgw.new_bucket()
         project = self._store("project")
         for key, photo in photos.items():
             project.put(str(photo), key)
+        for key in self.keys:
+            if key.startswith("damaged"):
+                project.put_bytes(b"no photo", key)
         project.put_bytes("".join(f"{key}\n" for key in self.keys).encode(), "list.txt")
         self.disk_kb = max(1500, 3 * max(photo.stat().st_size for photo in photos.values()) // 1024)
         self.endings: Counter[str] = Counter()
@@ -106,12 +133,15 @@ class Chaos:
             weather.start()
             reader = threading.Thread(target=self._read, args=(proxy.url, is_over))
             reader.start()
-            try:
-                self._array("chaos", endpoint=proxy.url, disks=disks)
-            finally:
-                is_over.set()
-                weather.join()
-                reader.join()
+            with ThreadPoolExecutor(1) as pool:
+                people = pool.submit(self._look, is_over)
+                try:
+                    self._array("chaos", endpoint=proxy.url, disks=disks)
+                finally:
+                    is_over.set()
+                    weather.join()
+                    reader.join()
+            people.result()
             assert not self.lost, (
                 f"a reader did not see {sorted(self.lost)}, which another one had seen before"
             )
@@ -121,6 +151,11 @@ class Chaos:
         calm, chaos = self._objects("calm"), self._objects("chaos")
         assert calm.keys() == chaos.keys(), calm.keys() ^ chaos.keys()
         assert calm == chaos, [key for key, data in calm.items() if chaos[key] != data]
+        values = [
+            {n: record.get("value") for n, record in self._done(task).items()} for task in ("calm", "chaos")
+        ]
+        assert values[0].keys() == self.good.keys()
+        assert self.is_loop or values[0] == values[1], values
         endings = dict(sorted(self.endings.items()))
         print(f"seed {self.seed}: {len(self.keys)} entries, {len(chaos)} outputs, ended {endings}")
 
@@ -170,6 +205,35 @@ class Chaos:
             if is_last:
                 return
 
+    def _look(self, is_over: threading.Event) -> None:
+        """People look at the run while attempts work: whatever is committed, they see."""
+        places = {
+            **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+            **self.rgw.environ(),
+            "AWS_ENDPOINT_URL_S3": self.rgw.endpoint,
+            "HTCJOB_PROJECT_STORE": f"s3://{self.bucket}/project",
+            "HTCJOB_TASK_STORE": f"s3://{self.bucket}/chaos",
+        }
+
+        def read(*words: str) -> str:
+            command = [sys.executable, "-m", "htcjob", *words]
+            done = subprocess.run(
+                command, env=places, capture_output=True, text=True, timeout=120, check=False, cwd=REPOSITORY
+            )
+            assert done.returncode == 0, (words, done.returncode, done.stderr)
+            return done.stdout
+
+        while not is_over.wait(LOOK_EVERY_S):
+            known = self._done("chaos")
+            if not known:
+                continue
+            found = {record["position"] for record in map(json.loads, read("collect").splitlines())}
+            assert known.keys() <= found, ("collect", known.keys() - found)
+            left = set(read("failed", "--manifest", "left").splitlines())
+            assert not left & {self.keys[n] for n in known}, ("left", left)
+            said = json.loads(read("status", "--json"))
+            assert said["results"]["done"] >= len(known), ("status", said, len(known))
+
     def _array(self, task: str, *, endpoint: str, disks: Sequence[Path] = ()) -> None:
         with ThreadPoolExecutor(AT_A_TIME) as platform:
             jobs = [
@@ -191,9 +255,9 @@ class Chaos:
                 kill_after_s = luck.uniform(0.5, 3) if may_kill else None
                 kills -= may_kill
                 status = self._attempt(task, index, attempt, endpoint, disk, luck, kill_after_s)
-                self._check(task, index, status)
-                if status == 0:
+                if self._check(task, index, status):
                     return
+                assert disk is not None, (index, status)
             raise AssertionError(f"index {index} is never done")
         except BaseException:
             self.has_failed.set()
@@ -248,6 +312,8 @@ class Chaos:
             process = subprocess.Popen(
                 command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=REPOSITORY
             )
+            if disk is not None and luck.random() < 0.4:
+                self._warn(process, luck, f"CHAOS_ATTEMPT={variables['CHAOS_ATTEMPT']}")
             if kill_after_s is not None:
                 try:
                     process.wait(kill_after_s)
@@ -258,9 +324,10 @@ class Chaos:
         self.endings[f"{task} {status}"] += 1
         text = log_path.read_text(errors="replace")
         assert status != 70, text
-        assert disk is not None or status == 0, text
+        is_warned = -status in WARNINGS  # before it has begun, or behind its end
+        assert not is_warned or " attempt_started " not in text or " attempt_ended " in text, text
         # Killed, by itself at the very end of its grace period too: then nobody tidies up.
-        is_cut = status in KILLED or " given_up " in text
+        is_cut = is_warned or status in KILLED or " given_up " in text
         until = time.monotonic() + (30 if is_cut else 0)
         while left := _processes_with(f"CHAOS_ATTEMPT={variables['CHAOS_ATTEMPT']}"):
             assert time.monotonic() < until, (status, left)
@@ -271,15 +338,32 @@ class Chaos:
             assert not list(work.iterdir()), (status, list(work.iterdir()), text)
         return status
 
-    def _check(self, task: str, index: int, status: int) -> None:
-        """What must be true after every attempt: nothing is said to be done that is not."""
+    def _warn(self, process: subprocess.Popen[bytes], luck: random.Random, variable: str) -> None:
+        """Send an attempt, or all of its processes, what a batch system sends ahead of the end."""
+        signum, is_for_all = luck.choice(WARNINGS), luck.random() < 0.5
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(luck.uniform(0.3, 2.5))
+        if process.poll() is None:
+            for pid in _pids_with(variable) if is_for_all else [process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signum)
+
+    def _check(self, task: str, index: int, status: int) -> bool:
+        """
+        What must be true after every attempt: nothing is said to be done that is not.
+
+        Whether the index is over: all that can be done of it is done, and its status says so.
+        """
         done = self._done(task)
         sizes = {info.key: info.size_bytes for info in self._store(task).list()}
         for record in done.values():
             for output in record.get("outputs", ()):
                 assert sizes.get(output["key"]) == output["size_bytes"], f"recorded, not there: {record}"
         chunk = chunk_bounds(array_index=index, array_size=ARRAY_SIZE, n_entries=len(self.keys))
+        assert done.keys() <= self.good.keys()
         assert status != 0 or set(chunk) <= done.keys(), (status, sorted(done))
+        is_all_done = set(chunk) & self.good.keys() <= done.keys()
+        return is_all_done and status == (0 if set(chunk) <= self.good.keys() else 65)
 
     def _done(self, task: str) -> dict[int, dict]:
         """Give the records of what is done, by position; none has two."""
@@ -290,6 +374,9 @@ class Chaos:
                 for info in store.list(".htcjob/default/done/"):
                     for line in store.read_range(info.key, 0).splitlines():
                         record = json.loads(line)
+                        said = record.get("message", "")
+                        assert record["result"] != "failed" or "SIGUSR" not in said, record
+                        assert record["result"] != "failed" or "SIGXCPU" not in said, record
                         if record["result"] == "done":
                             # Parts are copied before they are removed: the same record may be there twice.
                             assert done.setdefault(record["position"], record) == record, "committed twice"
@@ -311,32 +398,55 @@ class Chaos:
         return open_store(f"s3://{self.bucket}/{name}", access)
 
 
-def _processes_with(variable: str) -> list[str]:
-    """Give the processes that have *variable* in their environment: an attempt's, or its children."""
+def _pids_with(variable: str) -> list[int]:
+    """Return the processes that have *variable* in their environment: an attempt's, or its children."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
-            try:
+            with suppress(OSError):
                 if variable.encode() in Path("/proc", name, "environ").read_bytes().split(b"\0"):
-                    found.append(Path("/proc", name, "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
+                    found.append(int(name))
+    return found
+
+
+def _processes_with(variable: str) -> list[str]:
+    """Give the commands of these processes."""
+    found = []
+    for pid in _pids_with(variable):
+        with suppress(OSError):
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
 
 
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     folder = Path(sys.argv[2] if sys.argv[2:3] > [""] else REPOSITORY.parent / "shared" / "images" / "dev")
+    is_cheap = seeds > MOST_LONG_SEEDS
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
-    again = islice(enumerate(cycle(paths)), max(ENTRIES, len(paths)))
+    if is_cheap:
+        paths = sorted(paths, key=lambda path: path.stat().st_size)[:CHEAP_ENTRIES]
+    again = islice(enumerate(cycle(paths)), len(paths) if is_cheap else max(ENTRIES, len(paths)))
     photos = {f"{n // len(paths)}/{path.name}": path for n, path in again}
     with tempfile.TemporaryDirectory() as directory, running_rgw(Path(directory, "rgw")) as rgw:
-        for seed in range(seeds):
+
+        def run(seed: int) -> None:
+            if has_failed.is_set():
+                return
             work = Path(directory, str(seed))
             work.mkdir()
             started = time.monotonic()
-            Chaos(rgw, photos, work, seed=seed).run()
+            try:
+                Chaos(rgw, photos, work, seed=seed).run()
+            except BaseException:
+                has_failed.set()
+                print(f"seed {seed}: failed", flush=True)
+                raise
             print(f"seed {seed}: {time.monotonic() - started:.0f} s", flush=True)
+
+        has_failed = threading.Event()
+        with ThreadPoolExecutor(CHEAP_AT_A_TIME if is_cheap else 1) as pool:
+            for _ in pool.map(run, range(seeds)):
+                pass
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The face tagger on a bad machine: at times it crashes, hangs, or asks for another try."""
+"""The face tagger on a bad machine: at times it crashes, hangs, forks, or asks for another try."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 from reference_app.face_tagger import tag_entry
 
-MISDEEDS = {"crash": 2, "hang": 1, "vanish": 1, "again": 2, "raise": 1}
+MISDEEDS = {"crash": 2, "hang": 1, "vanish": 1, "again": 2, "raise": 1, "fork": 5}
 """Of a hundred entries."""
 
 
@@ -27,6 +27,10 @@ def tag_badly(path: str, output_dir: str, key: str, misdeeds: dict[str, int]) ->
         time.sleep(1000)
     if what == "vanish":
         os._exit(0)
+    if what == "fork" and os.fork() == 0:
+        if luck.random() < 0.5:
+            raise SystemExit(0)  # as a script's child would end
+        return {"faces": -1}
     if what == "again":
         raise SystemExit(75)
     if what == "raise":
