@@ -24,6 +24,9 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errn
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 """What link(2) answers on FAT, on Azure Files and on many FUSE file systems."""
 
+_NO_SUCH_RENAME = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
+"""What renameat2(2) answers where nobody renames without replacing, as on many FUSE file systems."""
+
 _PIECE_BYTES = 1 << 26
 """Most that one system call copies, so that signals are seen between two of them."""
 _BUFFER_BYTES = 1 << 20
@@ -236,6 +239,25 @@ class NewFile:
                 raise
             return True
 
+    def take_name_unless_taken(self) -> bool:
+        """
+        Take the name that was free a moment ago; False: something has it now.
+
+        Where the file system renames without replacing (FAT, exFAT and SMB in Linux), that is one step, and
+        holds for all machines; elsewhere the moment remains, and whoever has a claim on the name fills it.
+        """
+        with self._blame:
+            try:
+                _rename_without_replacing(self.temp, self._path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_SUCH_RENAME:
+                    raise
+                os.replace(self.temp, self._path)
+        self.temp = ""
+        return True
+
     def complete(self, size_bytes: int, *, durable: bool = False) -> os.stat_result:
         """
         Close the file, to which nothing is added any more, and return its status.
@@ -268,6 +290,21 @@ class NewFile:
             return os.path.samestat(os.lstat(self.temp), os.lstat(self._path))
         except FileNotFoundError:
             return False
+
+
+def _rename_without_replacing(source: str, target: str) -> None:
+    """Rename with RENAME_NOREPLACE: https://man7.org/linux/man-pages/man2/rename.2.html."""
+    import ctypes
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # not Linux, or an old C library
+        raise OSError(errno.ENOSYS, "no renameat2") from None
+    current_directory, no_replace = -100, 1
+    paths = (current_directory, os.fsencode(source), current_directory, os.fsencode(target))
+    if renameat2(*paths, no_replace):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), target)
 
 
 def sync_folder(path: str) -> None:

@@ -263,7 +263,9 @@ class LocalStore(Store):
 
             with claim(target, writing, new.temp):
                 is_ours = not (self._is_taken(key, target, writing) and if_absent)
-                if is_ours:
+                if is_ours and if_absent:
+                    is_ours = new.take_name_unless_taken()
+                elif is_ours:
                     new.take_name()
         if is_ours:
             self._note(os.path.dirname(target))

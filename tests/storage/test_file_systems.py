@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -134,6 +135,26 @@ def test_racing_processes_without_hard_links(store: LocalStore) -> None:
         store.read_range(f"run/{turn}", 0) == who.encode() for who, turns in won.items() for turn in turns
     )
     assert seen <= {b"0", b"1", b"2", b"3"}
+
+
+def test_a_name_that_another_machine_takes_first_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even between the look and the rename, where the file system renames without replacing."""
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    def look_too_early(*arguments: object) -> bool:
+        (tmp_path / "run.json").write_bytes(b"theirs")
+        return False
+
+    store = LocalStore(str(tmp_path))
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(store, "_is_taken", look_too_early)
+    assert store.put_bytes(b"ours", "run.json", if_absent=True) is False
+    assert (tmp_path / "run.json").read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["run.json"]
 
 
 KILLED_WITH_A_CLAIM = """

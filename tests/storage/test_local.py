@@ -607,6 +607,7 @@ class TestConditionalPut:
     ) -> None:
         """Where links do not exist, the name is not there and then whole; an error leaves nothing behind."""
         monkeypatch.setattr(os, "link", failing(code))
+        monkeypatch.setattr("htcjob.storage.files._rename_without_replacing", failing(errno.EINVAL))
         real_replace = os.replace
         seen: list[bytes | None] = []
 
