@@ -16,6 +16,7 @@ HtcjobError
     ├── DeniedError (PermissionError)      the credentials are good, the operation is not allowed
     ├── UnauthenticatedError               the credentials are expired or refused
     ├── TransientError                     worth repeating unchanged: throttled, 5xx, reset, truncated
+    │   └── DisorderError                  a listing is not in order; begun again, it is sorted
     └── PermanentError                     not worth repeating: disk full, read-only, bad range
         └── OutputError                    an output that no store can take: a pipe, a link that leads outside
 
@@ -137,6 +138,19 @@ class TransientError(StorageError):
         """The other side has too much to do (503 SlowDown, 429): all transfers are to slow down."""
         self.is_replaced = is_replaced
         """The object is another one than a moment ago: a part of the old one cannot be had any more."""
+
+
+class DisorderError(TransientError):
+    """
+    A listing turned out not to be in the order of its keys, when some of them had been given already.
+
+    Kept apart because it must begin again, not go on: what comes before those keys may still be missing.
+    """
+
+    def __init__(self, operation: str, url: str, before: str, key: str) -> None:
+        super().__init__(
+            operation, url, f"storage lists in another order than by key: {before!r}, then {key!r}"
+        )
 
 
 class PermanentError(StorageError):

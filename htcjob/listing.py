@@ -49,9 +49,19 @@ def can_begin_anywhere(store: Store) -> bool:
     """
     Tell whether it is worth a request to begin a listing in the middle.
 
-    A folder of files is read whole for each, and so is an Azure container by obstore.
+    A folder of files is read whole for each, and so is what storage does not list by key.
     """
-    return store.url.startswith(("s3:", "gs:"))
+    return store.url.startswith(("s3:", "gs:")) and store.lists_in_order
+
+
+def is_cut(store: Store) -> bool:
+    """
+    Tell whether a listing of *store* may be cut.
+
+    A server that lists in another order would lose what comes where nobody looks, and nobody would see it: so
+    only where the cloud itself promises its order.
+    """
+    return can_begin_anywhere(store) and store.promises_order
 
 
 def in_range(store: Store, keys: KeyRange, transfers: Transfers) -> Iterator[ObjectInfo]:
@@ -79,7 +89,7 @@ def cut(store: Store, prefix: str, transfers: Transfers) -> list[KeyRange]:
     Raises:
         StorageError: storage cannot be listed.
     """
-    if not can_begin_anywhere(store):
+    if not is_cut(store):
         return [KeyRange(prefix)]
     known = list(islice(listed(store, prefix, transfers), WORTHWHILE))
     if len(known) < WORTHWHILE:

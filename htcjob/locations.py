@@ -16,7 +16,7 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from htcjob.errors import AbsentError, BadKeyError, TransientError, UsageError
+from htcjob.errors import AbsentError, BadKeyError, DisorderError, TransientError, UsageError
 from htcjob.storage.keys import LAST_CHARACTER, check_key
 from htcjob.storage.urls import is_url, split_object_url
 
@@ -136,6 +136,8 @@ def find(
     """
     Give the objects that *location* means. Streams, as listings do.
 
+    Where storage turns out late not to list in order, some come twice.
+
     Args:
         location: Where to look.
         is_recursive: A folder means all that is in it.
@@ -161,13 +163,14 @@ def find(
         yield Found(key, _own_name(key, key), exact)
     if is_glob and exact is None:
         wanted, literal = glob_pattern(key), location.literal
-        for info in listed(store, literal, transfers):
+        for info in listed(store, literal, transfers, may_repeat=True):
             match = wanted.match(info.key)
             if match and (is_recursive or not match[2]):
                 is_nothing = False
                 yield Found(info.key, _own_name(info.key, literal), info)
     elif location.is_folder or is_recursive:
-        for info in listed(store, key if location.is_folder else f"{key}/", transfers):
+        folder = key if location.is_folder else f"{key}/"
+        for info in listed(store, folder, transfers, may_repeat=True):
             is_nothing = False
             yield Found(info.key, _own_name(info.key, key), info)
     elif is_nothing and next(listed(store, f"{key}/", transfers), None) is not None:
@@ -220,9 +223,27 @@ def look(location: Location, *, is_recursive: bool, transfers: Transfers) -> Ite
 
 
 def listed(
-    store: Store, prefix: str, transfers: Transfers, *, start_after: str | None = None
+    store: Store,
+    prefix: str,
+    transfers: Transfers,
+    *,
+    start_after: str | None = None,
+    may_repeat: bool = False,
 ) -> Iterator[ObjectInfo]:
-    """Give what `Store.list` gives; after a transient failure it goes on behind the last key."""
+    """
+    Give what `Store.list` gives; after a transient failure it goes on behind the last key.
+
+    Args:
+        store: What is listed.
+        prefix: How the keys begin.
+        transfers: What makes the requests.
+        start_after: Only keys after that.
+        may_repeat: Begin again after a `DisorderError`, and give again what was given already.
+
+    Raises:
+        DisorderError: it has to begin again, and must not repeat anything.
+        StorageError: as `Store.list`, for good or after the retries.
+    """
     last = start_after
 
     def begin() -> tuple[Iterator[ObjectInfo], ObjectInfo | None]:
@@ -239,6 +260,10 @@ def listed(
                 yield info
                 info = next(listing, None)
             return
+        except DisorderError:
+            if not may_repeat:
+                raise
+            last = start_after
         except TransientError:
             pass  # that was one try; the next ones are `begin`
 
@@ -258,8 +283,7 @@ def _folded(
                 yield found
                 folder, n_inside = found, 0
             n_inside += 1
-            # (obstore reads an Azure container from its beginning to go on in the middle.)
-            if n_inside == SKIP_AFTER and not store.url.startswith("az:"):
+            if n_inside == SKIP_AFTER and store.lists_in_order:
                 start_after = folder + LAST_CHARACTER
                 break
         else:

@@ -16,7 +16,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from htcjob.errors import AbsentError, HtcjobError, TransientError
+from htcjob.errors import AbsentError, DisorderError, HtcjobError, TransientError
 from htcjob.listing import KeyRange, cut, in_range
 from htcjob.locations import GLOB, Location, glob_pattern
 from htcjob.manifest import parse_entry
@@ -107,6 +107,13 @@ def build(source: Source, target: Location, transfers: Transfers, folder: str) -
         StorageError: it cannot be listed, or the manifest not be put; or the disk of this machine is full.
         TransientError: the manifest was replaced by somebody else before its index was made.
     """
+    try:
+        return _build(source, target, transfers, folder)
+    except DisorderError:
+        return _build(source, target, transfers, folder)  # now the whole is sorted
+
+
+def _build(source: Source, target: Location, transfers: Transfers, folder: str) -> Built:
     ranges = cut(source.place.store, source.prefix, transfers)
     path = os.path.join(folder, "manifest")
     unusable: list[str] = []

@@ -18,6 +18,7 @@ from htcjob.errors import (
     AbsentError,
     BadKeyError,
     DeniedError,
+    DisorderError,
     HtcjobError,
     PermanentError,
     UnusableIndexError,
@@ -160,9 +161,7 @@ class Check:
             for found in looked:
                 if isinstance(found, HtcjobError):
                     raise found
-                absent, others = found
-                unknown += others
-                yield from (_absent(store, one, "no such object") for one in absent)
+                unknown += found
         with closing(transfers.each(partial(_ask, store, transfers), unknown)) as asked:
             for one, reason in zip(unknown, asked, strict=True):
                 if isinstance(reason, HtcjobError):
@@ -199,33 +198,24 @@ def _unique(entries: Iterable[_Known]) -> Iterator[tuple[Problem | None, _Known 
         before = entry
 
 
-def _look_in_listing(
-    store: Store, transfers: Transfers, wanted: Sequence[_Known]
-) -> tuple[list[_Known], list[_Known]]:
+def _look_in_listing(store: Store, transfers: Transfers, wanted: Sequence[_Known]) -> list[_Known]:
     """
     Look for keys, which are in order, with a listing that begins with the first of them.
 
-    Gives those that do not exist, and those that are not known yet: where many other objects lie between
-    them, or where listing is not allowed, it is quicker to ask for each.
+    Gives those that it does not have: each of them is then asked for by its name, since the server may list
+    in another order, many other objects may lie between them, or listing may not be allowed.
     """
     if len(wanted) < BATCH // 10 or not can_begin_anywhere(store):
-        return [], list(wanted)
-    absent: list[_Known] = []
-    left = list(reversed(wanted))
-    n_listed = 0
+        return list(wanted)
+    left = {one.key: one for one in wanted}
     try:
         for info in islice(in_range(store, range_of(wanted[0].key, wanted[-1].key), transfers), LISTED):
-            n_listed += 1
-            while left and left[-1].key < info.key:
-                absent.append(left.pop())
-            if left and left[-1].key == info.key:
-                left.pop()
-            if not left:
+            left.pop(info.key, None)
+            if info.key >= wanted[-1].key:
                 break
-    except DeniedError:
-        return [], list(wanted)
-    left.reverse()
-    return (absent, left) if n_listed == LISTED else (absent + left, [])
+    except (DeniedError, DisorderError):
+        pass
+    return list(left.values())
 
 
 def _ask(store: Store, transfers: Transfers, one: _Known) -> str | None:

@@ -21,10 +21,10 @@ from azure.core.rest import HttpRequest, HttpResponse
 from azure.storage.blob import BlobBlock, ContainerClient
 from requests.adapters import HTTPAdapter
 
-from htcjob.errors import PermanentError, StorageError, UnauthenticatedError
+from htcjob.errors import StorageError, UnauthenticatedError
 from htcjob.storage.azure_account import AzureAccount, find_account
 from htcjob.storage.azure_errors import Failure, LostLengthError, failure_of_answer, meaning, without_url
-from htcjob.storage.azure_names import check_name, could_begin_a_name, first_behind, in_key_order
+from htcjob.storage.azure_names import check_name, could_begin_a_name
 from htcjob.storage.blame import Blame
 from htcjob.storage.cloud import (
     PART_BYTES,
@@ -37,6 +37,7 @@ from htcjob.storage.cloud import (
 )
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.files import open_regular, read_range
+from htcjob.storage.ordering import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -83,13 +84,15 @@ class AzureBucket(Bucket):
     * Only block blobs are written; a name that an append or page blob has is a `PermanentError`.
     * Blocks of an upload that was given up cannot be removed: nobody sees them, and Azure drops them after
       a week (learn.microsoft.com/rest/api/storageservices/put-block).
-    * An account with a hierarchical namespace lists folder by folder (Azure/azure-sdk-for-go#24210): where
-      that is not the order of the keys, listing ends with a `PermanentError`.
+    * It lists by the UTF-16 code units of the names (blobfile/blobfile#238; Azurite too), or folder by folder
+      where its namespace is hierarchical (Azure/azure-sdk-for-go#24210).
 
     Args:
         container: `account/container`.
         access: How it is reached.
     """
+
+    lists_in_order = False
 
     def __init__(self, container: str, access: Access) -> None:
         self._path = container
@@ -231,22 +234,20 @@ class AzureBucket(Bucket):
         return self._access.retry.call(lambda: self._do_part(url, commit))
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
-        """Give the blobs whose name begins with *prefix*, after *start_after*, by the names' UTF-8 bytes."""
+        """Give the blobs whose name begins with *prefix*, as Azure orders them."""
         if not could_begin_a_name(prefix):
             return
-        first = None
-        if start_after is not None and start_after > prefix:
-            if not start_after.startswith(prefix):
-                return
-            first = first_behind(start_after, len(prefix))
-        last = start_after or ""
-        for info in in_key_order(self._listed(prefix, first), self._listed, len(prefix)):
-            if info.key > last:
-                yield info
-                last = info.key
-            elif start_after is None or info.key > start_after:
-                reason = f"not in order of the keys at {info.key!r}: is its namespace hierarchical?"
-                raise PermanentError("list", f"{self._url}/{prefix}", reason)
+        pages: Any = self._container.list_blobs(
+            name_starts_with=prefix or None, include=["metadata"], results_per_page=PAGE_BLOBS
+        ).by_page()
+
+        def listed() -> Iterator[tuple[Iterator[ObjectInfo], str | None]]:
+            while (page := self._do(lambda: next(pages, None))) is not None:
+                # A folder of a hierarchical namespace is listed too.
+                blobs = (blob for blob in page if (blob.metadata or {}).get("hdi_isfolder") != "true")
+                yield map(_info, blobs), pages.continuation_token
+
+        yield from whole(listed(), f"{self._url}/{prefix}")
 
     def head(self, name: str) -> ObjectInfo:
         """Give size, ETag, time of change and checksum."""
@@ -267,17 +268,6 @@ class AzureBucket(Bucket):
     def is_mute(self, error: Exception) -> bool:
         """Whether *error* is a refusal without a code."""
         return isinstance(error, Failure) and error.answer is not None and error.answer.is_mute
-
-    def _listed(self, prefix: str, first: str | None) -> Iterator[ObjectInfo]:
-        """Give the blobs whose name begins with *prefix* from *first* on, as Azure orders them."""
-        options: dict[str, Any] = {} if first is None else {"start_from": first}
-        pages = self._container.list_blobs(
-            name_starts_with=prefix or None, include=["metadata"], results_per_page=PAGE_BLOBS, **options
-        ).by_page()
-        while (page := self._do(lambda: next(pages, None))) is not None:
-            for blob in page:
-                if blob.metadata.get("hdi_isfolder") != "true":  # a folder of a hierarchical namespace
-                    yield _info(blob)
 
     # Credentials and failures
 
@@ -341,7 +331,7 @@ def _policy_of(credential: Any) -> Any:
 
 
 def _info(blob: Any) -> ObjectInfo:
-    checksum = _checksum(blob.metadata, blob.content_settings.content_md5)
+    checksum = _checksum(blob.metadata or {}, blob.content_settings.content_md5)
     return ObjectInfo(blob.name, blob.size, bare_etag(blob.etag), blob.last_modified, checksum)
 
 

@@ -31,6 +31,7 @@ from htcjob.storage.checksum import hasher_of, is_right
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import NewFile, open_regular, read_all
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key
+from htcjob.storage.ordering import in_order
 from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
@@ -94,10 +95,18 @@ class Bucket(ABC):
 
     * Names are complete object names, checked already.
     * No retries: not ours, and the SDK's own switched off.
-    * Exceptions are the SDK's own; `error` says what they mean.
+    * Exceptions are the SDK's own, or ours; `error` says what the SDK's mean.
     * Credentials come from `Access.credentials.current()`, asked again for every request (or as often as
       the SDK allows), so that renewed ones are used at once; None: the SDK's own chain.
     """
+
+    lists_in_order = True
+    """Whether listings come ordered by the UTF-8 bytes of the names, as far as is known."""
+
+    @property
+    def is_of_cloud(self) -> bool:
+        """Whether it is reached at the cloud's own address."""
+        return False
 
     @abstractmethod
     def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
@@ -124,7 +133,12 @@ class Bucket(ABC):
 
     @abstractmethod
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
-        """Give the objects whose name begins with *prefix*, after *start_after*, ordered by UTF-8 bytes."""
+        """
+        Give the objects whose name begins with *prefix*, as storage lists them: all, or an error.
+
+        What comes before *start_after* may be left out where `lists_in_order`, and only there.
+        `ordering.py` makes an ordered listing of it.
+        """
 
     @abstractmethod
     def head(self, name: str) -> ObjectInfo:
@@ -166,6 +180,16 @@ class CloudStore(Store):
         self._bucket = bucket
         self._prefix = prefix
         self._access = access
+
+    @property
+    def lists_in_order(self) -> bool:
+        """Whether storage itself lists by key, as far as is known."""
+        return self._bucket.lists_in_order
+
+    @property
+    def promises_order(self) -> bool:
+        """Whether it is a cloud that says so, not some server that is compatible otherwise."""
+        return self._bucket.lists_in_order and self._bucket.is_of_cloud
 
     def get(self, key: str, path: str) -> ObjectInfo:
         """Copy the object to the file *path*, whole and with the right checksum, or not at all."""
@@ -255,11 +279,9 @@ class CloudStore(Store):
             try:
                 with self._talking("list", self.url_of(prefix)):
                     used = self._credentials()
-                    for info in self._bucket.list(self._prefix + prefix, last):
+                    for info in in_order(self._bucket, self._prefix + prefix, last, self.url_of(prefix)):
                         if not info.key.startswith(self._prefix + prefix):
                             raise PermanentError("list", self.url_of(prefix), "storage lists other names too")
-                        if last is not None and info.key <= last:  # by characters, as by UTF-8 bytes
-                            raise TransientError("list", self.url_of(prefix), "storage lists in no order")
                         yield _renamed(info, info.key[cut:]) if cut else info
                         last = info.key
                         is_renewed = False

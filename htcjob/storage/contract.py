@@ -52,6 +52,16 @@ class Store(ABC):
     url: str
     """Where the store is, ending in `/`; safe to print."""
 
+    @property
+    def lists_in_order(self) -> bool:
+        """Whether storage itself lists by key, as far as is known: then a listing can begin in the middle."""
+        return True
+
+    @property
+    def promises_order(self) -> bool:
+        """Whether that is certain, also of keys that nobody has seen."""
+        return False
+
     def url_of(self, key: str) -> str:
         """Give the full URL of *key*, for messages and records."""
         return self.url + key

@@ -21,14 +21,16 @@ import re
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import takewhile
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PermissionDeniedError
 
-from htcjob.errors import PermanentError
-from htcjob.storage.azure_names import check_name, could_begin_a_name, in_key_order
+from htcjob.errors import DisorderError, PermanentError, TransientError
+from htcjob.storage import bounds
+from htcjob.storage.azure_names import check_name, could_begin_a_name
+from htcjob.storage.bounds import within
 from htcjob.storage.cloud import (
     PART_BYTES,
     PARTS_AT_ONCE,
@@ -43,9 +45,17 @@ from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.engines import extra_of, open_sdk_bucket, sdk_is_installed
 from htcjob.storage.fast_choice import why_not
 from htcjob.storage.fast_clients import READ_TIMEOUT, SEND_TIMEOUT, AskingProvider, Clients
+from htcjob.storage.fast_names import (
+    InexpressibleError,
+    Names,
+    expressible_start,
+    is_expressible,
+    just_below,
+)
+from htcjob.storage.ordering import is_express
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from obstore import GetOptions, GetResult, ObjectMeta
     from obstore.store import ObjectStore
@@ -62,10 +72,6 @@ _PIECE_BYTES = 1 << 20
 _PAGE_KEYS = 1000
 _MOST_PARTS = 10_000
 """S3: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html. The others allow as many, or more."""
-_PROBES = 16
-"""Empty objects of one listing that are asked for by name; for more of them the SDK's listing is cheaper."""
-_HIGH_BMP = re.compile("[\ue000-\U0010ffff]")
-"""Azure's order is that of UTF-16 (`azure_names.py`), which is another one from here on."""
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -83,6 +89,7 @@ class FastBucket(Bucket):
         self._access = access
         self._clients = Clients(scheme, container, access)
         self._is_azure = scheme == "az"
+        self.lists_in_order = not (self._is_azure or is_express(container))
         self._sha256 = SHA256_METADATA_AZURE if self._is_azure else SHA256_METADATA
         self._etag_is_md5 = self._clients.is_plain
         self._lock = threading.Lock()
@@ -90,6 +97,11 @@ class FastBucket(Bucket):
         self._stores: dict[timedelta, ObjectStore] = {}
         self._uploader: tuple[ObjectStore, AskingProvider | None] | None = None
         self._sdk: Bucket | None = None
+
+    @property
+    def is_of_cloud(self) -> bool:
+        """Whether no other endpoint is set."""
+        return not self._clients.endpoint
 
     def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
         """Begin to read an object or a range of it."""
@@ -156,22 +168,18 @@ class FastBucket(Bucket):
         return bare_etag(result["e_tag"]) or self.head(name).etag  # Ceph RGW 16 gives none here
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
-        """Give the objects whose name begins with *prefix*, after *start_after*."""
-        start_after = last = start_after or ""
-        infos = self._listed(prefix, start_after)
-        if self._is_azure:
-            if not could_begin_a_name(prefix):
-                return
-            infos = in_key_order(infos, lambda beginning, _: self._listed(beginning, ""), len(prefix))
+        """Give the objects whose name begins with *prefix*."""
+        if self._is_azure and not could_begin_a_name(prefix):
+            return
+        last = start_after
         try:
-            for info in infos:
-                if info.key > last:
-                    yield info
-                    last = info.key
-                elif info.key > start_after:
-                    raise _InexpressibleError
-        except (InvalidPathError, _InexpressibleError):
-            yield from self._by_sdk().list(prefix, last or None)
+            if not (self.lists_in_order or self._is_azure) and sdk_is_installed(self._scheme):
+                raise InexpressibleError  # only the SDK tells there whether a listing is whole
+            for info in self._listed(prefix, start_after or ""):
+                yield info
+                last = info.key
+        except (InvalidPathError, InexpressibleError):
+            yield from self._listed_by_sdk(prefix, start_after, last)
 
     def head(self, name: str) -> ObjectInfo:
         """Give size, ETag, time of change and checksum."""
@@ -203,7 +211,7 @@ class FastBucket(Bucket):
 
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
         """Translate what obstore raises, and what the SDK does."""
-        if isinstance(error, _InexpressibleError):
+        if isinstance(error, InexpressibleError):
             return PermanentError(operation, url, str(error))
         if _is_of_obstore(error):
             account, _, name = self._container.partition("/")
@@ -231,36 +239,74 @@ class FastBucket(Bucket):
     # Listing
 
     def _listed(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        """Give the objects in the order of the store, some before *start_after* among them."""
+        """
+        Give the objects in the order of the store, some before *start_after* among them.
+
+        object_store believes a listing that ends too early: any answer without a token ends it, an error with
+        status 200 too. So where the order allows that, the end is asked for again, from just before the last
+        name on: it must come again, and nothing behind it.
+        """
         folder = prefix.rpartition("/")[0]  # object_store lists folders only
-        if folder and not _is_expressible(folder):
-            raise _InexpressibleError
-        begin = max(start_after, _just_below(prefix))
-        if self._is_azure:
-            begin = _HIGH_BMP.split(begin, maxsplit=1)[0]  # what follows is in another order there
-        previous = offset = _expressible_start(begin)
-        pages = obstore.list(self._store(), folder or None, offset=offset or None, chunk_size=_PAGE_KEYS)
-        probes = 0
-        for page in pages:
-            for meta in page:
-                name, size_bytes = meta["path"], meta["size"]
-                if not name.startswith(prefix):
-                    if f"{name}/" == prefix:
-                        name = prefix
-                    elif name < prefix or (self._is_azure and not name.isascii()):
-                        continue
-                    else:
+        if folder and not is_expressible(folder):
+            raise InexpressibleError
+        begin = max(start_after, just_below(prefix)) if self.lists_in_order else ""
+        names = Names(prefix, start_after, self._is_there, is_installed=sdk_is_installed(self._scheme))
+        last = ""
+        while True:
+            previous = offset = expressible_start(begin)
+            is_last_there = has_more = False
+            for page in self._pages(folder, offset):
+                for number, meta in enumerate(page):
+                    name = names.of(meta, previous, in_order=self.lists_in_order)
+                    if not name.startswith(prefix):
+                        if name < prefix or not self.lists_in_order:
+                            continue
+                        if any(other["path"].startswith(prefix) for other in page[number:]):
+                            raise DisorderError("list", prefix, name, prefix)
                         return
-                elif name <= previous and (not self._is_azure or f"{previous}{name}".isascii()):
-                    name += "/"  # nothing else can stand where it stands
-                elif not size_bytes and name > start_after:
-                    probes += 1
-                    if probes > _PROBES and sdk_is_installed(self._scheme):
-                        raise _InexpressibleError
-                    if not self._is_there(name):
-                        name += "/"
-                previous = name
-                yield ObjectInfo(name, size_bytes, bare_etag(meta["e_tag"]), meta["last_modified"])
+                    if name <= previous and self.lists_in_order:
+                        if previous != offset or not offset:
+                            raise DisorderError("list", prefix, previous, name)
+                        if last:  # it begins at the beginning, wherever it is asked to
+                            raise self._unsure(prefix)
+                        continue
+                    previous = name
+                    is_last_there = is_last_there or name == last
+                    if name > last or not self.lists_in_order:
+                        has_more = True
+                        yield ObjectInfo(name, meta["size"], bare_etag(meta["e_tag"]), meta["last_modified"])
+            if not self.lists_in_order or (not last and not has_more):
+                return
+            if not has_more and is_last_there:
+                return
+            if not has_more:
+                raise self._unsure(prefix)
+            last, begin = previous, just_below(previous.rstrip("/"))
+            names.start_after = begin if last.endswith("/") else last
+
+    def _listed_by_sdk(self, prefix: str, start_after: str | None, last: str | None) -> Iterator[ObjectInfo]:
+        """Go on where all up to *last* has been given; begin anew, where that may not be the order of all."""
+        sdk = self._by_sdk()
+        sdk.lists_in_order = self.lists_in_order
+        if not self.lists_in_order:
+            yield from sdk.list(prefix, None)
+            return
+        infos = sdk.list(prefix, last if self.is_of_cloud else start_after)
+        yield from dropwhile(lambda info: info.key < (last or ""), infos)
+
+    def _unsure(self, prefix: str) -> Exception:
+        """Give what is raised where only the SDK can tell whether that was all."""
+        if sdk_is_installed(self._scheme):
+            return InexpressibleError()
+        url = f"{self._scheme}://{self._container}/{prefix}"
+        return TransientError("list", url, "nobody can tell whether the listing ended too early")
+
+    def _pages(self, folder: str, offset: str) -> Iterator[Sequence[ObjectMeta]]:
+        """Give what object_store lists; it would also read answers without a key for ever."""
+        pages = obstore.list(self._store(), folder or None, offset=offset or None, chunk_size=_PAGE_KEYS)
+        url = f"{self._scheme}://{self._container}/{folder}"
+        while page := within(bounds.LISTING_S, lambda: next(pages, None), "list", url):
+            yield page
 
     def _is_there(self, name: str) -> bool:
         try:
@@ -276,7 +322,7 @@ class FastBucket(Bucket):
     def _needs_sdk(self, name: str) -> bool:
         if self._is_azure:
             check_name(name)
-        return not _is_expressible(name)
+        return not is_expressible(name)
 
     def _store(self, *, is_sending: bool = False) -> ObjectStore:
         """Give the store that does not retry and has the credentials of this moment."""
@@ -312,7 +358,7 @@ class FastBucket(Bucket):
         with self._lock:
             if self._sdk is None:
                 if not sdk_is_installed(self._scheme):
-                    raise _InexpressibleError(
+                    raise InexpressibleError(
                         "names with '//', '/./', a '/' at the end or a control character need an extra: "
                         f"pip install 'htcjob[{extra_of(self._scheme)}]'"
                     )
@@ -367,35 +413,6 @@ _slots = _Slots(PARTS_AT_ONCE)
 def _is_of_obstore(error: Exception) -> bool:
     """Tell whether obstore raised it: its own classes, and system errors that have no number."""
     return isinstance(error, BaseError) or (isinstance(error, OSError) and error.errno is None)
-
-
-class _InexpressibleError(Exception):
-    """Only the SDK can say this name."""
-
-
-_BAD_PARTS = re.compile(r"(?:^|/)\.?(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
-
-
-def _is_expressible(name: str) -> bool:
-    """
-    Tell whether object_store leaves *name* as it is.
-
-    https://docs.rs/object_store/latest/object_store/path/struct.Path.html
-    """
-    return _BAD_PARTS.search(name) is None
-
-
-def _expressible_start(name: str) -> str:
-    """Give the longest start of *name*, in whole parts, that is expressible; empty: there is none."""
-    return "/".join(takewhile(_is_expressible, name.split("/")))
-
-
-def _just_below(prefix: str) -> str:
-    """Give a text that sorts before all names that begin with *prefix*, with few names between."""
-    if not prefix or prefix.endswith("/"):
-        return ""  # object_store asks for the folder itself
-    code = ord(prefix[-1]) - 1
-    return prefix[:-1] + chr(0xD7FF if 0xD800 <= code <= 0xDFFF else code) + "\U0010fffd"
 
 
 def _pieces(result: GetResult, size_bytes: int) -> Generator[bytes | memoryview]:

@@ -10,6 +10,7 @@ from htcjob.redact import redact
 from htcjob.storage.aws_profile import paths_of, profile_of
 from htcjob.storage.azure_account import parse_connection
 from htcjob.storage.fast_clients import config_of, endpoint_of, has
+from htcjob.storage.ordering import is_express
 from htcjob.storage.variables import is_true
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def why_not(scheme: str, container: str, access: Access) -> str:
     what a stranger must not see goes there only where no stranger's server is asked.
     """
     environ = access.environ
+    if scheme == "s3" and is_express(container):
+        return "for a directory bucket (S3 Express)"
     if scheme == "s3" and (reason := _why_not_s3_files(environ, access)):
         return reason
     if access.credentials is None and not _CAN_SIGN_IN[scheme](environ, container):

@@ -32,6 +32,7 @@ from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, part
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.gcs_connection import TIMEOUT_S, Connection
 from htcjob.storage.gcs_errors import SDK_ERRORS, SourceChangedError, answer_of, meaning_of
+from htcjob.storage.ordering import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +67,11 @@ class GcsBucket(Bucket):
         self._bucket = container
         self._access = access
         self.connection = connection
+
+    @property
+    def is_of_cloud(self) -> bool:
+        """Whether no other endpoint is set."""
+        return not (self._access.endpoint or self._access.environ.get("STORAGE_EMULATOR_HOST"))
 
     def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
         """Begin to read an object or a range of it."""
@@ -146,9 +152,15 @@ class GcsBucket(Bucket):
             retry=None,
             timeout=TIMEOUT_S,
         )
-        for blob in blobs:
-            if not start_after or blob.name > start_after:
-                yield _info_of_blob(blob)
+
+        def pages() -> Iterator[tuple[Iterator[ObjectInfo], str | None]]:
+            for page in blobs.pages:
+                token = blobs.next_page_token or None
+                yield map(_info_of_blob, page), token
+                if token is None:
+                    return
+
+        return whole(pages(), self._url(prefix))
 
     def head(self, name: str) -> ObjectInfo:
         """Give size, ETag, time of change and checksum."""

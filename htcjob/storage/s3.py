@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from htcjob.errors import StorageError, TransientError
+from htcjob.errors import PermanentError, StorageError, TransientError
 from htcjob.storage.blame import Blame
 from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, bare_etag, is_weak, part_pool
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.files import open_regular, read_range
-from htcjob.storage.s3_client import Connection
+from htcjob.storage.ordering import is_express, whole
+from htcjob.storage.s3_client import Connection, is_aws
 from htcjob.storage.s3_errors import NoLengthError, RangeIgnoredError, answer_of, code_of, meaning_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,14 @@ class S3Bucket(Bucket):
         self._bucket = container
         self._access = access
         self.connection = connection
+        self._is_express = is_express(container)
+        self.lists_in_order = not self._is_express
         self._left: list[Mapping[str, str]] = []  # uploads to be aborted with other credentials
+
+    @property
+    def is_of_cloud(self) -> bool:
+        """Whether the server is Amazon's."""
+        return is_aws(self._client.meta.endpoint_url)
 
     def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
         """Begin to read an object or a range of it."""
@@ -128,15 +136,34 @@ class S3Bucket(Bucket):
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
         """Give the objects whose name begins with *prefix*, after *start_after*, a page at a time."""
+        infos = whole(self._pages(prefix, start_after), f"s3://{self._bucket}/{prefix}")
+        return (info for info in infos if info.key.startswith(prefix)) if self._is_express else infos
+
+    def _pages(
+        self, prefix: str, start_after: str | None
+    ) -> Iterator[tuple[Sequence[ObjectInfo], str | None]]:
+        if self._is_express:  # it knows folders only, and no place to begin at
+            prefix, start_after = prefix[: prefix.rfind("/") + 1], None
+        last = start_after or ""
         position = {"StartAfter": start_after} if start_after else {}
         while True:
             page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **position)
-            for item in page.get("Contents", ()):
-                modified = item["LastModified"].astimezone(timezone.utc)
-                yield ObjectInfo(item["Key"], item["Size"], bare_etag(item["ETag"]), modified)
+            infos = [_listed(item) for item in page.get("Contents", ())]
+            token = page.get("NextContinuationToken")
             if not page.get("IsTruncated"):
+                token = None
+            elif not token:
+                # Some servers leave it to us to go on behind the last key, as version 1 of the request did.
+                token = infos[-1].key if infos else ""
+                if token <= last or not self.lists_in_order:
+                    reason = "storage says that there is more, and not where"
+                    raise PermanentError("list", f"s3://{self._bucket}/{prefix}", reason)
+            yield infos, token
+            if token is None:
                 return
-            position = {"ContinuationToken": page["NextContinuationToken"]}
+            last = infos[-1].key if infos else last
+            name = "ContinuationToken" if page.get("NextContinuationToken") else "StartAfter"
+            position = {name: token}
 
     def head(self, name: str) -> ObjectInfo:
         """Give size, ETag, time of change and checksum."""
@@ -279,6 +306,11 @@ def _length(answer: Mapping[str, Any]) -> int:
     if "ContentLength" not in answer:
         raise NoLengthError
     return int(answer["ContentLength"])
+
+
+def _listed(item: Mapping[str, Any]) -> ObjectInfo:
+    modified = item["LastModified"].astimezone(timezone.utc)
+    return ObjectInfo(item["Key"], item["Size"], bare_etag(item["ETag"]), modified)
 
 
 def _info(name: str, size_bytes: int, answer: Mapping[str, Any]) -> ObjectInfo:

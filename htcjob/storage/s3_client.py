@@ -103,8 +103,8 @@ def _connect(access: Access) -> Any:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     expected = access.endpoint or next(filter(None, map(access.environ.get, names)), None)
 
-    def create(*, is_aws: bool) -> Any:
-        config = _config(is_aws=is_aws)
+    def create(*, is_own: bool) -> Any:
+        config = _config(is_aws=is_own)
         if is_unsigned:
             config = config.merge(Config(signature_version=UNSIGNED))
         return session.create_client(
@@ -112,15 +112,15 @@ def _connect(access: Access) -> Any:
         )
 
     try:
-        is_aws = expected is None or _is_aws(expected)
-        client = create(is_aws=is_aws)
-        if _is_aws(client.meta.endpoint_url) != is_aws:
-            client = create(is_aws=not is_aws)
+        is_own = expected is None or is_aws(expected)
+        client = create(is_own=is_own)
+        if is_aws(client.meta.endpoint_url) != is_own:
+            client = create(is_own=not is_own)
     except ValueError as error:
         raise ConfigurationError(f"s3: {error}") from None
     # A round trip more for every put, which saves nothing: our bodies are short, or parts.
     client.meta.events.unregister("before-call.s3", handlers.add_expect_header)
-    if not _is_aws(client.meta.endpoint_url):
+    if not is_aws(client.meta.endpoint_url):
         # Regions are Amazon's; a request sent to one that another server names would go to Amazon, or without
         # end to that server again.
         client.meta.events.register_last("before-parameter-build.s3", _stay)
@@ -147,5 +147,6 @@ def _config(*, is_aws: bool) -> Config:
     )
 
 
-def _is_aws(endpoint: str) -> bool:
+def is_aws(endpoint: str) -> bool:
+    """Tell whether *endpoint* is Amazon's own."""
     return (urlsplit(endpoint).hostname or "").endswith(_AWS_DOMAINS)

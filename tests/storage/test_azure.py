@@ -28,12 +28,10 @@ from htcjob.errors import (
 )
 from htcjob.redact import Secret
 from htcjob.retry import RetryPolicy
-from htcjob.storage import azure_names
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.azure_account import find_account
-from htcjob.storage.azure_names import check_name, first_behind, in_key_order
+from htcjob.storage.azure_names import check_name
 from htcjob.storage.cloud import PART_BYTES
-from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.urls import open_store
 from tests.support.wire import FaultProxy
 
@@ -563,36 +561,9 @@ def test_other_blobs(azurite: Azurite, container: str, tmp_path: Path) -> None:
 # Names
 
 
-def utf16(name: str) -> bytes:
-    """Give what Azure orders names by."""
-    return name.encode("utf-16-be", "surrogatepass")
-
-
-@pytest.mark.parametrize("most_held", [0, 1, 3, 1_000])
-def test_order_is_restored(monkeypatch: pytest.MonkeyPatch, most_held: int) -> None:
-    """Names listed by their UTF-16 come out by their UTF-8, with no more than a few of them kept back."""
-    monkeypatch.setattr(azure_names, "MOST_HELD", most_held)
-    draw = random.Random(4)
-    for _ in range(500):
-        letters = draw.choices("a!~é\ud7ff\ue000\uff5e\U00010000\U0001f600", k=4)
-        names = {"".join(draw.choices(letters, k=draw.randint(1, 5))) for _ in range(draw.randint(0, 40))}
-        at_server = sorted(names, key=utf16)
-
-        def listed(prefix: str, first: str, at_server: list[str] = at_server) -> Iterator[ObjectInfo]:
-            for name in at_server:
-                if name.startswith(prefix) and utf16(name) >= utf16(first):
-                    yield ObjectInfo(name, 0, "", None)
-
-        assert [info.key for info in in_key_order(listed("", ""), listed)] == sorted(names)
-        for name in names:
-            for since in range(2):
-                behind = {other for other in names if other > name and other.startswith(name[:since])}
-                assert all(utf16(first_behind(name, since)) <= utf16(other) for other in behind)
-
-
 def test_order_on_the_server(azurite: Azurite, container: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with an emoji in its name is listed in order although it has more objects than are held."""
-    monkeypatch.setattr(azure_names, "MOST_HELD", 5)
+    monkeypatch.setattr("htcjob.storage.ordering.HELD_KEYS", 5)
     store = open_store(f"az://{azurite.account}/{container}", Access(engine="sdk", environ=azurite.environ()))
     endings = ("1", "2", "\uff5e", "\U0001f600", "\U0001f600\uff5e", "\U0001f600\U0001f600")
     keys = [f"d/{middle}/{end}" for middle in ("\ue000", "\uff5e", "\U0001f4c1", "z") for end in endings]

@@ -1,0 +1,76 @@
+"""
+How long storage may take: every request has a bound, by its progress and as a whole.
+
+The limits of both engines, in seconds and bytes. Python's and reqwest's own timeouts begin anew with every
+byte, so a server that gives one a second would hold a request for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+from htcjob.errors import TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
+Piece = TypeVar("Piece", bytes, "bytes | memoryview")
+
+CONNECT_S = 10
+"""To connect, for each address of a host."""
+STALLED_S = 60
+"""Without an answer, or without a byte of it, for so long a request is given up."""
+SLOWEST_BYTES_PER_S = 1024
+"""What moves more slowly than that, but for the first `STALLED_S`, is given up as well."""
+SENDING_S = 300
+"""For a body of `PART_BYTES` to be sent, or an answer to come that is long in the making."""
+LISTING_S = 120
+"""For a thousand keys of a listing."""
+
+
+def paced(pieces: Iterable[Piece], operation: str, url: str) -> Iterator[Piece]:
+    """
+    Give *pieces* of an answer as they come.
+
+    Raises:
+        TransientError: they come too slowly.
+    """
+    began_at, size_bytes = time.monotonic(), 0
+    for piece in pieces:
+        size_bytes += len(piece)
+        elapsed_s = time.monotonic() - began_at
+        if elapsed_s > STALLED_S + size_bytes / SLOWEST_BYTES_PER_S:
+            raise TransientError(operation, url, f"only {size_bytes} bytes came in {elapsed_s:.0f} s")
+        yield piece
+
+
+def within(seconds: float, act: Callable[[], T], operation: str, url: str) -> T:
+    """
+    Give what *act* returns. It runs in a thread of its own, which is left alone when it takes too long.
+
+    Raises:
+        TransientError: it takes longer than that.
+    """
+    answer: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put((act(), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    try:
+        threading.Thread(target=run, name="htcjob-bounded", daemon=True).start()
+    except RuntimeError as error:  # this machine gives no more threads
+        raise TransientError(operation, url, str(error)) from None
+    try:
+        result, failure = answer.get(timeout=seconds)
+    except Empty:
+        raise TransientError(operation, url, f"no end after {seconds:.0f} s") from None
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[return-value] # of *act*
