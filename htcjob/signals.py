@@ -207,7 +207,8 @@ class Signals:
             if signum == signal.SIGXCPU or (signum == signal.SIGKILL and cpu_s >= _longest_cpu_s()):
                 return "its CPU time was used up (ulimit -t)"
             self._await_late(signum)
-        known = [came for came, at in self._came.items() if came == signum or (may_finish and at >= since)]
+        came = list(self._came.items())  # at once: a handler may add to it meanwhile
+        known = [told for told, at in came if told == signum or (may_finish and at >= since)]
         return f"{signal_name(known[0])} was sent to the job" if known else ""
 
     def _await_late(self, signum: int) -> None:
