@@ -54,7 +54,10 @@ _HARMLESS = {signal.SIGCONT, signal.SIGWINCH, signal.SIGURG, *_PAUSING}
 """Signals of which no process ends that does not ask for it."""
 
 LATE_S = 0.5
-"""Seconds by which a signal for every process of a job reaches us later than a command, at most."""
+"""Seconds by which a signal for every process of a job reaches us later than the command that it ended."""
+
+MOMENT_S = 0.02
+"""Seconds that every failed command waits for a signal on which it may have exited: ours may come yet."""
 
 _LONGEST_TIMER_S = 1e9
 """A kernel's timer holds no number of seconds that --deadline may be."""
@@ -203,19 +206,16 @@ class Signals:
         if code == 0 or (code > 0 and not may_finish):
             return ""
         signum = -code if code < 0 else code - 128  # as a shell says it of what it ran
-        if may_finish:
-            if signum == signal.SIGXCPU or (signum == signal.SIGKILL and cpu_s >= _longest_cpu_s()):
-                return "its CPU time was used up (ulimit -t)"
-            self._await_late(signum)
-        came = list(self._came.items())  # at once: a handler may add to it meanwhile
-        known = [told for told, at in came if told == signum or (may_finish and at >= since)]
-        return f"{signal_name(known[0])} was sent to the job" if known else ""
-
-    def _await_late(self, signum: int) -> None:
-        """Wait a moment for a signal of which a command has ended, in case it was sent to us too."""
-        until = time.monotonic() + LATE_S
-        while signum in self._previous and signum not in self._came and time.monotonic() < until:
-            time.sleep(0.01)
+        is_used_up = signum == signal.SIGXCPU or (signum == signal.SIGKILL and cpu_s >= _longest_cpu_s())
+        if may_finish and is_used_up:
+            return "its CPU time was used up (ulimit -t)"
+        until = time.monotonic() + (LATE_S if signum in self._previous else MOMENT_S)
+        while True:
+            came = list(self._came.items())  # at once: a handler may add to it meanwhile
+            known = [told for told, at in came if told == signum or (may_finish and at >= since)]
+            if known or not may_finish or time.monotonic() >= until:
+                return f"{signal_name(known[0])} was sent to the job" if known else ""
+            time.sleep(MOMENT_S / 4)
 
     @property
     def stops_in_s(self) -> float | None:
