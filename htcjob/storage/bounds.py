@@ -20,21 +20,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Piece = TypeVar("Piece", bytes, "bytes | memoryview")
 
-CONNECT_S = 10
-"""To connect, for each address of a host."""
 STALLED_S = 60
 """Without an answer, or without a byte of it, for so long a request is given up."""
 SLOWEST_BYTES_PER_S = 1024
 """What moves more slowly than that, but for the first `STALLED_S`, is given up as well."""
-SENDING_S = 300
-"""For a body of `PART_BYTES` to be sent, or an answer to come that is long in the making."""
 LISTING_S = 120
 """For a thousand keys of a listing."""
 
 
-def paced(pieces: Iterable[Piece], operation: str, url: str) -> Iterator[Piece]:
+def paced(pieces: Iterable[Piece], most_bytes: int, operation: str, url: str) -> Iterator[Piece]:
     """
-    Give *pieces* of an answer as they come.
+    Give *pieces* of an answer as they come, and no more once they are more than *most_bytes*.
 
     Raises:
         TransientError: they come too slowly.
@@ -46,6 +42,8 @@ def paced(pieces: Iterable[Piece], operation: str, url: str) -> Iterator[Piece]:
         if elapsed_s > STALLED_S + size_bytes / SLOWEST_BYTES_PER_S:
             raise TransientError(operation, url, f"only {size_bytes} bytes came in {elapsed_s:.0f} s")
         yield piece
+        if size_bytes > most_bytes:
+            return
 
 
 def within(seconds: float, act: Callable[[], T], operation: str, url: str) -> T:

@@ -27,6 +27,7 @@ from htcjob.errors import (
 )
 from htcjob.redact import redact
 from htcjob.storage.blame import Blame
+from htcjob.storage.bounds import paced
 from htcjob.storage.checksum import hasher_of, is_right
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import NewFile, open_regular, read_all
@@ -333,7 +334,7 @@ class CloudStore(Store):
                     if not may_end_early or info.size_bytes <= start:
                         raise _outside("read_range", url, start, stop, info.size_bytes)
                     stop = info.size_bytes
-                data = b"".join(body.pieces)
+                data = b"".join(paced(body.pieces, info.size_bytes, "read_range", url))
             finally:
                 body.close()
         expected_bytes = (body.stop if stop is None else stop) - start
@@ -348,7 +349,7 @@ class CloudStore(Store):
     def _receive(self, body: Body, new: NewFile, url: str) -> None:
         hasher = hasher_of(body.info.checksum)
         size_bytes = 0
-        for piece in body.pieces:
+        for piece in paced(body.pieces, body.info.size_bytes, "get", url):
             new.write(piece)
             size_bytes += len(piece)
             if hasher is not None:
@@ -431,7 +432,7 @@ class CloudStore(Store):
     ) -> None:
         offset = start
         with self._talking("get", url):
-            for piece in part.pieces:
+            for piece in paced(part.pieces, stop - start, "get", url):
                 if is_over.is_set():
                     return
                 piece = memoryview(piece)[: stop - offset]

@@ -68,7 +68,6 @@ __all__ = ["open_bucket", "why_not"]
 
 _SHORT_BODY_BYTES = 1 << 20
 """Longer bodies are sent with `SEND_TIMEOUT`."""
-_PIECE_BYTES = 1 << 20
 _PAGE_KEYS = 1000
 _MOST_PARTS = 10_000
 """S3: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html. The others allow as many, or more."""
@@ -417,7 +416,5 @@ def _is_of_obstore(error: Exception) -> bool:
 
 def _pieces(result: GetResult, size_bytes: int) -> Generator[bytes | memoryview]:
     """Give the content; the connection is given up when this is closed."""
-    if size_bytes <= _PIECE_BYTES:
-        yield memoryview(result.bytes())
-    else:
-        yield from result.stream(_PIECE_BYTES)
+    if size_bytes:
+        yield from result.stream(1)  # as they come, so that somebody sees how fast that is

@@ -52,8 +52,8 @@ def in_order(bucket: Bucket, prefix: str, start_after: str | None, url: str) -> 
     """
     if bucket.lists_in_order:
         infos = _ending(bucket.list(prefix, start_after), url)
-        if (held := _in_order_at_first(infos)) is not None:
-            yield from _behind(start_after, _checked(bucket, chain(held, infos), url))
+        if (looked_at := _in_order_at_first(infos)) is not None:
+            yield from _behind(start_after, _checked(bucket, looked_at, url))
             return
         bucket.lists_in_order = False
     infos = _ending(bucket.list(prefix, None), url)
@@ -91,14 +91,22 @@ def whole(pages: Iterable[tuple[Iterable[ObjectInfo], str | None]], url: str) ->
         before = token
 
 
-def _in_order_at_first(infos: Iterator[ObjectInfo]) -> list[ObjectInfo] | None:
-    """Give the first of *infos*; None: they are not in order."""
+def _in_order_at_first(infos: Iterator[ObjectInfo]) -> Iterator[ObjectInfo] | None:
+    """Give *infos* with the first of them looked at; None: they are not in order."""
+    held: list[ObjectInfo] = []
     try:
-        held = list(islice(infos, HELD_KEYS))
+        held.extend(islice(infos, HELD_KEYS))
     except DisorderError:
         return None
+    except Exception as error:  # what came before it is given all the same
+        infos = _failing(error)
     keys = [info.key for info in held]
-    return held if all(map(le, keys, keys[1:])) else None
+    return chain(held, infos) if all(map(le, keys, keys[1:])) else None
+
+
+def _failing(error: Exception) -> Iterator[ObjectInfo]:
+    raise error
+    yield  # which makes it an iterator
 
 
 def _checked(bucket: Bucket, infos: Iterable[ObjectInfo], url: str) -> Iterator[ObjectInfo]:

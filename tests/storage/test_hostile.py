@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
 
 import pytest
 
@@ -237,3 +238,25 @@ def test_a_stop_signal_ends_an_attempt_that_hangs_in_storage(htcjob, rgw, engine
     record = htcjob.exit_record()
     assert (record["termination_reason"], record["exit_status"]) == ("preempted", 143)
     assert "given_up" in err
+
+
+class Endless(Lying):
+    """Sends more and more."""
+
+    def get(self, name, *, start=0, stop=None, etag=None):
+        return Body(self.infos[0], start, start + 4, repeat(b"x"), lambda: None)
+
+
+def test_an_answer_without_end(tmp_path):
+    """Bytes that nobody asked for fill neither memory nor disk."""
+    store = store_on(Endless(info("a")))
+    for read in (lambda: store.read_range("a", 0, 4), lambda: store.get("a", str(tmp_path / "out"))):
+        with pytest.raises(TransientError, match="5 of 4"):
+            read()
+
+
+def test_an_answer_that_comes_too_slowly(monkeypatch):
+    """Bytes that dribble in do not hold a request, though it is never silent."""
+    monkeypatch.setattr("htcjob.storage.bounds.STALLED_S", -1)
+    with pytest.raises(TransientError, match="only 4 bytes came"):
+        store_on(Lying(info("a"))).read_range("a", 0, 4)
