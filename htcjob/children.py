@@ -361,6 +361,14 @@ def _parent_of(name: str) -> int:
         return 0
 
 
+def is_suspended(pid: int) -> bool:
+    """Whether the process *pid* is stopped by a signal, and takes no other one until it goes on."""
+    try:
+        return _content_of(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:1] == [b"T"]
+    except OSError:  # gone, or no /proc here
+        return False
+
+
 def _content_of(path: str) -> bytes:
     """Give the content of a file of /proc, with a third of the system calls of `open`: every command pays."""
     pieces = []

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 
 from htcjob.bounded import OVERTIME_S
-from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group
+from htcjob.children import LEFTOVERS_GRACE_S, Command, exit_fd, is_suspended, signal_group
 from htcjob.errors import ShortageError
 from htcjob.outcome import CommandResult
 from htcjob.signals import STOPPING, Signals
@@ -194,7 +194,8 @@ def _await_exit(
             finish_by = now + grace_s * FINISHING_SHARE
         elif ready:
             stop, kill_at = _Stop.SIGNAL, now + grace_s
-            signal_group(pid, signal.SIGCONT)  # a stopped process takes what it was sent when it goes on
+            if is_suspended(pid):  # it takes what it was sent when it goes on
+                signal_group(pid, signal.SIGCONT)
         elif all(alarm is None or now < alarm for alarm in alarms):
             continue  # poll came back early
         elif stop:

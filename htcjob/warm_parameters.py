@@ -90,10 +90,10 @@ class Parameters:
             TypeError: one that can be given by place only is missing. Of others, Python says so itself.
         """
         params = request["params"]
-        given = {**params, **{name: request[name] for name in NAMES}}
+        given = {**params, **{name: request[name] for name in NAMES if name in request}}
         if self._first:
-            given.setdefault(self._first, request["input"])
-        places: list[object] = [request["input"]] if self._is_path_alone else []
+            given.setdefault(self._first, given.get("input"))
+        places: list[object] = [given.get("input")] if self._is_path_alone else []
         for name, default in self._by_place:
             if name not in given and not default:
                 raise TypeError(f"missing 1 required positional argument: {name!r}")

@@ -182,7 +182,11 @@ def test_every_error_of_ours_has_an_ending_of_its_own():
     ]
     assert len(kinds) > 10
     for kind in kinds:
-        arguments = {errors.BadKeyError: ("k", "r"), errors.CommandNotStartedError: (127, "r")}.get(kind)
+        arguments = {
+            errors.BadKeyError: ("k", "r"),
+            errors.CommandNotStartedError: (127, "r"),
+            errors.DisorderError: ("op", "url", "b", "a"),
+        }.get(kind)
         if arguments is None:
             arguments = ("op", "url", "why") if issubclass(kind, errors.StorageError) else ("why",)
         assert ending_of_error(kind(*arguments)).reason is not R.INTERNAL_ERROR, kind

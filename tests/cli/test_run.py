@@ -877,7 +877,7 @@ def test_a_bucket_may_hold_objects_named_like_folders_of_each_other(htcjob, tmp_
         }
         said = 'for f in $(cat "$HTCJOB_ENTRIES_FILE"); do case $f in "$HTCJOB_WORK_DIR"/*) cat "$f"; echo;; esac; done'
         if way == "each":
-            said = 'cat "$HTCJOB_INPUT"; echo'
+            said = 'echo "$(cat "$HTCJOB_INPUT")"'
         done = htcjob.run(*(["--each"] if way == "each" else []), "--", "sh", "-c", said, **variables)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -435,7 +435,6 @@ class TestFailures:
     ) -> None:
         """A body that takes longer than a connection may be silent is sent, and is received, whole."""
         monkeypatch.setattr(fast, "READ_TIMEOUT", timedelta(seconds=0.5))
-        monkeypatch.setattr(fast, "_PIECE_BYTES", 1 << 18)
         data = os.urandom(4 * MB)
         with _Slow(rgw.endpoint, seconds=2.0, n_bytes=len(data)) as url:
             access = Access(engine="fast", endpoint=url, environ=environ(rgw.environ()))
