@@ -23,6 +23,7 @@ from htcjob.errors import (
 )
 from htcjob.locations import find, listed
 from htcjob.storage.checksum import file_has
+from htcjob.storage.contract import LeftOut
 from htcjob.storage.files import TEMP_PREFIX
 from htcjob.storage.keys import path_of_copy
 from htcjob.trouble import in_words, is_passing
@@ -130,7 +131,9 @@ class Copier:
         """Give a task for each object that *location* means."""
         try:
             for found in find(location, is_recursive=is_recursive, transfers=self._transfers):
-                if _is_marker(found):
+                if isinstance(found, LeftOut):
+                    yield _failing_for(found, location.store)
+                elif _is_marker(found):
                     yield Task(found.key, partial(Outcome, found.key, 0, SKIPPED))
                 else:
                     source = location.store.url_of(found.key)
@@ -273,7 +276,10 @@ def removals(location: Location, transfers: Transfers, *, is_recursive: bool) ->
 
     try:
         for found in find(location, is_recursive=is_recursive, transfers=transfers, is_checked=True):
-            yield Task(found.key, partial(remove, found))
+            if isinstance(found, LeftOut):
+                yield _failing_for(found, store)
+            else:
+                yield Task(found.key, partial(remove, found))
     except HtcjobError as error:
         yield failing(location.text, error)
 
@@ -324,6 +330,11 @@ def _is_marker(found: Found) -> bool:
     """Tell whether the object only stands for a folder, as the clouds' consoles make them."""
     is_empty = found.info is not None and found.info.size_bytes == 0
     return is_empty and (not found.name or found.name.endswith("/"))
+
+
+def _failing_for(left_out: LeftOut, store: Store) -> Task:
+    """Give the task of what is no object: without it, a folder is not copied or removed whole."""
+    return failing(left_out.key, PermanentError("list", store.url_of(left_out.key), left_out.reason))
 
 
 def failing(key: str, error: HtcjobError) -> Task:

@@ -13,13 +13,13 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import HtcjobError
-from htcjob.locations import listed
+from htcjob.locations import everything, listed
 from htcjob.storage.keys import LAST_CHARACTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from htcjob.storage.contract import ObjectInfo, Store
+    from htcjob.storage.contract import LeftOut, ObjectInfo, Store
     from htcjob.transfer import Transfers
 
 WORTHWHILE = 20_000
@@ -64,13 +64,13 @@ def is_cut(store: Store) -> bool:
     return can_begin_anywhere(store) and store.promises_order
 
 
-def in_range(store: Store, keys: KeyRange, transfers: Transfers) -> Iterator[ObjectInfo]:
-    """Give the objects of a range, ordered by the UTF-8 bytes of the key."""
+def in_range(store: Store, keys: KeyRange, transfers: Transfers) -> Iterator[ObjectInfo | LeftOut]:
+    """Give the objects of a range, and what is left out, ordered by the UTF-8 bytes of the key."""
     if keys.known is not None:
         yield from keys.known
         return
     start_after = just_before(keys.first) if keys.first else None
-    for info in listed(store, keys.prefix, transfers, start_after=start_after):
+    for info in everything(store, keys.prefix, transfers, start_after=start_after):
         if keys.stop is not None and info.key >= keys.stop:
             return
         if info.key >= keys.first:

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from htcjob.errors import AbsentError, BadKeyError, DisorderError, TransientError, UsageError
+from htcjob.storage.contract import LeftOut, ObjectInfo
 from htcjob.storage.keys import LAST_CHARACTER, check_key
 from htcjob.storage.urls import is_url, split_object_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from htcjob.storage.contract import ObjectInfo, Store
+    from htcjob.storage.contract import Store
     from htcjob.transfer import Transfers
+
+_Listed = TypeVar("_Listed", ObjectInfo, ObjectInfo | LeftOut)
 
 GLOB = re.compile(r"[*?\[]")
 """Where the literal beginning of a glob ends."""
@@ -132,9 +135,9 @@ def _split(url: str) -> tuple[str, str]:
 
 def find(
     location: Location, *, is_recursive: bool, transfers: Transfers, is_checked: bool = False
-) -> Iterator[Found]:
+) -> Iterator[Found | LeftOut]:
     """
-    Give the objects that *location* means. Streams, as listings do.
+    Give the objects that *location* means, and what may be meant and is none. Streams, as listings do.
 
     Where storage turns out late not to list in order, some come twice.
 
@@ -163,16 +166,21 @@ def find(
         yield Found(key, _own_name(key, key), exact)
     if is_glob and exact is None:
         wanted, literal = glob_pattern(key), location.literal
-        for info in listed(store, literal, transfers, may_repeat=True):
+        for info in everything(store, literal, transfers, may_repeat=True):
+            if isinstance(info, LeftOut):
+                if may_mean(key, info, is_recursive=is_recursive):
+                    is_nothing = False
+                    yield info
+                continue
             match = wanted.match(info.key)
             if match and (is_recursive or not match[2]):
                 is_nothing = False
                 yield Found(info.key, _own_name(info.key, literal), info)
     elif location.is_folder or is_recursive:
         folder = key if location.is_folder else f"{key}/"
-        for info in listed(store, folder, transfers, may_repeat=True):
+        for info in everything(store, folder, transfers, may_repeat=True):
             is_nothing = False
-            yield Found(info.key, _own_name(info.key, key), info)
+            yield info if isinstance(info, LeftOut) else Found(info.key, _own_name(info.key, key), info)
     elif is_nothing and next(listed(store, f"{key}/", transfers), None) is not None:
         require_recursive(location, is_recursive=False)
     if is_nothing:
@@ -185,9 +193,11 @@ def require_recursive(location: Location, *, is_recursive: bool) -> None:
         raise UsageError(f"{location.text} is a folder: add -r to mean all that is in it")
 
 
-def look(location: Location, *, is_recursive: bool, transfers: Transfers) -> Iterator[ObjectInfo | str]:
+def look(
+    location: Location, *, is_recursive: bool, transfers: Transfers
+) -> Iterator[ObjectInfo | LeftOut | str]:
     """
-    Give what a person wants to see there: objects, and folders as keys that end in `/`.
+    Give what a person wants to see there: objects, folders as keys that end in `/`, and what is neither.
 
     Args:
         location: Where to look.
@@ -213,9 +223,11 @@ def look(location: Location, *, is_recursive: bool, transfers: Transfers) -> Ite
         match = wanted.match(name)
         return f"{match[1]}/" if match and match[2] else None
 
-    entries = listed(store, prefix, transfers) if is_recursive else _folded(store, prefix, fold, transfers)
+    entries: Iterator[ObjectInfo | LeftOut | str] = _folded(store, prefix, fold, transfers)
+    if is_recursive:
+        entries = everything(store, prefix, transfers)
     for entry in entries:
-        if isinstance(entry, str) or wanted.match(entry.key):
+        if isinstance(entry, str) or wanted.match(_name_of(entry)):
             is_nothing = False
             yield entry
     if is_nothing:
@@ -244,10 +256,33 @@ def listed(
         DisorderError: it has to begin again, and must not repeat anything.
         StorageError: as `Store.list`, for good or after the retries.
     """
+    return _going_on(store.list, prefix, transfers, start_after, may_repeat=may_repeat)
+
+
+def everything(
+    store: Store,
+    prefix: str,
+    transfers: Transfers,
+    *,
+    start_after: str | None = None,
+    may_repeat: bool = False,
+) -> Iterator[ObjectInfo | LeftOut]:
+    """Give what `Store.list_all` gives, as `listed` does."""
+    return _going_on(store.list_all, prefix, transfers, start_after, may_repeat=may_repeat)
+
+
+def _going_on(
+    begin_listing: Callable[..., Iterator[_Listed]],
+    prefix: str,
+    transfers: Transfers,
+    start_after: str | None,
+    *,
+    may_repeat: bool,
+) -> Iterator[_Listed]:
     last = start_after
 
-    def begin() -> tuple[Iterator[ObjectInfo], ObjectInfo | None]:
-        listing = store.list(prefix, start_after=last)
+    def begin() -> tuple[Iterator[_Listed], _Listed | None]:
+        listing = begin_listing(prefix, start_after=last)
         return listing, next(listing, None)
 
     while True:
@@ -270,12 +305,12 @@ def listed(
 
 def _folded(
     store: Store, prefix: str, fold: Callable[[str], str | None], transfers: Transfers
-) -> Iterator[ObjectInfo | str]:
+) -> Iterator[ObjectInfo | LeftOut | str]:
     """Give the objects for which *fold* names no folder, and each folder once; large ones are not read."""
     folder, n_inside, start_after = "", 0, None
     while True:
-        for info in listed(store, prefix, transfers, start_after=start_after):
-            found = fold(info.key)
+        for info in everything(store, prefix, transfers, start_after=start_after):
+            found = fold(_name_of(info))
             if found is None:
                 yield info
                 continue
@@ -288,6 +323,32 @@ def _folded(
                 break
         else:
             return
+
+
+def _name_of(entry: ObjectInfo | LeftOut) -> str:
+    return entry.key.removesuffix("/") if isinstance(entry, LeftOut) else entry.key
+
+
+def may_mean(glob: str, left_out: LeftOut, *, is_recursive: bool = True) -> bool:
+    """
+    Return whether *glob* means what is left out, or may mean something in it.
+
+    Args:
+        glob: What is wanted.
+        left_out: What is no object.
+        is_recursive: A folder means all that is in it.
+    """
+    key, parts = left_out.key, glob.split("/")
+    if not key.endswith("/"):
+        match = glob_pattern(glob).match(key)
+        return match is not None and (is_recursive or not match[2])
+    depth = key.count("/")
+    if depth >= len(parts) and not is_recursive and "**" not in parts:
+        return False
+    above = parts[:depth]
+    if "**" in above:
+        above = above[: above.index("**")]
+    return not above or glob_pattern("/".join(above)).match(key[:-1]) is not None
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:

@@ -3,7 +3,7 @@ Makes a manifest from what is in storage: sorted by key, with its index, through
 
 Every key becomes a line that means that key again: the key itself, or where that would mean something else
 (as when it begins with `#`, `{` or `./`), a JSON line, or the full URL of the object. A key that no line can
-mean is not passed over: the manifest is then not made.
+mean is not passed over, and no link or special file of a directory: the manifest is then not made.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from htcjob.errors import AbsentError, DisorderError, HtcjobError, TransientError
 from htcjob.listing import KeyRange, cut, in_range
-from htcjob.locations import GLOB, Location, glob_pattern
+from htcjob.locations import GLOB, Location, glob_pattern, may_mean
 from htcjob.manifest import parse_entry
 from htcjob.manifest_index import SUFFIX
 from htcjob.manifest_writer import IndexWriter
 from htcjob.storage.blame import Blame
+from htcjob.storage.contract import LeftOut
+from htcjob.storage.urls import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +40,7 @@ BLOCK_BYTES = 4 * 1024 * 1024
 """Read at a time, of what is put together; whole sizes."""
 
 FIRST_FEW = 5
-"""Keys that no line can mean which are named; the others are counted."""
+"""Of what no line can mean, so many are named; the others are counted."""
 
 _LEDGER = ".htcjob"
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ /.,@+()=~!-]*")
@@ -75,7 +77,7 @@ class Built(NamedTuple):
     indexed: Indexed | None
     """The manifest and its index; None: nothing was put, because of the following."""
     unusable: Sequence[str]
-    """The first few keys that no line can mean."""
+    """What is wrong with the first few keys that no line can mean, and files that are no objects."""
     n_unusable: int
     """All of them."""
 
@@ -148,6 +150,8 @@ def line_of(key: str, url: str, size_bytes: int, *, is_project: bool, as_json: b
     if is_project and not as_json and len(key) <= _PLAIN_LENGTH and ".." not in key and _PLAIN.fullmatch(key):
         return key
     for name in (key, url) if is_project else (url,):
+        if name is not url and is_url(name):  # a key that looks like the URL of another object
+            continue
         if not as_json and _means(name, name):
             return name
         line = _json({"key": name} | ({"size_bytes": size_bytes} if as_json else {}))
@@ -172,21 +176,33 @@ def _means(line: str, key: str) -> bool:
     return entry.problem is None and entry.key == key
 
 
-def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo], bool]:
-    """Give what tells whether an object is to become an entry."""
+def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftOut], bool]:
+    """Give what tells whether an object is to become an entry, or something in what is left out may be."""
     store, key = source.place.store, source.place.key
     folder = source.prefix[: source.prefix.rfind("/") + 1]
-    glob = glob_pattern(key) if GLOB.search(key) else None
+    glob = key if GLOB.search(key) else None
+    pattern = glob_pattern(glob) if glob else None
     include = [glob_pattern(pattern) for pattern in source.include]
     exclude = [glob_pattern(pattern) for pattern in source.exclude]
     ours = {target.url, target.url + SUFFIX}
 
-    def is_wanted(info: ObjectInfo) -> bool:
+    def may_be_wanted(found: LeftOut) -> bool:
+        if _LEDGER in found.key.split("/")[:-1] or (glob and not may_mean(glob, found)):
+            return False
+        below = LeftOut(found.key[len(folder) :], found.reason)
+        if source.include and not any(may_mean(wanted, below) for wanted in source.include):
+            return False
+        name = below.key.removesuffix("/")
+        return not any(unwanted.match(name) for unwanted in exclude)
+
+    def is_wanted(info: ObjectInfo | LeftOut) -> bool:
+        if isinstance(info, LeftOut):
+            return may_be_wanted(info)
         if info.size_bytes == 0 and info.key.endswith("/"):
             return False
         if _LEDGER in info.key and _LEDGER in info.key.split("/")[:-1]:
             return False
-        if glob is not None and not glob.match(info.key):
+        if pattern is not None and not pattern.match(info.key):
             return False
         name = info.key[len(folder) :]
         if include and not any(pattern.match(name) for pattern in include):
@@ -200,7 +216,7 @@ def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo], bool]
 
 def _write_part(
     source: Source,
-    is_wanted: Callable[[ObjectInfo], bool],
+    is_wanted: Callable[[ObjectInfo | LeftOut], bool],
     transfers: Transfers,
     folder: str,
     numbered: tuple[int, KeyRange],
@@ -226,17 +242,18 @@ def _write_part(
         for info in in_range(store, keys, transfers):
             if not is_wanted(info):
                 continue
-            line = line_of(
-                info.key,
-                store.url_of(info.key),
-                info.size_bytes,
-                is_project=source.is_project,
-                as_json=source.as_json,
-            )
-            if line is None:
+            url = store.url_of(info.key)
+            if isinstance(info, LeftOut):
+                line, problem = None, f"{url}: {info.reason}"
+            else:
+                line = line_of(
+                    info.key, url, info.size_bytes, is_project=source.is_project, as_json=source.as_json
+                )
+                problem = f"no line of a manifest can mean the key {info.key!r}"
+            if line is None or isinstance(info, LeftOut):
                 n_unusable += 1
                 if n_unusable <= FIRST_FEW:
-                    part.unusable.append(info.key)
+                    part.unusable.append(problem)
                 continue
             lines.append(f"{line}\n")
             sizes.append(info.size_bytes)

@@ -69,7 +69,7 @@ _LINES = """
 Exit status:
   0    all is right
   64   usage
-  65   lines that are wrong, or keys that no line can mean
+  65   lines that are wrong, keys that no line can mean, or links and special files in a directory
   66   nothing is there
   74   impossible for good (disk full, refused)
   75   transient trouble outlasted the retries: try again
@@ -124,9 +124,10 @@ def build(
     with moving("build") as transfers, scratch() as folder:
         made = build_manifest(source, target, transfers, folder)
     if made.indexed is None:
-        for key in made.unusable:
-            say(f"htcjob: error: no line of a manifest can mean the key {key!r}")
-        say(f"htcjob: error: no manifest made, because of {made.n_unusable} such keys: see --exclude")
+        for problem in made.unusable:
+            say(f"htcjob: error: {problem}")
+        n = made.n_unusable
+        say(f"htcjob: error: no manifest made, because of {n} such keys or files: see --exclude")
         return os.EX_DATAERR
     if as_json:
         write(json.dumps(made.indexed._asdict() | {"manifest": target.url, "index": target.url + SUFFIX}))

@@ -38,6 +38,7 @@ from htcjob.outcome import EXIT_STATUS, Ending, TerminationReason, ending_of_err
 from htcjob.progress import size_in_words
 from htcjob.redact import redact
 from htcjob.scratch import scratch
+from htcjob.storage.contract import LeftOut
 from htcjob.storage.keys import real_path
 
 FAILURES_SHOWN = 5
@@ -101,8 +102,14 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
       htcjob storage ls project:photos/
     """
     place = parse(location, Stores())
+    n_left_out = 0
     with talking() as transfers:
         for entry in look(place, is_recursive=is_recursive, transfers=transfers):
+            if isinstance(entry, LeftOut):
+                n_left_out += 1
+                if n_left_out <= FAILURES_SHOWN:
+                    say(f"htcjob: warning: left out: {place.store.url_of(entry.key)}: {entry.reason}")
+                continue
             if isinstance(entry, str):
                 key, size_bytes, changed = entry, None, None
             else:
@@ -114,6 +121,8 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
             else:
                 shown = "" if size_bytes is None else size_bytes
                 write(f"{shown:>13}  {changed or '':20}  {printable(key)}")
+    if n_left_out > 1:
+        say(f"htcjob: warning: {n_left_out} names left out")
 
 
 @storage.command(epilog=_HELP)

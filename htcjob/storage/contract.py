@@ -35,6 +35,17 @@ class ObjectInfo:
         return self.version or self.etag
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What lies where objects lie and is none, though somebody may take it for one."""
+
+    key: str
+    """Its name as a key would be; ends in `/` where it may hold more. Bytes that are not UTF-8 are as
+    `os.fsdecode` gives them."""
+    reason: str
+    """Why it is no object."""
+
+
 class Store(ABC):
     """
     A bucket, container or directory plus a prefix; keys are relative to it.
@@ -132,6 +143,10 @@ class Store(ABC):
         a folder: `a` also finds `ab`. With *start_after*, only keys after it. Failures come from the
         iterator, not from the call.
         """
+
+    def list_all(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo | LeftOut]:
+        """Give what `list` gives, and in its place what that leaves out: for those who must miss nothing."""
+        return self.list(prefix, start_after=start_after)
 
     @abstractmethod
     def head(self, key: str) -> ObjectInfo:

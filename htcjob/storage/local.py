@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, PermanentError, TransientError
 from htcjob.storage.blame import Blame
-from htcjob.storage.contract import ObjectInfo, Store
+from htcjob.storage.contract import LeftOut, ObjectInfo, Store
 from htcjob.storage.files import TEMP_PREFIX, NewFile, open_regular, read_range, sync_folder
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path, real_path
 from htcjob.storage.spelling import SPELLED_OTHERWISE, Spelling
@@ -58,7 +58,8 @@ class LocalStore(Store):
     Complete files only: an object is written under a temporary name and synced to disk, then renamed. So
     it is whole after a kill or a power cut; a power cut can still undo the renames since the last `sync`.
     Symbolic links are refused in keys and left out of listings, and so is all that is neither a file nor
-    a folder. Folders are made as needed, the store's own too, and never removed.
+    a folder, or whose name cannot be a key: `list` warns of it once, `list_all` gives it. Folders are made as
+    needed, the store's own too, and never removed.
 
     What a directory cannot do: keys `a` and `a/b` side by side, `a//b`, `a/`, parts longer than 255 bytes.
     Where the file system ignores case or the Unicode form of letters, a key that is another one's file is
@@ -164,13 +165,22 @@ class LocalStore(Store):
                     raise
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        """Give the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key."""
+        for found in self.list_all(prefix, start_after=start_after):
+            if isinstance(found, ObjectInfo):
+                yield found
+            elif not self._has_warned:
+                self._has_warned = True
+                where = self.url_of(found.key)
+                _log.warning("%s: left out of the listing, and others like it: %s", where, found.reason)
+
+    def list_all(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo | LeftOut]:
         """
-        Give the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key.
+        Give the objects whose key begins with *prefix* and all that is left out, ordered by bytes.
 
         Holds the names of one folder, and of those above it. Folders without a wanted key are not read. Where
         a file was gone when its turn came, the folder's end is read again: what has taken its place may be
-        there, under a name behind all others. Files whose name cannot be a key are left out, with one warning
-        for each store.
+        there, under a name behind all others. Our temporary files, and those of NFS, are not worth a word.
         """
         wanted = _Wanted(prefix, start_after)
         folder = prefix[: prefix.rfind("/") + 1]
@@ -192,6 +202,10 @@ class LocalStore(Store):
                 continue
             now.last = now.names.pop()
             key = now.above + now.last
+            reason = wanted.left_out.pop(key, None)
+            if reason is not None:
+                yield LeftOut(os.fsdecode(key), reason)
+                continue
             if key.endswith(b"/"):
                 open_folders.append(_OpenFolder(key, self._names(key, wanted)))
                 continue
@@ -312,7 +326,11 @@ class LocalStore(Store):
         return Blame(operation, self.url_of(key), root=self._root)
 
     def _names(self, folder: bytes, wanted: _Wanted) -> _Names:
-        """Names in *folder*, which is empty or ends in `/`: last first; subfolders end in `/`."""
+        """
+        Names in *folder*, which is empty or ends in `/`: last first; subfolders end in `/`.
+
+        Those that are left out are among them, and in `wanted.left_out`.
+        """
         names = []
         try:
             with (
@@ -324,12 +342,23 @@ class LocalStore(Store):
                     if name.startswith(_RESERVED_BYTES):
                         continue
                     # A folder sorts as its keys do, which all go on with `/`: behind `a!`.
+                    reason = None
                     if entry.is_dir(follow_symlinks=False):
                         name += b"/"
                     elif not entry.is_file(follow_symlinks=False):
+                        reason = "a special file"
+                        if entry.is_symlink():
+                            reason = "a symbolic link, and links are not followed"
+                            name += b"/" * _may_be_folder(entry)
+                    key = folder + name
+                    if not wanted.has(key):
                         continue
-                    if wanted.has(folder + name) and self._can_be_key(folder + name):
-                        names.append(name)
+                    reason = reason or _why_no_key(key)
+                    if reason is not None:
+                        if key <= wanted.start_after:
+                            continue
+                        wanted.left_out[key] = reason
+                    names.append(name)
         except AbsentError:
             with self._blame("list", folder.decode()):
                 is_there = is_folder(self._root)
@@ -348,21 +377,6 @@ class LocalStore(Store):
                 raise
             return None
         return status if stat.S_ISREG(status.st_mode) else None
-
-    def _can_be_key(self, key: bytes) -> bool:
-        try:
-            key.decode()
-        except UnicodeDecodeError:
-            reason = "not UTF-8"
-        else:
-            if len(key) <= LONGEST_KEY_BYTES and b"\n" not in key and b"\r" not in key:
-                return True
-            reason = "too long, or with a line break"
-        if not self._has_warned:
-            self._has_warned = True
-            where = file_url(os.fsdecode(os.path.join(self._root_bytes, key)))
-            _log.warning("%s: left out of the listing, and others like it: %s", where, reason)
-        return False
 
 
 _Names = list[bytes]  # inside the class, `list` is the verb
@@ -388,15 +402,42 @@ class _Wanted:
     """Which keys a listing asks for."""
 
     def __init__(self, prefix: str, start_after: str | None) -> None:
-        # Text that is not Unicode begins no key, and sorts somewhere.
-        self._prefix = prefix.encode("utf-8", "surrogatepass")
-        self._start_after = (start_after or "").encode("utf-8", "surrogatepass")
+        self._prefix = _bytes_of(prefix)
+        self.start_after = _bytes_of(start_after or "")
+        self.left_out: dict[bytes, str] = {}
+        """Why, of those in the open folders whose turn has not come yet."""
 
     def has(self, name: bytes) -> bool:
         """Tell whether *name* is a wanted key, or a folder (ending in `/`) that may hold one."""
         if not name.startswith(self._prefix):
             return False
-        return name > self._start_after or (name.endswith(b"/") and self._start_after.startswith(name))
+        return name > self.start_after or (name.endswith(b"/") and self.start_after.startswith(name))
+
+
+def _bytes_of(text: str) -> bytes:
+    """Return the start of a name; text that is not Unicode begins no key, and sorts somewhere."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _why_no_key(key: bytes) -> str | None:
+    """Return why no key can be that name, or lie in the folder of that name; None: one can."""
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return "its name is not UTF-8"
+    if b"\n" in key or b"\r" in key:
+        return "its name has a line break"
+    return "its name is too long for a key" if len(key) > LONGEST_KEY_BYTES else None
+
+
+def _may_be_folder(link: os.DirEntry[bytes]) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:
+        return True
 
 
 def _existing(path: str) -> str:

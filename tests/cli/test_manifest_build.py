@@ -1,8 +1,12 @@
 """`htcjob manifest`: real processes on directories and on a real S3 server."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
@@ -10,6 +14,8 @@ from htcjob.manifest import Manifest
 from htcjob.manifest_build import line_of
 from htcjob.manifest_index import Index
 from htcjob.retry import RetryPolicy
+from htcjob.storage.contract import LeftOut
+from htcjob.storage.files import TEMP_PREFIX
 from htcjob.storage.keys import check_key
 from htcjob.storage.local import LocalStore
 from htcjob.storage.memory import MemoryStore
@@ -26,7 +32,15 @@ ODD_KEYS = (
     "back\\slash",
     "double//slash",
     "ends with blank ",
+    "file:///etc/x",
+    "gs://other/x",
     "https://example.org/x",
+    "htcjob://x",
+    "s3://other/x",
+    "az://other/x",
+    "#",
+    "{}",
+    '{"key": "x"}',
     "line\vtab",
     "percent%20",
     "question?x=1",
@@ -65,6 +79,7 @@ def test_a_line_means_the_key_it_was_made_of(key, is_project, as_json):
     (entry,) = Manifest(store, "list.txt").entries(range(1))
     assert entry.problem is None
     assert entry.key in ({key, url} if is_project else {url})
+    assert entry.is_url == (entry.key == url)  # it is not taken for the URL of another object
     assert entry.parameters == ({"size_bytes": 7} if as_json else {})
 
 
@@ -157,6 +172,93 @@ def test_what_cannot_be_built(htcjob, arguments, status, said):
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert [path.name for path in htcjob.project.rglob("*")] == ["a"]
+
+
+def odd_files(folder, tmp_path) -> set[str]:
+    """Make one thing of each kind that is no object, and one that is; give the ends of their URLs."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "x.txt").write_text("x")
+    (folder / "sub").mkdir(parents=True)
+    (folder / "plain.txt").write_text("x")
+    (folder / "link").symlink_to(elsewhere / "x.txt")
+    (folder / "folder-link").symlink_to(elsewhere)
+    (folder / "sub" / "dangling").symlink_to("nowhere")
+    (folder / "circle").symlink_to("circle")
+    os.mkfifo(folder / "fifo")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(folder / "socket"))
+    (folder / "line\nbreak").touch()
+    there = os.fsencode(folder)
+    Path(os.fsdecode(there + b"/bad\xff")).touch()
+    Path(os.fsdecode(there + b"/folder\xff")).mkdir()
+    long = folder.joinpath(*["n" * 250] * 4)
+    long.mkdir(parents=True)
+    (long / ("n" * 30)).touch()
+    # What is ours, or NFS's, is not worth a word.
+    (folder / f"{TEMP_PREFIX}0123456789ab").touch()
+    (folder / ".nfs0000000000001a2b00000001").touch()
+    return {
+        *("/link", "/folder-link/", "/sub/dangling", "/circle/", "/fifo", "/socket", "/line%0Abreak"),
+        *("/bad%FF", "/folder%FF/", "/" + "/".join(["n" * 250] * 4 + ["n" * 30])),
+    }
+
+
+def test_nothing_in_a_directory_is_left_out_in_silence(htcjob, tmp_path):
+    """What is no object stops a manifest, with its name; what is excluded, or not included, does not."""
+    names = odd_files(htcjob.project, tmp_path)
+    assert {f"/{left.key}" for left in lefts(htcjob.project)} == {
+        os.fsdecode(unquote_to_bytes(n)) for n in names
+    }
+    done = htcjob("manifest", "build", "project:")
+    assert (done.returncode, done.stdout) == (65, "")
+    *named, last = done.stderr.splitlines()
+    assert len(named) == 5
+    assert all(any(f"{name}: " in line for name in names) for line in named)
+    assert f"because of {len(names)} such keys or files" in last
+    assert not list(htcjob.project.glob("manifest*"))
+    for arguments, n_named in (
+        (("--include", "*.txt"), 0),
+        (("--include", "**/*.txt"), 3),  # of what may hold more, nobody knows whether it does
+        (("--include", "**/*.txt", "--exclude", "folder*", "--exclude", "circle"), 0),
+        (("--include", "sub/*"), 1),
+    ):
+        done = htcjob("manifest", "build", "project:", "-o", ".htcjob/list", *arguments)
+        assert len(done.stderr.splitlines()) == (n_named + 1 if n_named else 0), (arguments, done.stderr)
+        assert done.returncode == (65 if n_named else 0)
+
+
+def lefts(folder) -> list[LeftOut]:
+    """Give what a store says that it leaves out, in order."""
+    found = [one for one in LocalStore(str(folder)).list_all() if isinstance(one, LeftOut)]
+    keys = [os.fsencode(one.key) for one in found]
+    assert keys == sorted(keys)
+    return found
+
+
+def test_copies_and_removals_tell_what_they_leave_out(htcjob, tmp_path):
+    """A folder that is not copied or removed whole is an error, and a look at it names what is not shown."""
+    n = len(odd_files(htcjob.task / "f", tmp_path))
+    done = htcjob("storage", "ls", "-r", "task:")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    assert len(done.stderr.splitlines()) == 6
+    assert f"{n} names left out" in done.stderr
+    assert "/f/sub/dangling: a symbolic link" in htcjob("storage", "ls", "task:f/sub").stderr
+    for arguments, n_failed in (
+        (("get", "-r", "task:f", "-d", str(tmp_path / "got")), n),
+        (("get", "task:f/*.txt", "-d", str(tmp_path / "txt")), 0),
+        (("get", "task:f/fi*", "-d", str(tmp_path / "fi")), 1),
+        (("cp", "-r", "task:f", "project:"), n),
+        (("rm", "-r", "task:f/sub/"), 1),
+        (("rm", "-r", "task:f"), n),
+    ):
+        done = htcjob("storage", *arguments, "--json")
+        actions = [json.loads(line)["action"] for line in done.stdout.splitlines()]
+        assert actions.count("failed") == n_failed, (arguments, done.stderr)
+        assert done.returncode == (74 if n_failed else 0)
+    assert (tmp_path / "got" / "f" / "plain.txt").exists()
+    assert (htcjob.project / "f" / "plain.txt").exists()
+    assert not (htcjob.task / "f" / "plain.txt").exists()
 
 
 def test_build_on_a_full_temporary_disk(htcjob, small_disk):
