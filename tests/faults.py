@@ -519,9 +519,15 @@ def walk(
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--share", type=float, default=100.0, metavar="PERCENT")
-    parser.add_argument("--only", default="", metavar="SCENARIO[:KIND[:N[:ERRNO]]]")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=100.0,
+        metavar="PERCENT",
+        help="of all faults, the same ones every time",
+    )
+    parser.add_argument("--only", default="", metavar="SCENARIO[:KIND[:N[:ERRNO]]]", help="as it was printed")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--show", action="store_true", help="also what the process said")
     asked = parser.parse_args()
     global IS_SHOWN
