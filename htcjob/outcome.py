@@ -387,7 +387,7 @@ def _ending_at_deadline(facts: Facts) -> Ending | None:
         return _ending(TerminationReason.TIMED_OUT, "command stopped at the attempt's deadline")
     return _ending(
         TerminationReason.WORK_LEFT,
-        "stopped at its deadline before the command had finished; nothing is committed",
+        "stopped at its deadline before the command had finished; nothing is committed, run the same again",
     )
 
 
@@ -398,7 +398,11 @@ def _ending_of_command(facts: Facts, command: CommandResult) -> Ending | None:
         return _ending(TerminationReason.TIMED_OUT, f"command timed out after {command.elapsed_s:.1f} s")
     if command.stopped_by is not None and not facts.is_plain:
         # A status of 0 after SIGTERM says that the command ended tidily, not that its work was done.
-        return _stopped(facts, command.stopped_by, "before the command had finished; nothing is committed")
+        return _stopped(
+            facts,
+            command.stopped_by,
+            "before the command had finished; nothing is committed, run the same again",
+        )
     if command.stopped_by is not None and command.signal == command.stopped_by:
         return _stopped(facts, command.stopped_by, "before the command had finished")
     if command.shortage:

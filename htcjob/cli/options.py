@@ -235,6 +235,7 @@ def look_table() -> str:
         ("0", "shown"),
         ("64", "usage"),
         ("66", "manifest, run or task storage absent"),
+        ("74", "standard output did not take the results, or storage refused for good"),
         ("75", "transient trouble outlasted the retries: try again"),
         ("77", "denied, or token or credentials refused"),
         ("78", "injected environment wrong, or an extra is missing"),
