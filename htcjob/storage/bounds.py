@@ -25,7 +25,26 @@ STALLED_S = 60
 SLOWEST_BYTES_PER_S = 1024
 """What moves more slowly than that, but for the first `STALLED_S`, is given up as well."""
 LISTING_S = 120
-"""For a thousand keys of a listing."""
+"""For a thousand keys of a listing, and for the headers of an answer."""
+COMPLETION_S = 600
+"""For S3 to put the parts of a large object together, which takes minutes."""
+LARGEST_ANSWER_BYTES = 64 << 20
+"""Of answers that an SDK reads as a whole: errors, and listings, whose pages have a few MiB at most."""
+
+
+class _Talking(threading.local):
+    """What this thread asks of storage."""
+
+    operation = ""
+    """The verb; empty: nothing. Requests that are made meanwhile are ours."""
+
+
+talking = _Talking()
+
+
+def longest_s(size_bytes: int) -> float:
+    """Return how long so many bytes may take, in seconds."""
+    return STALLED_S + size_bytes / SLOWEST_BYTES_PER_S
 
 
 def paced(pieces: Iterable[Piece], most_bytes: int, operation: str, url: str) -> Iterator[Piece]:
@@ -39,7 +58,7 @@ def paced(pieces: Iterable[Piece], most_bytes: int, operation: str, url: str) ->
     for piece in pieces:
         size_bytes += len(piece)
         elapsed_s = time.monotonic() - began_at
-        if elapsed_s > STALLED_S + size_bytes / SLOWEST_BYTES_PER_S:
+        if elapsed_s > longest_s(size_bytes):
             raise TransientError(operation, url, f"only {size_bytes} bytes came in {elapsed_s:.0f} s")
         yield piece
         if size_bytes > most_bytes:

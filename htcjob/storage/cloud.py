@@ -27,7 +27,7 @@ from htcjob.errors import (
 )
 from htcjob.redact import redact
 from htcjob.storage.blame import Blame
-from htcjob.storage.bounds import paced
+from htcjob.storage.bounds import paced, talking
 from htcjob.storage.checksum import hasher_of, is_right
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.files import NewFile, open_regular, read_all
@@ -486,9 +486,9 @@ class CloudStore(Store):
 
 
 class _Talking:
-    """Translates the SDK's errors; a class, as every request goes through it."""
+    """Translates the SDK's errors, and marks its requests as ours; a class, as all of them go through it."""
 
-    __slots__ = ("_bucket", "_operation", "_url")
+    __slots__ = ("_before", "_bucket", "_operation", "_url")
 
     def __init__(self, bucket: Bucket, operation: str, url: str) -> None:
         self._bucket = bucket
@@ -496,7 +496,8 @@ class _Talking:
         self._url = url
 
     def __enter__(self) -> None:
-        return None
+        self._before = talking.operation
+        talking.operation = self._operation
 
     def __exit__(
         self,
@@ -504,6 +505,7 @@ class _Talking:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        talking.operation = self._before
         # A generator that is closed ends with GeneratorExit, which is no Exception.
         if isinstance(error, Exception) and not isinstance(error, HtcjobError):
             meaning = self._bucket.error(self._operation, self._url, error)
@@ -559,4 +561,7 @@ def part_pool() -> ThreadPoolExecutor:
     """Give the threads that move parts of large objects, of all stores together."""
     from concurrent.futures import ThreadPoolExecutor  # 13 ms: most jobs move nothing large
 
-    return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="htcjob-part")
+    def begin() -> None:
+        talking.operation = "put"
+
+    return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="htcjob-part", initializer=begin)

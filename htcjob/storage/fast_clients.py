@@ -11,6 +11,8 @@ from htcjob.errors import ConfigurationError
 from htcjob.redact import redact
 from htcjob.storage.aws_profile import profile_of
 from htcjob.storage.azure_account import parse_connection
+from htcjob.storage.bounds import longest_s
+from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.fast_way import way_to
 from htcjob.storage.variables import check_url, is_true
 
@@ -30,8 +32,6 @@ READ_TIMEOUT = timedelta(seconds=60)
 """Without a byte for so long a connection is stalled."""
 SEND_TIMEOUT = timedelta(minutes=15)
 """The same for long bodies: the time of reading also runs while a body is sent (measured, reqwest 0.13)."""
-_NEVER = timedelta(days=7)
-"""Of a request in all; the default of 30 s ends every long body (arrow-rs-object-store issue 386)."""
 
 
 class AskingProvider:
@@ -97,7 +97,9 @@ class Clients:
         self._options: Config = {
             "allow_http": self._endpoint.startswith("http://"),
             "connect_timeout": CONNECT_TIMEOUT,
-            "timeout": _NEVER,
+            # Of a request in all, with its body; after the default of 30 s every long one would end
+            # (arrow-rs-object-store issue 386).
+            "timeout": timedelta(seconds=longest_s(PART_BYTES)),
         }
         if scheme == "gs":
             # Else what is stored compressed comes without it, and without a length.

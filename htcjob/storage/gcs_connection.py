@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import google.auth
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
-from google.auth.transport.requests import AuthorizedSession
+from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud import storage
 from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
@@ -124,7 +124,7 @@ def _connect(access: Access) -> tuple[Any, AuthorizedSession]:
     elif emulator or is_true(access.environ.get("GOOGLE_SKIP_SIGNATURE")):
         session = _Session(AnonymousCredentials(), refresh_status_codes=())
     else:
-        session = _Session(google.auth.default(_SCOPES)[0])
+        session = _Session(google.auth.default(_SCOPES, request=Request())[0])
     adapter = HTTPAdapter(pool_connections=4, pool_maxsize=_CONNECTIONS, max_retries=0)
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)

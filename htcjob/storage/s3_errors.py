@@ -6,6 +6,7 @@ from typing import Any
 
 from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from htcjob.errors import PermanentError, StorageError, TransientError, UnauthenticatedError
 from htcjob.redact import redact
@@ -29,6 +30,7 @@ _ON_THE_WAY = (
     sdk.FlexibleChecksumError,
     sdk.MetadataRetrievalError,
     ResponseParserError,
+    HTTPError,  # of an error's body that breaks off
 )
 _OF_MACHINES = ("iam-role", "container-role")
 """Providers that ask a service on the machine, which a thousand jobs at once may overtax."""

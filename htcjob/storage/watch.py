@@ -1,0 +1,206 @@
+"""
+Ends what an SDK asks when it hardly moves: headers that dribble in, an upload that nobody reads.
+
+All SDKs talk over urllib3, whose time-outs begin anew with every byte. One thread looks at the sockets of our
+own requests, credentials' included, and shuts down those that move too little; for the SDK the connection is
+lost. Requests that the user's code makes in this process are left alone.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from contextlib import suppress
+from functools import wraps
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+from urllib3.connection import HTTPConnection
+
+from htcjob.storage import bounds
+
+if TYPE_CHECKING:
+    from urllib3.response import HTTPResponse
+
+_READS = frozenset({"get", "read_range"})
+"""Operations whose answers have the content of an object, which `paced` bounds."""
+_COUNTERS = struct.Struct("120xQQ")
+"""tcpi_bytes_acked and tcpi_bytes_received of Linux's `struct tcp_info`, behind 120 other bytes."""
+
+
+class _Request:
+    """The last one of a connection."""
+
+    __slots__ = ("is_ended", "moved", "patient_until", "sock", "waiting_since")
+
+    def __init__(self, *, is_completion: bool) -> None:
+        self.sock: ref[Any] | None = None
+        """The socket; the connection forgets it where the answer ends it."""
+        self.moved: int | None = None
+        """Bytes in both directions when it was looked at last."""
+        self.waiting_since: float | None = None
+        """When all was sent; None: not yet, or the headers of the answer are there."""
+        self.is_ended = False
+        """Whether its socket was shut down."""
+        self.patient_until = time.monotonic() + bounds.COMPLETION_S if is_completion else 0.0
+
+
+_requests: WeakKeyDictionary[HTTPConnection, _Request] = WeakKeyDictionary()
+_lock = threading.Lock()
+_thread: threading.Thread | None = None
+
+
+def install() -> None:
+    """Watch the requests that are made within `bounds.talking`, from now on."""
+    with _lock:
+        if hasattr(HTTPConnection.request, "is_watched_by_htcjob"):
+            return
+        new_conn, request, getresponse = (
+            HTTPConnection._new_conn,  # noqa: SLF001
+            HTTPConnection.request,
+            HTTPConnection.getresponse,
+        )
+
+        @wraps(new_conn)
+        def watched_new_conn(self: HTTPConnection) -> Any:
+            if bounds.talking.operation:  # a proxy may dribble as well
+                _begin(self)
+            return new_conn(self)
+
+        @wraps(request)
+        def watched_request(self: HTTPConnection, method: str, url: str, *rest: Any, **options: Any) -> None:
+            if not bounds.talking.operation:
+                with _lock:
+                    _requests.pop(self, None)
+                return request(self, method, url, *rest, **options)
+            # S3 sends white space while it puts a large object together.
+            begun = _begin(self, is_completion=method == "POST" and "uploadId=" in url)
+            request(self, method, url, *rest, **options)
+            if _requests.get(self) is not begun:  # it has connected first
+                _remember(self, begun)
+            with suppress(TypeError):  # no socket, or of a kind that cannot be referred to
+                begun.sock = ref(self.sock)
+            begun.waiting_since = time.monotonic()
+            return None
+
+        @wraps(getresponse)
+        def watched_getresponse(self: HTTPConnection) -> HTTPResponse:
+            response = getresponse(self)
+            begun = _requests.get(self)
+            if begun is not None:
+                begun.waiting_since = None
+                if begun.is_ended:  # headers that are cut short look whole to `http.client`
+                    response.close()
+                    raise ConnectionResetError("too slow")
+                if response.status >= 300 or bounds.talking.operation not in _READS:
+                    _limit(response)
+            return response
+
+        watched_request.is_watched_by_htcjob = True  # type: ignore[attr-defined]
+        HTTPConnection._new_conn = watched_new_conn  # type: ignore[method-assign] # noqa: SLF001
+        HTTPConnection.request = watched_request  # type: ignore[method-assign]
+        HTTPConnection.getresponse = watched_getresponse  # type: ignore[method-assign]
+
+
+def _begin(connection: HTTPConnection, *, is_completion: bool = False) -> _Request:
+    begun = _Request(is_completion=is_completion)
+    _remember(connection, begun)
+    return begun
+
+
+def _remember(connection: HTTPConnection, begun: _Request) -> None:
+    global _thread
+    with _lock:
+        _requests[connection] = begun
+        if _thread is None or not _thread.is_alive():  # nor is it in a child of `os.fork`
+            _thread = threading.Thread(target=_watch, name="htcjob-watch", daemon=True)
+            with suppress(RuntimeError):  # no thread to be had: with the next request, maybe
+                _thread.start()
+
+
+def _watch() -> None:
+    while True:
+        time.sleep(bounds.STALLED_S)
+        with _lock:
+            requests = list(_requests.items())
+        for connection, request in requests:
+            _look_at(connection, request)
+        del requests
+        connection = request = None  # type: ignore[assignment] # keep none of them alive
+
+
+def _look_at(connection: HTTPConnection, request: _Request) -> None:
+    """
+    End a request that has moved too little since the last look; the first one only counts.
+
+    A connection that is kept open for the next request moves nothing either: it is ended too, and urllib3
+    makes a new one.
+    """
+    sock = (request.sock() if request.sock else None) or connection.sock
+    moved = _moved_bytes(sock)
+    if moved is None:  # not connected yet, or over
+        return
+    now = time.monotonic()
+    before, request.moved = request.moved, moved
+    is_slow = before is not None and moved - before < bounds.STALLED_S * bounds.SLOWEST_BYTES_PER_S
+    since = request.waiting_since
+    has_no_head = since is not None and now - since > bounds.LISTING_S
+    if (is_slow or has_no_head) and now > request.patient_until:
+        request.is_ended = True
+        with suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS, what is below
+
+
+def _moved_bytes(sock: Any) -> int | None:
+    """Return what has gone and come over a socket; None where the kernel does not tell."""
+    try:
+        acked, received = _COUNTERS.unpack(
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTERS.size)
+        )
+    except (OSError, AttributeError, struct.error):
+        return None
+    return (acked + received) or None
+
+
+def _limit(response: HTTPResponse) -> None:
+    """Let an answer that is read into memory as a whole be no larger than any that makes sense."""
+    answer: Any = response._fp  # noqa: SLF001
+    if getattr(answer, "fp", None) is not None:
+        answer.fp = _Limited(answer.fp, bounds.LARGEST_ANSWER_BYTES)
+
+
+class _Limited:
+    """What `http.client` reads an answer from, up to so many bytes."""
+
+    def __init__(self, file: Any, most_bytes: int) -> None:
+        self._file = file
+        self._left = most_bytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._counted(self._file.read(self._left + 1 if size is None or size < 0 else size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._counted(self._file.read1(size))
+
+    def readline(self, size: int = -1) -> bytes:
+        return self._counted(self._file.readline(size))
+
+    def readinto(self, buffer: Any) -> int:
+        size: int = self._file.readinto(buffer)
+        self._count(size)
+        return size
+
+    def _counted(self, data: bytes) -> bytes:
+        self._count(len(data))
+        return data
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise HTTPException("the answer has no end")
