@@ -70,7 +70,9 @@ def _open(scheme: str, container: str, access: Access) -> Bucket:
 
 def open_sdk_bucket(scheme: str, container: str, access: Access) -> Bucket:
     """Give the bucket over the cloud's own SDK, which is installed."""
-    import_module("htcjob.storage.watch").install()
+    from htcjob.storage.watch import install  # with urllib3, which every SDK has
+
+    install()
     return cast("Bucket", import_module(f"htcjob.storage.{_SDK[scheme][0]}").open_bucket(container, access))
 
 

@@ -233,7 +233,7 @@ from htcjob.storage.access import Access
 from htcjob.storage.urls import open_store
 
 real, calls = google.auth.default, []
-google.auth.default = lambda *arguments: calls.append(1) or real(*arguments)
+google.auth.default = lambda *arguments, **options: calls.append(1) or real(*arguments, **options)
 store = open_store("gs://bucket", Access(engine="sdk"))
 for _ in range(2):
     try:
