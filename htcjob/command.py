@@ -29,6 +29,10 @@ __all__ = ["STOPPING", "Signals", "check_program", "run_command"]
 FINISHING_SHARE = 0.8
 """Part of the grace period in which a command that may finish is left alone; the rest is for SIGTERM."""
 
+LOOK_AGAIN_S = 1.0
+"""How long a command that is being stopped is waited for at a time: a signal that comes just before poll(2)
+wakes nobody, and where one came, more may follow at once."""
+
 EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
 
 RESET = tuple(
@@ -186,6 +190,9 @@ def _await_exit(
         alarms = [kill_at] if stop else [moment for moment in (deadline, finish_by) if moment is not None]
         watched = [exit_fd] if stop or finish_by else [exit_fd, signals.stop_fd]
         until = min((alarm for alarm in alarms if alarm is not None), default=None)
+        if stop:
+            look_at = time.monotonic() + LOOK_AGAIN_S
+            until = look_at if until is None else min(until, look_at)
         ready = signals.children.wait_readable(watched, until)
         now = time.monotonic()
         if exit_fd in ready:

@@ -101,8 +101,8 @@ class Notices:
             if notice is not None:
                 with self._lock:
                     if not self._over.is_set():
+                        self._on_notice()  # first: no line is worth an entry that begins meanwhile
                         event(log, logging.WARNING, "preemption_notice", cloud=self._name, notice=notice)
-                        self._on_notice()
                 return
             pause_s = self._cloud.pause_s
 

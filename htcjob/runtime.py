@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import sys
 import threading
 import time
@@ -148,8 +149,13 @@ class Attempt:
                 finally:
                     os._exit(status)
 
-        with suppress(RuntimeError):  # this machine gives no thread
-            _thread.start_new_thread(watch, ())
+        # The kernel may hand a signal to any thread that takes it, and the main thread would not wake.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with suppress(RuntimeError):  # this machine gives no thread
+                _thread.start_new_thread(watch, ())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def warned_early(attempt: Attempt, context: JobContext, signals: Signals) -> AbstractContextManager[object]:

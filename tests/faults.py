@@ -100,8 +100,9 @@ LADDERS: Mapping[str, tuple[int, ...]] = {
 """What this machine gives no more of; of processes and threads there is none from the n-th on, as RLIMIT_NPROC has it,
 which root is not bound by."""
 
-HARMLESS = ("unsupported hash type", "signal wakeup fd")
-"""Words of tracebacks that Python itself prints, and goes on: of `hashlib`, and in a signal handler's place."""
+HARMLESS = ("unsupported hash type", "signal wakeup fd", "import of m failed")
+"""Words of tracebacks that are no bug: what Python itself prints, and goes on, of `hashlib` and in a signal
+handler's place; and what the user sees of a module of theirs that cannot be imported."""
 
 STILLBORN = "Exception ignored in thread started by"
 """A thread that finds no memory for its very first step: Python's `Thread.start` then waits for it for ever."""

@@ -50,6 +50,10 @@ _READER_GONE = 128 + signal.SIGPIPE
 """Standard output's reader has left (`| head`): we end quietly, as if by SIGPIPE."""
 
 
+WARNINGS = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGALRM}
+"""Signals that batch systems send ahead of the end; unlike SIGTERM, none of them asks a process to end."""
+
+
 class LazyGroup(click.Group):
     """Imports a command's module only when that command is used."""
 
@@ -109,6 +113,8 @@ def main(args: list[str] | None = None) -> NoReturn:
             sys.stderr.flush()
     except OSError:
         forget(2)
+    # What has become of the command is decided and told: a warning that comes from now on changes nothing.
+    signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
     if is_any_left():
         os._exit(status)
     sys.exit(status)
