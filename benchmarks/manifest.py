@@ -286,9 +286,15 @@ def _of_status(directory: Path, n_entries: int) -> Iterator[Figure]:
             "HTCJOB_TASK_STORE": url,
         }
         cost_of([HTCJOB, "status", "--run", "default"], variables)
+        # A reader lists twice (parts may be put together meanwhile); the fast lane asks for each end again.
         listings = line.requests - len(parts)
     yield Figure(
-        f"listings of the ledger, of {RUN_ENTRIES_COUNTED} entries", f"{listings}", "", "", "1", listings == 1
+        f"listings of the ledger, of {RUN_ENTRIES_COUNTED} entries",
+        f"{listings}",
+        "",
+        "",
+        "<= 4",
+        listings <= 4,
     )
 
 
