@@ -30,11 +30,11 @@ test: $(VENV)/installed  ## Run the tests.
 
 SEEDS ?= 3
 chaos: $(VENV)/installed  ## Run arrays of the face tagger in the worst of worlds (SEEDS, PHOTOS).
-	$(BIN)/python -m tests.chaos $(SEEDS) "$(PHOTOS)"
+	$(BIN)/python -m tests.whole.chaos $(SEEDS) "$(PHOTOS)"
 
 SHARE ?= 100
 faults: $(VENV)/installed  ## Fail each system call of small jobs in its turn, and see what they make of it (SHARE, in percent).
-	$(BIN)/python -m tests.faults --share $(SHARE)
+	$(BIN)/python -m tests.whole.faults --share $(SHARE)
 
 lint: $(VENV)/installed  ## Check style, and that imports point one way.
 	$(BIN)/ruff check

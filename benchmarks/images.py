@@ -22,8 +22,8 @@ from tabulate import tabulate
 
 from benchmarks.measure import interleaved, print_machine
 from benchmarks.throughput import make_project
-from tests.support.docker import Docker, bottom_image
-from tests.support.rgw import running_rgw
+from tests.support.servers.docker import Docker, bottom_image
+from tests.support.servers.rgw import running_rgw
 
 DOCKER = Path(__file__).parents[1] / "docker"
 MB = 1e6

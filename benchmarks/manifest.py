@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from tabulate import tabulate
 
 from benchmarks.measure import HTCJOB, Cost, cost_of, interleaved, print_machine
-from htcjob.chunk import Share
-from htcjob.ledger import BLOCK_ENTRIES, Ledger, Output, Record
-from htcjob.manifest import EntryList, Manifest, open_chunk
-from htcjob.manifest_writer import make_index
-from htcjob.outcome import EntryResult
+from htcjob.ledger.ledger import BLOCK_ENTRIES, Ledger, Output, Record
+from htcjob.manifest.chunk import Share
+from htcjob.manifest.index_writer import make_index
+from htcjob.manifest.manifest import EntryList, Manifest, open_chunk
+from htcjob.outcome.endings import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 from htcjob.storage.urls import open_store
-from tests.support.rgw import running_rgw
-from tests.support.wire import FaultProxy
+from tests.support.servers.rgw import running_rgw
+from tests.support.wire.wire import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,8 +52,8 @@ RUN_ENTRIES_COUNTED = 20_000
 RETRY = RetryPolicy()
 _FIND = """
 import random, sys
-from htcjob.chunk import Share
-from htcjob.manifest import open_chunk
+from htcjob.manifest.chunk import Share
+from htcjob.manifest.manifest import open_chunk
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store
 size = int(sys.argv[3])

@@ -27,7 +27,7 @@ PHOTOS = 200
 
 _FAR = """
 import time
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 def far(verb):
     def later(*arguments, **options):
         time.sleep(0.05)

@@ -14,11 +14,11 @@ import sys
 import tempfile
 
 from benchmarks.measure import HTCJOB, WAITING, cost_of, print_machine, until_begun
-from htcjob.ledger import Ledger, Output, Record
-from htcjob.manifest import Manifest
-from htcjob.outcome import EntryResult
+from htcjob.ledger.ledger import Ledger, Output, Record
+from htcjob.manifest.manifest import Manifest
+from htcjob.outcome.endings import EntryResult
 from htcjob.retry import RetryPolicy
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 
 ENTRIES = 100_000
 COMMITTED = 99_000

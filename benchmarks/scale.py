@@ -23,7 +23,7 @@ from benchmarks.measure import print_machine
 from benchmarks.peers.scale_work import WORK_S
 from benchmarks.scale_costs import ROUND_TRIP_S, Step, measure, server
 from benchmarks.scale_model import BIN_S, Design, Outcome, simulate
-from htcjob.progress import size_in_words
+from htcjob.transfer.progress import size_in_words
 
 PLACES = 1000
 """Jobs that run at the same time."""

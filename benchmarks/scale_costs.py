@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks.measure import HTCJOB, Cost, cost_of
 from benchmarks.peers.scale_work import OUTPUT_BYTES, WORK_S
 from benchmarks.scale_model import Design
-from htcjob.chunk import Share
-from htcjob.cli.plan import CONTAINER_START_S
-from htcjob.ledger import Ledger
-from htcjob.manifest import Manifest, open_chunk
+from htcjob.cli.commands.plan import CONTAINER_START_S
+from htcjob.ledger.ledger import Ledger
+from htcjob.manifest.chunk import Share
+from htcjob.manifest.manifest import Manifest, open_chunk
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store
-from htcjob.transfer import Transfers
-from tests.support.rgw import Rgw, running_rgw
-from tests.support.wire import FaultProxy
+from htcjob.transfer.transfers import Transfers
+from tests.support.servers.rgw import Rgw, running_rgw
+from tests.support.wire.wire import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from htcjob.chunk import chunk_bounds
-from htcjob.ledger import BLOCK_ENTRIES, FIRST_FLUSH_S, FULL_BUFFER, LONGEST_FLUSH_S
+from htcjob.ledger.ledger import BLOCK_ENTRIES, FIRST_FLUSH_S, FULL_BUFFER, LONGEST_FLUSH_S
+from htcjob.manifest.chunk import chunk_bounds
 
 BIN_S = 1.0
 """Of the requests per second, whose largest is the peak."""

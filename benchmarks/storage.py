@@ -29,9 +29,9 @@ from obstore.store import S3Store
 from tabulate import tabulate
 
 from benchmarks.measure import HTCJOB, Cost, cost_of, print_machine
-from tests.support.htc_api import Vended, running_htc_api
-from tests.support.rgw import Rgw, running_rgw
-from tests.support.wire import FaultProxy
+from tests.support.servers.htc_api import Vended, running_htc_api
+from tests.support.servers.rgw import Rgw, running_rgw
+from tests.support.wire.wire import FaultProxy
 
 FILE_BYTES = 150_000
 LARGE_BYTES = 512 << 20

@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 __all__ = ["Job", "JobEntry", "__version__"]
 
 if TYPE_CHECKING:
-    from htcjob.job import Job, JobEntry
+    from htcjob.python_api.job import Job, JobEntry
 else:
 
     def __getattr__(name: str) -> object:
@@ -15,4 +15,4 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module("htcjob.job"), name)
+        return getattr(import_module("htcjob.python_api.job"), name)

@@ -12,16 +12,16 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from htcjob import env
+from htcjob.environment import context as env
 from htcjob.errors import AbsentError, ConfigurationError
 from htcjob.storage.urls import open_store
 
 if TYPE_CHECKING:
-    from htcjob.env import JobContext
+    from htcjob.environment.context import JobContext
+    from htcjob.htc_api.vended_storage import VendedCredentials, VendedStorage, Vending
     from htcjob.retry import RetryPolicy
     from htcjob.storage.access import Access
     from htcjob.storage.contract import Store
-    from htcjob.vending import VendedCredentials, VendedStorage, Vending
 
 
 class JobStores:
@@ -159,7 +159,7 @@ class _Opener:
         return store
 
     def _vend(self, name: str) -> VendedStorage:
-        from htcjob.vending import Vending
+        from htcjob.htc_api.vended_storage import Vending
 
         context = self._context
         vending = self._vending = self._vending or Vending(context)

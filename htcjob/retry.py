@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from htcjob.errors import TransientError
-from htcjob.logs import event
+from htcjob.logs.events import event
 from htcjob.trouble import is_passing
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import settings
 
 from tests.support.disk import CannotMountError, small_disk
-from tests.support.docker import base_image, bottom, docker, face_tagger_image  # noqa: F401
-from tests.support.htc_api import htc_api_fixture  # noqa: F401
-from tests.support.rgw import rgw  # noqa: F401
+from tests.support.servers.docker import base_image, bottom, docker, face_tagger_image  # noqa: F401
+from tests.support.servers.htc_api import htc_api_fixture  # noqa: F401
+from tests.support.servers.rgw import rgw  # noqa: F401
 from tests.support.skipping import skip_or_fail
 
 REPOSITORY = Path(__file__).parents[1]

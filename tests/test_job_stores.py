@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from htcjob import job_stores
-from htcjob.env import read_context
+from htcjob.environment.context import read_context
 from htcjob.errors import ConfigurationError, DeniedError, TokenError, TransientError
 from htcjob.job_stores import open_job_stores, open_project_store, open_task_store
 from htcjob.retry import RetryPolicy
 from htcjob.storage import urls
 from tests.support.clock import FakeClock
-from tests.support.htc_api import PROJECT, TASK, htc_api_fixture  # noqa: F401
+from tests.support.servers.htc_api import PROJECT, TASK, htc_api_fixture  # noqa: F401
 
 BUCKET = "s3://sim-aws_eu_west_1/"
 SHARED = f"{BUCKET}projects/{PROJECT}/shared/"
@@ -89,11 +89,11 @@ class TestExplicit:
     def test_nothing_heavy_is_imported(self, tmp_path):
         """For local stores neither the API's client nor the clouds' rooms."""
         code = (
-            "import sys\nfrom htcjob.env import read_context\nfrom htcjob.retry import RetryPolicy\n"
+            "import sys\nfrom htcjob.environment.context import read_context\nfrom htcjob.retry import RetryPolicy\n"
             "from htcjob.job_stores import open_job_stores\n"
             "stores = open_job_stores(read_context({'HTCJOB_PROJECT_STORE': sys.argv[1] + '/p', "
             "'HTCJOB_TASK_STORE': 'memory:t'}), RetryPolicy())\nstores.open('memory:x', 'k')\n"
-            "heavy = ('http', 'ssl', 'htcjob.api', 'htcjob.vending', 'htcjob.credentials', 'htcjob.storage.cloud')\n"
+            "heavy = ('http', 'ssl', 'htcjob.htc_api.client', 'htcjob.htc_api.vended_storage', 'htcjob.htc_api.bearer_token', 'htcjob.storage.cloud')\n"
             "print([name for name in heavy if name in sys.modules])"
         )
         done = subprocess.run(
@@ -245,7 +245,7 @@ class TestFullUrls:
         """Task storage inside of project storage has its own credentials, where those are two."""
         import dataclasses
 
-        from tests.support.htc_api import planted
+        from tests.support.servers.htc_api import planted
 
         htc_api.off.add("regional-storage")
         htc_api.vend = lambda project, task, region: dataclasses.replace(

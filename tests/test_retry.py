@@ -2,8 +2,8 @@
 
 import pytest
 
-from htcjob import logs
 from htcjob.errors import DeniedError, TokenError, TransientError, UnauthenticatedError
+from htcjob.logs import events as logs
 from htcjob.retry import RetryPolicy
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
-from htcjob.env import current, read_context
+from htcjob.environment.context import current, read_context
 from htcjob.job_stores import open_job_stores
 from htcjob.retry import RetryPolicy
-from htcjob.transfer import Transfers
+from htcjob.transfer.transfers import Transfers
 
 
 def main() -> None:

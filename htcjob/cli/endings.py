@@ -6,8 +6,8 @@ import os
 from contextlib import suppress
 
 import htcjob
-from htcjob.outcome import Ending
-from htcjob.redact import redact
+from htcjob.logs.redact import redact
+from htcjob.outcome.endings import Ending
 
 
 def say(text: str) -> None:
@@ -17,7 +17,7 @@ def say(text: str) -> None:
     Trouble with standard error (a full disk, a reader that has gone or does not read) must not become the
     exit status, nor hold it back.
     """
-    from htcjob import talk
+    from htcjob.logs import standard_error as talk
 
     stream = talk.standard_error()
     if stream is None:  # Python has none when it was started with that closed

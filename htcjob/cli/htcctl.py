@@ -15,19 +15,20 @@ import sys
 from getopt import GetoptError, gnu_getopt
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from htcjob import env, logs
 from htcjob.cli.interrupt import end_promptly
 from htcjob.cli.output import OutputError, finish, take_standard_output, write
+from htcjob.environment import context as env
 from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, HtcjobError, UsageError
-from htcjob.outcome import EXIT_STATUS, TerminationReason, ending_of_error
-from htcjob.redact import Secret, redact
+from htcjob.logs import events as logs
+from htcjob.logs.redact import Secret, redact
+from htcjob.outcome.endings import EXIT_STATUS, TerminationReason, ending_of_error
 from htcjob.retry import RetryPolicy
-from htcjob.transfer import Transfers
+from htcjob.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from htcjob.env import JobContext
+    from htcjob.environment.context import JobContext
     from htcjob.storage.contract import Store
 
 HELP = """\
@@ -120,7 +121,7 @@ def _run(args: list[str]) -> int:
     store = _open(given, retry)
     with Transfers(retry) as transfers:
         if verb == "list":
-            from htcjob.locations import listed
+            from htcjob.transfer.locations import listed
 
             for info in listed(store, "", transfers):
                 if not info.key.startswith(_LEDGER):
@@ -173,7 +174,7 @@ def _with_token(context: JobContext, environ: Mapping[str, str], retry: RetryPol
     key = environ.get("RESCALE_API_TOKEN", "").strip()
     if not key or context.token is not None or context.refresh_token is not None:
         return context
-    from htcjob.api import HtcApi, token_in
+    from htcjob.htc_api.client import HtcApi, token_in
 
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigurationError("RESCALE_API_TOKEN holds more than an API key")
@@ -221,7 +222,7 @@ def _say(error: HtcjobError) -> int:
 
 
 def _complain(text: str) -> None:
-    from htcjob import talk
+    from htcjob.logs import standard_error as talk
 
     stream = talk.standard_error()
     talk.may_wait(stream)

@@ -12,28 +12,28 @@ import click
 from click.core import ParameterSource
 
 import htcjob
-from htcjob import logs
-from htcjob.bounded import is_any_left
 from htcjob.cli.endings import forget, report_bug, say, say_ending
 from htcjob.cli.output import OutputError, finish, take_standard_output
 from htcjob.errors import HtcjobError
-from htcjob.outcome import Ending, TerminationReason, ending_of_error
+from htcjob.logs import events as logs
+from htcjob.outcome.endings import Ending, TerminationReason, ending_of_error
+from htcjob.supervise.bounded_call import is_any_left
 
 COMMANDS = {
-    "run": ("htcjob.cli.run:run", "Run COMMAND on this job's chunk of the manifest."),
-    "simulate": ("htcjob.cli.simulate:simulate", "Run a whole array on this machine, as the platform would."),
-    "status": ("htcjob.cli.results:status", "Show how far a run is: entries done, failed, pending."),
-    "failed": ("htcjob.cli.results:failed", "List the entries of a run that are not done, and why."),
-    "collect": ("htcjob.cli.results:collect", "Write the records of a run, as JSON lines or CSV."),
-    "storage": ("htcjob.cli.storage:storage", "List storage, and copy to, from and between stores."),
-    "plan": ("htcjob.cli.plan:plan", "Show how large an array should be, and how it is submitted."),
-    "manifest": ("htcjob.cli.manifest:manifest", "Make, check and preview lists of entries."),
-    "chunk": ("htcjob.cli.look:chunk", "Show the entries that an array index gets."),
-    "check": ("htcjob.cli.look:check", "Check environment, token and storage; no work is done."),
-    "env": ("htcjob.cli.look:environment", "Show what the platform injected, secrets redacted."),
+    "run": ("run:run", "Run COMMAND on this job's chunk of the manifest."),
+    "simulate": ("simulate:simulate", "Run a whole array on this machine, as the platform would."),
+    "status": ("results:status", "Show how far a run is: entries done, failed, pending."),
+    "failed": ("results:failed", "List the entries of a run that are not done, and why."),
+    "collect": ("results:collect", "Write the records of a run, as JSON lines or CSV."),
+    "storage": ("storage:storage", "List storage, and copy to, from and between stores."),
+    "plan": ("plan:plan", "Show how large an array should be, and how it is submitted."),
+    "manifest": ("manifest:manifest", "Make, check and preview lists of entries."),
+    "chunk": ("chunk:chunk", "Show the entries that an array index gets."),
+    "check": ("chunk:check", "Check environment, token and storage; no work is done."),
+    "env": ("chunk:environment", "Show what the platform injected, secrets redacted."),
 }
-"""Where each command is, and its summary. A command's module is imported when it is called: every import is
-time that a million jobs pay."""
+"""Where each command is (module of `commands/`, attribute), and its summary. A command's module is imported
+when it is called: every import is time that a million jobs pay."""
 
 
 ATTEMPTS = ("run", "simulate")
@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
         from importlib import import_module
 
         module, attribute = COMMANDS[name][0].split(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"htcjob.cli.commands.{module}"), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

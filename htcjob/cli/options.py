@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from htcjob import env
-from htcjob.logs import LEVELS
-from htcjob.outcome import EXIT_TABLE, FailureBudget
+from htcjob.environment import context as env
+from htcjob.logs.events import LEVELS
+from htcjob.outcome.endings import EXIT_TABLE, FailureBudget
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from htcjob.exit_record import LONGEST_EXIT_RECORD_BYTES
-from htcjob.json_object import parse_object
-from htcjob.outcome import EntryResult, TerminationReason
-from htcjob.records import is_count
-from htcjob.simulate.attempts import Attempt, Runner, Running
-from htcjob.simulate.live import copied_to
-from htcjob.simulate.platform import TRIED_AGAIN, JobIdentity, TokenIssuer, injected_variables
+from htcjob.ledger.exit_records import LONGEST_EXIT_RECORD_BYTES
+from htcjob.ledger.records import is_count
+from htcjob.logs.json_object import parse_object
+from htcjob.outcome.endings import EntryResult, TerminationReason
+from htcjob.simulate.injection import TRIED_AGAIN, JobIdentity, TokenIssuer, injected_variables
+from htcjob.simulate.output import copied_to
+from htcjob.simulate.runner import Attempt, Runner, Running
 
 GRACE_S = 30.0
 """Seconds from SIGTERM to SIGKILL when the platform stops an attempt (AWS Batch)."""

@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from htcjob.errors import EngineError, UsageError
-from htcjob.simulate.attempts import Attempt, Ended
 from htcjob.simulate.engine import Engine, State, kill
 from htcjob.simulate.leftovers import SIMULATION, Lock, remove_leftovers
+from htcjob.simulate.runner import Attempt, Ended
 
 TOKEN_FILE = "/run/htcjob/token"  # noqa: S105 - where it lies in the container
 KEY_SET = "/run/htcjob/jwks.json"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from htcjob.simulate import orphans
-from htcjob.simulate.attempts import Attempt, Ended
+from htcjob.simulate.runner import Attempt, Ended
 
 
 class Processes:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from htcjob import env
+from htcjob.environment import context as env
 from htcjob.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from htcjob.redact import Secret
+    from htcjob.logs.redact import Secret
 
 
 @dataclass(frozen=True, slots=True)

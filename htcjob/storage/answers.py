@@ -28,7 +28,7 @@ from htcjob.errors import (
     UnauthenticatedError,
     UnwritableError,
 )
-from htcjob.redact import redact
+from htcjob.logs.redact import redact
 
 if TYPE_CHECKING:
     from htcjob.errors import StorageError

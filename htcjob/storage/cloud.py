@@ -25,13 +25,13 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.redact import redact
-from htcjob.storage.blame import Blame
+from htcjob.logs.redact import redact
 from htcjob.storage.bounds import paced, talking
 from htcjob.storage.checksum import hasher_of, is_right
 from htcjob.storage.contract import ObjectInfo, Store
-from htcjob.storage.files import NewFile, open_regular, read_all
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key
+from htcjob.storage.local.errors import Blame
+from htcjob.storage.local.files import NewFile, open_regular, read_all
 from htcjob.storage.ordering import in_order
 from htcjob.trouble import in_words, is_passing
 

@@ -53,7 +53,7 @@ def _open(scheme: str, container: str, access: Access) -> Bucket:
     check_variables(scheme, access.environ, are_vended=access.credentials is not None)
     module, package = _SDK[scheme]
     if engine != "sdk" and _is_installed("obstore"):
-        fast = import_module("htcjob.storage.fast")
+        fast = import_module("htcjob.storage.fast.bucket")
         why_not = fast.why_not(scheme, container, access)
         if not why_not:
             return cast("Bucket", fast.open_bucket(scheme, container, access))
@@ -73,7 +73,9 @@ def open_sdk_bucket(scheme: str, container: str, access: Access) -> Bucket:
     from htcjob.storage.watch import install  # with urllib3, which every SDK has
 
     install()
-    return cast("Bucket", import_module(f"htcjob.storage.{_SDK[scheme][0]}").open_bucket(container, access))
+    return cast(
+        "Bucket", import_module(f"htcjob.storage.{_SDK[scheme][0]}.bucket").open_bucket(container, access)
+    )
 
 
 def sdk_is_installed(scheme: str) -> bool:

@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 
 from htcjob.errors import BadKeyError, ConfigurationError, TransientError
-from htcjob.storage.spelling import ANYWHERE, SPELLED_OTHERWISE
+from htcjob.storage.local.spelling import ANYWHERE, SPELLED_OTHERWISE
 from htcjob.trouble import in_words, is_passing
 
 LONGEST_KEY_BYTES = 1024

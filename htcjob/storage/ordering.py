@@ -17,8 +17,8 @@ from operator import attrgetter, le
 from typing import TYPE_CHECKING
 
 from htcjob.errors import DisorderError, PermanentError, TransientError
-from htcjob.storage.blame import Blame
 from htcjob.storage.contract import ObjectInfo
+from htcjob.storage.local.errors import Blame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,8 +63,8 @@ def in_order(bucket: Bucket, prefix: str, start_after: str | None, url: str) -> 
         held.sort(key=attrgetter("key"))  # str compares code points, as UTF-8 does
         yield from _behind(start_after, _once(held))
         return
-    from htcjob.scratch import scratch  # tempfile and heapq, which most listings have no use for
-    from htcjob.sorting import SortedLines
+    from htcjob.machine.sorted_lines import SortedLines
+    from htcjob.machine.temporary import scratch  # tempfile and heapq, which most listings have no use for
 
     with scratch() as folder, Blame("list", url, file=folder):
         lines = SortedLines(folder)

@@ -168,13 +168,13 @@ def _unquote(path: str) -> str:
 
 
 def _open_directory(path: str) -> Store:
-    from htcjob.storage.local import LocalStore
+    from htcjob.storage.local.store import LocalStore
 
     return LocalStore(path)
 
 
 def _open_memory(name: str) -> Store:
-    from htcjob.storage.memory import MemoryStore
+    from htcjob.storage.memory.store import MemoryStore
 
     return MemoryStore.named(name.rstrip("/"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from htcjob.errors import ConfigurationError
-from htcjob.redact import redact
+from htcjob.logs.redact import redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

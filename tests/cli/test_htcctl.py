@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.htc_api import API_KEY, PROJECT, TASK, Vended, running_htc_api
+from tests.support.servers.htc_api import API_KEY, PROJECT, TASK, Vended, running_htc_api
 
 HTCCTL = [sys.executable, "-m", "htcjob.cli.htcctl"]
 
@@ -179,7 +179,14 @@ def test_nothing_heavy_is_imported(htcjob, htcctl):
             "asyncio",
             "obstore",
         }
-        | {"boto3", "urllib.request", "subprocess", "tempfile", "htcjob.copying", "htcjob.vending"}
+        | {
+            "boto3",
+            "urllib.request",
+            "subprocess",
+            "tempfile",
+            "htcjob.transfer.copying",
+            "htcjob.htc_api.vended_storage",
+        }
     )
 
 

@@ -10,15 +10,15 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from htcjob.manifest import Manifest
-from htcjob.manifest_build import line_of
-from htcjob.manifest_index import Index
+from htcjob.manifest.build import line_of
+from htcjob.manifest.index import Index
+from htcjob.manifest.manifest import Manifest
 from htcjob.retry import RetryPolicy
 from htcjob.storage.contract import LeftOut
-from htcjob.storage.files import TEMP_PREFIX
 from htcjob.storage.keys import check_key
-from htcjob.storage.local import LocalStore
-from htcjob.storage.memory import MemoryStore
+from htcjob.storage.local.files import TEMP_PREFIX
+from htcjob.storage.local.store import LocalStore
+from htcjob.storage.memory.store import MemoryStore
 
 ODD_KEYS = (
     "#comment",

@@ -6,12 +6,12 @@ from unittest.mock import patch
 
 import pytest
 
-from htcjob import manifest_check
-from htcjob.locations import Location
-from htcjob.manifest_check import Check
+from htcjob.manifest import check as manifest_check
+from htcjob.manifest.check import Check
 from htcjob.retry import RetryPolicy
-from htcjob.storage.memory import MemoryStore
-from htcjob.transfer import Transfers
+from htcjob.storage.memory.store import MemoryStore
+from htcjob.transfer.locations import Location
+from htcjob.transfer.transfers import Transfers
 
 
 def test_a_manifest_without_faults_is_said_to_have_none(htcjob):
@@ -138,7 +138,7 @@ def test_duplicates_are_found_through_files(tmp_path):
     """More lines than are sorted in memory."""
     store = MemoryStore("many")
     store.put_bytes("".join(f"{n % 400}\n" for n in range(1000)).encode(), "list.txt")
-    with patch("htcjob.sorting.IN_MEMORY", 50), Transfers(RetryPolicy()) as transfers:
+    with patch("htcjob.machine.sorted_lines.IN_MEMORY", 50), Transfers(RetryPolicy()) as transfers:
         check = Check(Location("list.txt", store, "list.txt"), transfers, RetryPolicy(), str(tmp_path))
         found = sorted(check.problems())
     assert found == [

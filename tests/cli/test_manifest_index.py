@@ -2,8 +2,8 @@
 
 import json
 
-from htcjob.manifest_writer import IndexWriter
-from htcjob.storage.local import LocalStore
+from htcjob.manifest.index_writer import IndexWriter
+from htcjob.storage.local.store import LocalStore
 
 
 def weighted_index(htcjob, *sizes: int) -> None:

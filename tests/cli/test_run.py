@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.support.quirky_s3 import quirky_s3
+from tests.support.servers.quirky_s3 import quirky_s3
 
 COPY = ("--each", "--", "sh", "-c", 'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/$HTCJOB_ENTRY.out"')
 
@@ -455,7 +455,7 @@ def test_a_bug_is_70_with_a_traceback_and_a_request_to_report_it(htcjob):
     htcjob.entries("a")
     plugin = htcjob.project.parent / "sitecustomize.py"
     plugin.write_text(
-        "import htcjob.chunk\ndef broken(**_): raise ZeroDivisionError('boom')\nhtcjob.chunk.chunk_bounds = broken\n"
+        "import htcjob.manifest.chunk\ndef broken(**_): raise ZeroDivisionError('boom')\nhtcjob.manifest.chunk.chunk_bounds = broken\n"
     )
     done = htcjob.run(*COPY, PYTHONPATH=str(plugin.parent))
     assert done.returncode == 70

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from htcjob.cli.storage import _report
-from htcjob.copying import Outcome
+from htcjob.cli.commands.storage import _report
 from htcjob.errors import AbsentError, DeniedError, PermanentError, TransientError, UnauthenticatedError
+from htcjob.transfer.copying import Outcome
 
 COMMANDS = ("ls", "get", "put", "cp", "cat", "rm")
 

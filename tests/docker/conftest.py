@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.azurite import azurite  # noqa: F401
-from tests.support.fake_gcs import _fake_gcs_of_all, fake_gcs  # noqa: F401
+from tests.support.servers.azurite import azurite  # noqa: F401
+from tests.support.servers.fake_gcs import _fake_gcs_of_all, fake_gcs  # noqa: F401
 
 
 @pytest.fixture

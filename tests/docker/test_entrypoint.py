@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_supervision import FAULTS, HARMLESS, OF_OURS, PAUSING, SCRIPTS, UNSEEN
+from tests.supervise.test_supervision import FAULTS, HARMLESS, OF_OURS, PAUSING, SCRIPTS, UNSEEN
 
 AT_A_TIME = 4
 

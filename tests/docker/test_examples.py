@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.docker import TAG
+from tests.support.servers.docker import TAG
 
 EXAMPLES = {path.parent.name: path for path in sorted((REPOSITORY / "examples").glob("*/Dockerfile"))}
 

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import pytest
 
-from htcjob.results import final_records
+from htcjob.ledger.reader import final_records
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.contract import Store
 from htcjob.storage.urls import open_store
-from htcjob.transfer import Transfers
-from tests.support.htc_api import running_htc_api
+from htcjob.transfer.transfers import Transfers
+from tests.support.servers.htc_api import running_htc_api
 
 SMALL = ("--memory", "128m", "--memory-swap", "128m")
 """The tutorial's `maxMemory`; no swap beyond it."""

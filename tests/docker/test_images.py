@@ -14,7 +14,7 @@ import pytest
 
 import htcjob as package
 from tests.conftest import REPOSITORY
-from tests.support.docker import TAG
+from tests.support.servers.docker import TAG
 
 DOCKER = REPOSITORY / "docker"
 LOCKS = sorted((DOCKER / "lock").glob("*.txt"))

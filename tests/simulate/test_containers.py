@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from htcjob.errors import EngineError
-from htcjob.redact import Secret
+from htcjob.logs.redact import Secret
 from htcjob.simulate import engine
-from htcjob.simulate.attempts import Attempt
 from htcjob.simulate.containers import Box, Containers
 from htcjob.simulate.engine import Engine
+from htcjob.simulate.runner import Attempt
 from tests.support.interrupt import press_ctrl_c
 
 REPOSITORY = Path(__file__).parents[2]

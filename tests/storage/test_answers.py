@@ -13,11 +13,11 @@ from htcjob.errors import (
     UnauthenticatedError,
     UnwritableError,
 )
-from htcjob.outcome import ending_of_error
+from htcjob.outcome.endings import ending_of_error
 from htcjob.storage.access import Access
 from htcjob.storage.answers import AZURE, GOOGLE, S3, Answer, Meaning
 from htcjob.storage.urls import open_store
-from tests.support.refusals import refusing_server
+from tests.support.servers.refusals import refusing_server
 
 PLACES = {"s3": "s3://b", "gs": "gs://b", "az": "az://account/c"}
 ROWS = {"s3": (S3,), "gs": (S3, GOOGLE), "az": (AZURE,)}

@@ -26,14 +26,14 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.redact import Secret
+from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.azure_account import find_account
-from htcjob.storage.azure_names import check_name
+from htcjob.storage.azure.account import find_account
+from htcjob.storage.azure.names import check_name
 from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.urls import open_store
-from tests.support.wire import FaultProxy
+from tests.support.wire.wire import FaultProxy
 
 from .contract import KEYS, REFUSED_KEYS, StoreContract, keys_in
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from htcjob.storage.contract import Store
-    from tests.support.azurite import Azurite
+    from tests.support.servers.azurite import Azurite
 
 SIGNATURE = "Zm9yZ2VkLXNpZ25hdHVyZS10aGF0LW11c3Qtbm90LXNob3c"
 AT_ONCE = RetryPolicy(sleep=lambda _seconds: False)

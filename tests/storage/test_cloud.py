@@ -495,7 +495,7 @@ class TestEngines:
         """Fast is the default where it is installed and can; else the SDK; what is missing is named."""
         installed = {"obstore", "botocore"}
         monkeypatch.setattr(engines, "_is_installed", lambda package: package in installed)
-        monkeypatch.setattr(engines, "import_module", lambda name: _Module(name.rpartition(".")[2]))
+        monkeypatch.setattr(engines, "import_module", lambda name: _Module(name.split(".")[2]))
 
         def opened(engine: str, **environ: str) -> object:
             return engines.open_bucket("s3", "bucket", Access(engine=engine, environ=environ))

@@ -14,7 +14,7 @@ from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.urls import open_store
-from tests.support.quirky_s3 import quirky_s3
+from tests.support.servers.quirky_s3 import quirky_s3
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
 LARGE = bytes(range(256)) * (2 * PART_BYTES // 256) + b"end"

@@ -26,14 +26,14 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.redact import Secret
+from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
-from htcjob.storage import fast
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.fast_clients import AskingProvider
+from htcjob.storage.fast import bucket as fast
+from htcjob.storage.fast.clients import AskingProvider
 from htcjob.storage.urls import open_store
 from tests.conftest import REPOSITORY
-from tests.support.wire import FaultProxy
+from tests.support.wire.wire import FaultProxy
 
 from .contract import KEYS, REFUSED_KEYS, StoreContract, files_below, keys_in
 
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from htcjob.storage.contract import Store
-    from tests.support.azurite import Azurite
-    from tests.support.fake_gcs import FakeGcs
-    from tests.support.rgw import Rgw
-    from tests.support.tls import TlsFront
+    from tests.support.servers.azurite import Azurite
+    from tests.support.servers.fake_gcs import FakeGcs
+    from tests.support.servers.rgw import Rgw
+    from tests.support.servers.tls import TlsFront
 
 MB = 1_000_000
 QUICK = RetryPolicy(retries=4, total_s=20, first_wait_s=0.01, longest_wait_s=0.05)

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from htcjob import logs
 from htcjob.errors import (
     DeniedError,
     HtcjobError,
@@ -23,15 +22,16 @@ from htcjob.errors import (
     UnauthenticatedError,
     UnwritableError,
 )
-from htcjob.ledger import Ledger
-from htcjob.manifest import EntryList
+from htcjob.ledger.ledger import Ledger
+from htcjob.logs import events as logs
+from htcjob.manifest.manifest import EntryList
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.urls import open_store
-from htcjob.transfer import Transfers
+from htcjob.transfer.transfers import Transfers
 from tests.support.skipping import skip_or_fail
-from tests.support.wire import FaultProxy
+from tests.support.wire.wire import FaultProxy
 
 FAULTS = {
     "throttled": {"kind": "answer", "status": 503, "code": "SlowDown"},
@@ -243,9 +243,9 @@ def test_a_stalled_connection_is_given_up(
 
 def shorten_read_timeout(monkeypatch, engine) -> None:
     if engine == "fast":
-        monkeypatch.setattr("htcjob.storage.fast.READ_TIMEOUT", timedelta(seconds=1))
+        monkeypatch.setattr("htcjob.storage.fast.bucket.READ_TIMEOUT", timedelta(seconds=1))
     else:
-        monkeypatch.setattr("htcjob.storage.s3_client.READ_TIMEOUT_S", 1)
+        monkeypatch.setattr("htcjob.storage.s3.connection.READ_TIMEOUT_S", 1)
 
 
 def test_a_server_that_was_started_again_is_found_again(store, direct, proxy, transfers, lines, tmp_path):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from htcjob.errors import AbsentError, BadKeyError
-from htcjob.storage.claims import CLAIM_LIFE_S
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.claims import CLAIM_LIFE_S
+from htcjob.storage.local.store import LocalStore
 from tests.storage.contract import keys_in
 from tests.support.disk import CannotMountError, FragileDisk, exfat_disk
 from tests.support.skipping import skip_or_fail
@@ -98,7 +98,7 @@ def test_racing_spellings(store: LocalStore) -> None:
 
 RACER = """
 import sys
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 store = LocalStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -159,7 +159,7 @@ def test_a_name_that_another_machine_takes_first_is_not_replaced(
 
 KILLED_WITH_A_CLAIM = """
 import os, signal, sys
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 os.replace = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 LocalStore(sys.argv[1]).put_bytes(b"mine", "run.json", if_absent=True)
 """

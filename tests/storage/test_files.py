@@ -17,9 +17,9 @@ from htcjob.errors import (
     TransientError,
     UnwritableError,
 )
-from htcjob.storage.blame import Blame
-from htcjob.storage.files import TEMP_PREFIX
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.errors import Blame
+from htcjob.storage.local.files import TEMP_PREFIX
+from htcjob.storage.local.store import LocalStore
 
 from .contract import failing, files_below
 
@@ -192,7 +192,7 @@ def test_any_call_may_fail(
     if not has_links:
         monkeypatch.setattr(os, "link", failing(errno.EPERM))
     if not kernel_copies:
-        monkeypatch.setattr("htcjob.storage.files._KERNEL_COPIES", ())
+        monkeypatch.setattr("htcjob.storage.local.files._KERNEL_COPIES", ())
     calls = FailingCalls(monkeypatch)
     for fails in range(200):
         case = Case(tmp_path / f"{fails}")
@@ -225,7 +225,7 @@ def test_file_system_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     """A file that is shorter than what was written to it does not get its name."""
     case = Case(tmp_path)
     before = files_below(tmp_path)
-    monkeypatch.setattr("htcjob.storage.files._KERNEL_COPIES", ())
+    monkeypatch.setattr("htcjob.storage.local.files._KERNEL_COPIES", ())
     real_write = os.write
     monkeypatch.setattr(os, "write", lambda target, data: real_write(target, data[:-1]) + 1)
     with pytest.raises(TransientError, match="has 2 bytes after 3 were written"):
@@ -240,14 +240,14 @@ def test_every_call_is_counted() -> None:
     """The store uses no function of `os` that the test above does not let fail."""
     import re
 
-    import htcjob.storage.files
     import htcjob.storage.keys
-    import htcjob.storage.local
+    import htcjob.storage.local.files
+    import htcjob.storage.local.store
 
     harmless = {"fsencode", "fsdecode", "urandom", "makedirs", "stat_result"}  # makedirs calls mkdir
     harmless |= {"strerror"}  # asks no file system
     harmless |= {"pwrite"}  # of the clouds' stores: test_cloud.py
-    for module in (htcjob.storage.files, htcjob.storage.local, htcjob.storage.keys):
+    for module in (htcjob.storage.local.files, htcjob.storage.local.store, htcjob.storage.keys):
         source = Path(str(module.__file__)).read_text()
         assert set(re.findall(r"\bos\.([a-z_]+)\(", source)) - harmless <= set(CALLS)
 

@@ -24,7 +24,7 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.redact import Secret
+from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.cloud import PART_BYTES
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from htcjob.storage.contract import Store
-    from tests.support.fake_gcs import FakeGcs, _Object
-    from tests.support.gcs import GcsEmulator
+    from tests.support.servers.fake_gcs import FakeGcs, _Object
+    from tests.support.servers.gcs import GcsEmulator
 
 NO_WAIT = RetryPolicy(retries=3, sleep=lambda seconds: False)
 
@@ -362,7 +362,7 @@ class TestContent:
         self, fake_gcs: FakeGcs, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An answer that ends too early is a TransientError after one request, and leaves no file."""
-        from tests.support.fake_gcs import _Handler
+        from tests.support.servers.fake_gcs import _Handler
 
         def send_half(handler: _Handler, found: _Object) -> None:
             handler.send_response(200)
@@ -390,7 +390,7 @@ class TestContent:
 
     def test_hash_is_sent(self, fake_gcs: FakeGcs, bucket: str, store: Store) -> None:
         """What is sent carries its hash: the service refuses a body that does not have it."""
-        from tests.support import fake_gcs as module
+        from tests.support.servers import fake_gcs as module
 
         seen: list[Mapping[str, object]] = []
         real = module._check_hashes
@@ -467,7 +467,7 @@ class TestLarge:
         self, fake_gcs: FakeGcs, store: Store, large: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """When the answer to the last request is lost, its repetition finds the object that it made."""
-        from tests.support.fake_gcs import _Handler
+        from tests.support.servers.fake_gcs import _Handler
 
         real, losses = _Handler._send_xml, []
 

@@ -17,7 +17,7 @@ from htcjob.storage.access import Access
 from htcjob.storage.cloud import Body, Bucket, CloudStore
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.urls import open_store
-from tests.support.wire import FaultProxy
+from tests.support.wire.wire import FaultProxy
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "planted-secret", "AWS_REGION": "us-east-1"}
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)

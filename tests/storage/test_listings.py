@@ -9,15 +9,15 @@ from datetime import datetime, timezone
 import pytest
 
 from htcjob.errors import DisorderError, PermanentError, StorageError, TransientError
-from htcjob.locations import Location
-from htcjob.manifest_build import Source, build
+from htcjob.manifest.build import Source, build
 from htcjob.retry import RetryPolicy
 from htcjob.storage import bounds, ordering
 from htcjob.storage.access import Access
-from htcjob.storage.memory import MemoryStore
+from htcjob.storage.memory.store import MemoryStore
 from htcjob.storage.urls import open_store
-from htcjob.transfer import Transfers
-from tests.support.listing_server import listing_server
+from htcjob.transfer.locations import Location
+from htcjob.transfer.transfers import Transfers
+from tests.support.servers.listing_server import listing_server
 
 from .contract import keys_in
 
@@ -85,7 +85,7 @@ def test_another_order_than_the_promised_one(server, of_any_cloud, order, page_k
 
 def test_many_keys_in_no_order(server, of_any_cloud, monkeypatch):
     """More than are held in memory go through files."""
-    monkeypatch.setattr("htcjob.sorting.IN_MEMORY", 100)
+    monkeypatch.setattr("htcjob.machine.sorted_lines.IN_MEMORY", 100)
     server.keys, store = shuffled(MANY), of_any_cloud
     assert keys_in(store) == MANY
     assert keys_in(store, start_after=MANY[2000]) == MANY[2001:]
@@ -102,7 +102,7 @@ def test_disorder_that_is_seen_late(server, store):
 @pytest.mark.parametrize("order", [shuffled, lambda keys: [*keys[5:], *keys[:5]]])
 def test_a_manifest_of_a_server_without_order_has_every_key(server, store, order, tmp_path, monkeypatch):
     """However many ranges it would be listed in."""
-    monkeypatch.setattr("htcjob.listing.WORTHWHILE", 20)
+    monkeypatch.setattr("htcjob.transfer.key_ranges.WORTHWHILE", 20)
     monkeypatch.setattr("htcjob.storage.ordering.HELD_KEYS", 10)
     server.keys, server.page_keys = order(MANY), 7
     made, target = MemoryStore("made"), "list.txt"

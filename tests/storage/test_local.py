@@ -27,8 +27,8 @@ from htcjob.errors import (
     TransientError,
     UnwritableError,
 )
-from htcjob.storage.files import TEMP_PREFIX
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.files import TEMP_PREFIX
+from htcjob.storage.local.store import LocalStore
 
 from .contract import REFUSED_KEYS, StoreContract, failing, files_below, keys_in
 
@@ -155,7 +155,7 @@ class TestDirectory:
 
     def test_names_that_are_not_utf8_in_this_locale(self) -> None:
         """Where Python would write names in another encoding than listings read, the store says the cure."""
-        code = "import sys; from htcjob.storage.local import LocalStore; LocalStore('x')"
+        code = "import sys; from htcjob.storage.local.store import LocalStore; LocalStore('x')"
         environment = {
             "PYTHONUTF8": "0",
             "PYTHONCOERCECLOCALE": "0",
@@ -171,7 +171,7 @@ class TestDirectory:
         """Importing the store loads nothing slow: every job of an array pays it."""
         code = (
             "import sys, logging, htcjob.storage.contract; before = set(sys.modules)\n"
-            "import htcjob.storage.local; print(*sorted(set(sys.modules) - before))"
+            "import htcjob.storage.local.store; print(*sorted(set(sys.modules) - before))"
         )
         shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         cheap = {"_datetime", "datetime", "errno", "math", "time", "_strptime"}
@@ -529,7 +529,7 @@ class TestChanges:
             copy = altering(os.copy_file_range, is_before=is_before)
             monkeypatch.setattr(os, "copy_file_range", copy)
         else:
-            monkeypatch.setattr("htcjob.storage.files._KERNEL_COPIES", ())
+            monkeypatch.setattr("htcjob.storage.local.files._KERNEL_COPIES", ())
             monkeypatch.setattr(os, "read", altering(os.read, is_before=is_before))
         name = "the object" if verb == "get" else str(source)
         copies: dict[str, Callable[[], object]] = {
@@ -607,7 +607,7 @@ class TestConditionalPut:
     ) -> None:
         """Where links do not exist, the name is not there and then whole; an error leaves nothing behind."""
         monkeypatch.setattr(os, "link", failing(code))
-        monkeypatch.setattr("htcjob.storage.files._rename_without_replacing", failing(errno.EINVAL))
+        monkeypatch.setattr("htcjob.storage.local.files._rename_without_replacing", failing(errno.EINVAL))
         real_replace = os.replace
         seen: list[bytes | None] = []
 
@@ -627,7 +627,7 @@ class TestConditionalPut:
 
 RACER = """
 import errno, os, sys
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 
 directory, number, has_links = sys.argv[1:]
 if has_links == "no":
@@ -642,7 +642,7 @@ print(*[key for key in range(150) if store.put_bytes(number.encode() * 1000, f"d
 
 WRITER = """
 import os, sys
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 
 directory, work = sys.argv[1:]
 store = LocalStore(directory)
@@ -658,7 +658,7 @@ while True:
 
 HANGS_BEFORE_THE_NAME = """
 import os, sys
-from htcjob.storage.local import LocalStore
+from htcjob.storage.local.store import LocalStore
 
 def hang(*arguments):
     print("ready", flush=True)

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from htcjob.redact import Secret
+from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.urls import open_store
-from tests.support.wire import FaultProxy
+from tests.support.wire.wire import FaultProxy
 
 LIFE_S = 5
 """The shortest that the server gives."""

@@ -18,7 +18,7 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.storage.memory import MemoryStore
+from htcjob.storage.memory.store import MemoryStore
 
 from .contract import StoreContract, files_below, keys_in
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.test_docs import blocks
+from tests.whole.test_docs import blocks
 
 
 def test_the_example_with_s3(rgw, tmp_path):

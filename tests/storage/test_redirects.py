@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from htcjob.errors import PermanentError, StorageError
-from htcjob.redact import Secret
+from htcjob.logs.redact import Secret
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.urls import open_store
-from tests.support.refusals import refusing_server
-from tests.support.tls import tls_in_front_of
+from tests.support.servers.refusals import refusing_server
+from tests.support.servers.tls import tls_in_front_of
 
 # urllib3 leaves a connection to the garbage collector when it stumbles over a 303 (`s3_errors.py`).
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -23,12 +23,12 @@ from htcjob.errors import (
     TransientError,
     UnauthenticatedError,
 )
-from htcjob.redact import Secret
+from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.s3 import S3Bucket
+from htcjob.storage.s3.bucket import S3Bucket
 from htcjob.storage.urls import open_store
-from tests.support.wire import FaultProxy
+from tests.support.wire.wire import FaultProxy
 
 from .contract import StoreContract, files_below, keys_in
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from htcjob.storage.contract import Store
-    from tests.support.rgw import Rgw
-    from tests.support.tls import TlsFront
+    from tests.support.servers.rgw import Rgw
+    from tests.support.servers.tls import TlsFront
 
 QUICK_RETRIES = RetryPolicy(retries=20, first_wait_s=0.05, longest_wait_s=0.5)
 NO_RETRIES = RetryPolicy(retries=0)

@@ -12,7 +12,7 @@ from htcjob.errors import StorageError, TransientError
 from htcjob.storage import bounds, watch
 from htcjob.storage.access import Access
 from htcjob.storage.urls import open_store
-from tests.support.drip import dripping
+from tests.support.servers.drip import dripping
 
 ENVIRON = {
     "AWS_ACCESS_KEY_ID": "k",
@@ -46,7 +46,7 @@ def sdk(url, endpoint):
 
 @pytest.fixture
 def fast(monkeypatch):
-    monkeypatch.setattr("htcjob.storage.fast_clients.longest_s", lambda _size_bytes: 0.5)
+    monkeypatch.setattr("htcjob.storage.fast.clients.longest_s", lambda _size_bytes: 0.5)
     return lambda endpoint: open_store(
         "s3://bucket", Access(engine="fast", endpoint=endpoint, environ=ENVIRON)
     )

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from htcjob.results import final_records
+from htcjob.ledger.reader import final_records
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.urls import open_store
-from htcjob.transfer import Transfers
-from tests.support.htc_api import Vended, running_htc_api
+from htcjob.transfer.transfers import Transfers
+from tests.support.servers.htc_api import Vended, running_htc_api
 
 LIFE_S = 5
 """Of vended credentials: the shortest that the server gives."""

@@ -9,9 +9,9 @@ import os
 import signal
 
 from htcjob.cli.main import main
-from htcjob.each import Each
-from htcjob.ledger import Output
-from htcjob.staging import Staging
+from htcjob.entries.each import Each
+from htcjob.entries.staging import Staging
+from htcjob.ledger.ledger import Output
 
 settle, stage_out = Each._settle, Staging.stage_out
 

@@ -1,0 +1,252 @@
+"""`htcjob manifest`: make, check and preview lists of entries."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from htcjob.cli.endings import printable, say
+from htcjob.cli.options import MOST_JOBS, balance_option, look_table
+from htcjob.cli.output import write
+from htcjob.cli.targets import Stores
+from htcjob.cli.transfers import moving, talking
+from htcjob.errors import AbsentError, BadKeyError, UsageError
+from htcjob.logs.redact import redact
+from htcjob.machine.temporary import scratch
+from htcjob.manifest.index import SUFFIX
+from htcjob.manifest.names import why_no_key
+from htcjob.retry import RetryPolicy
+from htcjob.storage.keys import check_key
+from htcjob.transfer.locations import Location, is_local, parse
+from htcjob.transfer.progress import size_in_words
+
+if TYPE_CHECKING:
+    from htcjob.storage.contract import Store
+
+
+@click.group(name="manifest")
+def manifest() -> None:
+    """Make, check and preview lists of entries."""
+
+
+@manifest.command(epilog=look_table())
+@click.argument("key", metavar="KEY|URL")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+def index(key: str, as_json: bool) -> None:
+    """
+    Make the index of a manifest, beside it under its name and .idx.
+
+    With it a job reads its own part of the manifest only, however long that is. KEY is a key of project
+    storage. Make it again when the manifest has changed: an index of another version is not used.
+
+    \b
+    Example:
+      htcjob manifest index list.txt
+    """
+    from htcjob.manifest.index_writer import make_index
+
+    place = place_of(key, Stores())
+    with _named(place):
+        made = make_index(place.store, place.key, RetryPolicy())
+    if as_json:
+        members = made._asdict() | {"index": place.store.url_of(place.key + SUFFIX)}
+        write(json.dumps(members))
+        return
+    write(
+        f"{printable(key)}{SUFFIX}: {made.n_entries} entries, {size_in_words(made.index_bytes)} "
+        f"for a manifest of {size_in_words(made.manifest_bytes)}"
+    )
+
+
+_LINES = """
+\b
+Exit status:
+  0    all is right
+  64   usage
+  65   lines that are wrong, keys that no line can mean, or links and special files in a directory
+  66   nothing is there
+  74   impossible for good (disk full, refused)
+  75   transient trouble outlasted the retries: try again
+  77   denied, or token or credentials refused
+  78   injected environment wrong, or an extra is missing
+"""
+
+
+@manifest.command(epilog=_LINES)
+@click.argument("location")
+@click.option("--include", metavar="GLOB", multiple=True, help="Take only what matches; may be repeated.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="Leave out what matches; may be repeated.")
+@click.option("--jsonl", is_flag=True, help="JSON lines, with key and size_bytes.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="KEY|URL",
+    help="The manifest to make, in project storage.  [default: manifest.txt or manifest.jsonl]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+def build(
+    location: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    jsonl: bool,
+    output: str | None,
+    as_json: bool,
+) -> int:
+    """
+    Make a manifest of what is in storage, sorted by key, and its index with all sizes.
+
+    LOCATION is project:FOLDER/ or project: (entries are keys), or another place as in htcjob storage (entries
+    are URLs); it may be a glob. The GLOBs are relative to its folder: *.jpg means those right in it, **/*.jpg
+    those in all folders, and old/ or old means a folder with all in it.
+
+    \b
+    Example:
+      htcjob manifest build project: --include '**/*.jpg' -o list.txt
+    """
+    from htcjob.manifest.build import Source
+    from htcjob.manifest.build import build as build_manifest
+
+    stores = Stores()
+    target = place_of(output or ("manifest.jsonl" if jsonl else "manifest.txt"), stores)
+    source = Source(
+        parse(location, stores),
+        is_project=location.startswith("project:"),
+        include=[glob.removesuffix("/") for glob in include],
+        exclude=[glob.removesuffix("/") for glob in exclude],
+        as_json=jsonl,
+    )
+    with moving("build") as transfers, scratch() as folder:
+        made = build_manifest(source, target, transfers, folder)
+    if made.indexed is None:
+        for problem in made.unusable:
+            say(f"htcjob: error: {problem}")
+        n = made.n_unusable
+        say(f"htcjob: error: no manifest made, because of {n} such keys or files: see --exclude")
+        return os.EX_DATAERR
+    if as_json:
+        write(json.dumps(made.indexed._asdict() | {"manifest": target.url, "index": target.url + SUFFIX}))
+        return 0
+    write(
+        f"{printable(target.text)}: {made.indexed.n_entries} entries of "
+        f"{size_in_words(made.indexed.weight or 0)} together, and its index"
+    )
+    return 0
+
+
+@manifest.command(epilog=_LINES)
+@click.argument("key", metavar="KEY|URL")
+@click.option("--exists", is_flag=True, help="Look too whether all objects exist.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each problem, for programs.")
+def check(key: str, exists: bool, as_json: bool) -> int:
+    """
+    Look for what is wrong with a manifest.
+
+    A line that cannot be used, an entry that is there twice, an index that is damaged or not of this version
+    and, with --exists, an absent object: each gets a line, with the number of its line in the manifest.
+
+    \b
+    Example:
+      htcjob manifest check list.txt --exists
+    """
+    from htcjob.manifest.check import Check
+
+    stores = Stores()
+    place = place_of(key, stores)
+    n_problems = 0
+    with _named(place), talking() as transfers, scratch() as folder:
+        made = Check(place, transfers, RetryPolicy(), folder)
+        for problem in made.problems(partial(_open, stores) if exists else None):
+            n_problems += 1
+            if as_json:
+                write(json.dumps({"line": problem.line_number, "problem": redact(problem.text)}))
+            else:
+                write(printable(redact(problem.text)))
+    if n_problems:
+        say(f"htcjob: error: {n_problems} problems with the {made.n_entries} entries of {place.text}")
+        return os.EX_DATAERR
+    if not as_json:
+        write(f"{printable(place.text)}: {made.n_entries} entries, nothing wrong")
+    return 0
+
+
+@manifest.command(epilog=look_table())
+@click.argument("key", metavar="KEY|URL")
+@click.option("--array-size", type=click.IntRange(1, MOST_JOBS), required=True, help="Jobs in the array.")
+@balance_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each job, for programs.")
+def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
+    """
+    Show what every job of an array would get.
+
+    One line per job: array index, number of entries, bytes of their inputs (- where no index tells), first
+    and last entry.
+
+    \b
+    Example:
+      htcjob manifest split list.txt --array-size 1000 --balance bytes
+    """
+    from htcjob.manifest.split import split as split_manifest
+
+    place = place_of(key, Stores())
+    with _named(place), talking() as transfers, scratch() as folder:
+        for part in split_manifest(place, array_size, balance, transfers, RetryPolicy(), folder):
+            ends = (part.first, part.last)
+            if as_json:
+                members = {
+                    "array_index": part.array_index,
+                    "chunk": [part.chunk.start, part.chunk.stop],
+                    "entries": len(part.chunk),
+                    "size_bytes": part.size_bytes,
+                    "first": ends[0],
+                    "last": ends[1],
+                }
+                write(json.dumps(members))
+            else:
+                size = "-" if part.size_bytes is None else part.size_bytes
+                shown = ["-" if line is None else printable(redact(line)) for line in ends]
+                write("\t".join(map(str, (part.array_index, len(part.chunk), size, *shown))))
+
+
+def _open(stores: Stores, url: str) -> Store:
+    """Give the store of a URL; the empty one is project storage."""
+    return stores.open(url) if url else stores.project
+
+
+@contextmanager
+def _named(place: Location) -> Iterator[None]:
+    """Say of a manifest that is not there what its name means."""
+    try:
+        yield
+    except AbsentError as error:
+        if error.url != place.url:
+            raise
+        raise AbsentError(
+            "manifest", error.url, f"{error.reason}; name a key of project storage, or a URL"
+        ) from error
+
+
+def place_of(key: str, stores: Stores) -> Location:
+    """
+    Give where a manifest is: a key of project storage, as `--manifest` takes it, or a LOCATION.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if is_local(key):
+        key = key.removeprefix("./")
+        try:
+            check_key(key)
+        except BadKeyError as error:
+            raise UsageError(f"the manifest {why_no_key(key, error.reason, stores.project.url)}") from None
+        place = Location(key, stores.project, key)
+    else:
+        place = parse(key, stores)
+    if place.is_folder:
+        raise UsageError(f"{place.text} is a folder: name the manifest")
+    return place

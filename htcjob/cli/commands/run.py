@@ -1,0 +1,228 @@
+"""`htcjob run`: one attempt of one job."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from htcjob.attempt.recipe import run_attempt
+from htcjob.cli.endings import report_bug, say_ending
+from htcjob.cli.options import (
+    BUDGET,
+    DURATION,
+    FUNCTION,
+    LINE,
+    SIZE,
+    TIME_LIMIT,
+    Multiple,
+    balance_option,
+    exit_table,
+    job_options,
+    log_options,
+    ours,
+)
+from htcjob.environment import context as env
+from htcjob.errors import UsageError
+from htcjob.logs import events as logs
+from htcjob.machine.limits import cpus
+from htcjob.outcome.endings import TerminationReason
+from htcjob.run_options import Plan
+
+MOST_AT_A_TIME = 10_000
+"""Entries; nobody has so many CPUs, and a number with a digit too many is a mistake."""
+
+
+@click.command(epilog=exit_table())
+@job_options
+@ours(
+    "--entry",
+    "entries",
+    variable="HTCJOB_ENTRIES",
+    metavar="LINE",
+    type=LINE,
+    multiple=True,
+    help="Work on this entry instead of a manifest's; repeatable.",
+)
+@balance_option
+@ours("--each", "is_each", is_flag=True, help="Run COMMAND once per entry instead of once for the chunk.")
+@ours(
+    "--call",
+    metavar="MODULE:FUNCTION",
+    type=FUNCTION,
+    help="Instead of COMMAND: call a Python function once per entry, in a process that imports once.",
+)
+@ours("--python", metavar="PROGRAM", help="The interpreter for --call.  [default: the one that runs htcjob]")
+@ours(
+    "--workers",
+    type=click.IntRange(min=1, max=MOST_AT_A_TIME),
+    help="Entries that --each and --call work on at a time.  [default: as many as we have CPUs, by quota]",
+)
+@ours(
+    "--prefetch",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="Entries that are fetched ahead at most.",
+)
+@ours(
+    "--disk-budget",
+    "disk_budget_bytes",
+    type=SIZE,
+    help="Fetch ahead only while files in the work directory take less.  [default: half of what is free]",
+)
+@ours(
+    "--output",
+    "outputs",
+    metavar="GLOB",
+    type=LINE,
+    multiple=True,
+    help="What to stage out, relative to the output directory; repeatable.  [default: everything]",
+)
+@ours(
+    "--timeout",
+    type=TIME_LIMIT,
+    help="Stop COMMAND after this long; 5x: five times what entries took so far; 0: never.  [default: 0]",
+)
+@ours(
+    "--deadline",
+    "deadline_s",
+    variable="HTCJOB_DEADLINE_IN",
+    type=DURATION,
+    help="Have the attempt ended this long after its start; give the platform's limit.  [default: none]",
+)
+@ours(
+    "--grace",
+    "grace_s",
+    type=DURATION,
+    default="30s",
+    show_default=True,
+    help="From SIGTERM to SIGKILL; keep it below the platform's.",
+)
+@ours(
+    "--preemption-notice",
+    type=click.Choice(["aws", "google"]),
+    help="Stop when this cloud says that it takes the machine away.  [default: wait for SIGTERM]",
+)
+@ours(
+    "--max-failures",
+    type=BUDGET,
+    help="Entries that may fail before the attempt gives up.  [default: try all, and any failure is one]",
+)
+@ours(
+    "--retry-entry",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Try an entry that asks for it (exit status 75, transient trouble) again so often, later on.",
+)
+@ours(
+    "--permanent-exit",
+    type=click.Choice(["0", "65"]),
+    default="65",
+    show_default=True,
+    help="Exit status when nothing is left but entries that failed for good.",
+)
+@ours("--run", metavar="NAME", help="Name of this run in task storage.  [default: default]")
+@ours("--work-dir", metavar="DIR", help="Where to make the work directory.  [default: $TMPDIR or /tmp]")
+@ours(
+    "--pass-credentials",
+    is_flag=True,
+    help="Leave tokens and storage credentials in COMMAND's environment.",
+)
+@log_options
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def run(
+    command: tuple[str, ...],
+    array_index: int | None,
+    array_size: int | None,
+    manifest: str | None,
+    project_store: str | None,
+    task_store: str | None,
+    log_format: str,
+    log_level: str,
+    **asked: Any,
+) -> int:
+    """
+    Stage in this job's chunk, run COMMAND, stage out its results.
+
+    Put -- before COMMAND. Without a manifest COMMAND is only supervised: signals, timeout, exit status. A
+    flag wins over a variable, a variable over the default.
+
+    COMMAND finds its inputs in $HTCJOB_WORK_DIR, listed in $HTCJOB_ENTRIES_FILE, and leaves results in
+    $HTCJOB_OUTPUT_DIR. With --each it runs once per entry, and {input}, {output_dir}, {entry}, {key}, {stem}
+    and the members of a JSON line are filled in.
+
+    \b
+    Example:
+      htcjob run --each --entry photos/a.jpg --project-store . --task-store out -- wc -c {input}
+    """
+    if command and os.path.basename(command[0]) == "htcjob" and command[1:2] == ("run",):
+        # An image's entrypoint is `htcjob run --`; a command that is htcjob itself takes its place.
+        outer = click.get_current_context()
+        if any(
+            outer.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            for name in outer.params
+            if name != "command"
+        ):
+            raise UsageError("COMMAND is htcjob run itself: give the options to that one")
+        with run.make_context("htcjob run", list(command[2:])) as context:
+            status: int = run.invoke(context)
+            return status
+    if bool(command) == bool(asked["call"]):
+        raise click.UsageError("Give COMMAND or --call, not both." if command else "Give COMMAND, or --call.")
+    plan = make_plan(command=command, **asked)
+    logs.set_up(log_format=log_format, level=log_level)
+    ending, error = run_attempt(
+        plan,
+        environ=env.current(),
+        flags={
+            "array_index": array_index,
+            "array_size": array_size,
+            "manifest": manifest,
+            "project_store": project_store,
+            "task_store": task_store,
+        },
+    )
+    if ending.reason is TerminationReason.INTERNAL_ERROR and error is not None:
+        report_bug(error)
+        return ending.exit_status
+    return say_ending(ending)
+
+
+def make_plan(
+    *,
+    call: str | None,
+    is_each: bool,
+    workers: int | None,
+    timeout: float | Multiple | None,
+    deadline_s: float | None,
+    grace_s: float,
+    permanent_exit: str,
+    **rest: Any,
+) -> Plan:
+    """
+    Give what the options of `run` ask for.
+
+    Raises:
+        UsageError: two of them contradict each other.
+    """
+    if deadline_s and deadline_s <= grace_s:
+        raise UsageError("--deadline must be longer than --grace, which is its last part")
+    factor = timeout.factor if isinstance(timeout, Multiple) else None
+    if factor is not None and not (is_each or call):
+        raise UsageError("--timeout 5x compares entries: it needs --each or --call")
+    return Plan(
+        call=call,
+        is_each=is_each or call is not None,
+        workers=workers or max(1, int(cpus())),
+        timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
+        timeout_factor=factor,
+        deadline_s=deadline_s or None,
+        grace_s=grace_s,
+        permanent_exit=int(permanent_exit),
+        **rest,
+    )

@@ -1,0 +1,274 @@
+"""`htcjob simulate`: a whole array on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+from tabulate import tabulate
+
+from htcjob.cli.array_progress import ArrayProgress
+from htcjob.cli.commands.run import run
+from htcjob.cli.endings import say
+from htcjob.cli.options import DURATION, MEMORY, MOST_JOBS, FloatRange, exit_table
+from htcjob.cli.output import write
+from htcjob.environment import context as env
+from htcjob.errors import HtcjobError, UsageError
+from htcjob.ledger.reader import final_records
+from htcjob.logs.events import utc
+from htcjob.machine.limits import available_memory, cpus
+from htcjob.retry import RetryPolicy
+from htcjob.simulate.array import Array, AttemptEnd, Simulation
+from htcjob.simulate.containers import Box, Containers
+from htcjob.simulate.engine import Engine
+from htcjob.simulate.injection import without_injected
+from htcjob.simulate.processes import Processes
+from htcjob.simulate.summary import rows, summarise
+from htcjob.storage.keys import real_path
+from htcjob.storage.urls import local_directory, open_store
+from htcjob.transfer.transfers import Transfers
+
+if TYPE_CHECKING:
+    from htcjob.simulate.runner import Runner
+
+
+@click.command(epilog=exit_table(), context_settings={"ignore_unknown_options": False})
+@click.option("--array-size", type=click.IntRange(1, MOST_JOBS), required=True, help="Jobs in the array.")
+@click.option(
+    "--project-store", metavar="DIR|URL", required=True, help="Project storage: manifest and inputs."
+)
+@click.option("--task-store", metavar="DIR|URL", required=True, help="Task storage: outputs and records.")
+@click.option("--only", metavar="INDEX", type=click.IntRange(0), help="Run this one index, its output shown.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    help="Attempts at the same time.  [default: as many as CPUs and memory allow]",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 10),
+    default=2,
+    show_default=True,
+    help="Further attempts of an index that ended with 75, 137 or 143.",
+)
+@click.option("--timeout", type=DURATION, help="The platform's limit for one attempt.  [default: none]")
+@click.option(
+    "--preempt",
+    metavar="P%",
+    default="0%",
+    help="Share of attempts that get SIGTERM at a random moment of their first 3 s.  [default: 0%]",
+)
+@click.option(
+    "--docker",
+    "image",
+    metavar="IMAGE",
+    help="Run every attempt in a container of this image, which has htcjob in it.",
+)
+@click.option("--memory", type=MEMORY, help="With --docker: the platform's memory limit, such as 128m.")
+@click.option(
+    "--cpus", "cpu_limit", type=FloatRange(0, min_open=True), help="With --docker: CPUs of an attempt."
+)
+@click.option("--platform", metavar="OS/ARCH", help="With --docker: such as linux/arm64.")
+@click.option(
+    "--docker-option",
+    "docker_options",
+    metavar="OPTION",
+    multiple=True,
+    help="With --docker: an option of docker run, such as --docker-option=--network=host; repeatable.",
+)
+@click.option("--logs", metavar="DIR", help="Keep every attempt's log here.  [default: kept only on failure]")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
+def simulate(
+    array_size: int,
+    project_store: str,
+    task_store: str,
+    only: int | None,
+    parallel: int | None,
+    retries: int,
+    timeout: float | None,
+    preempt: str,
+    image: str | None,
+    memory: int | None,
+    cpu_limit: float | None,
+    platform: str | None,
+    docker_options: tuple[str, ...],
+    logs: str | None,
+    as_json: bool,
+    arguments: tuple[str, ...],
+) -> int:
+    """
+    Run a whole array on this machine, as the platform would.
+
+    ARGUMENTS are those of htcjob run; put -- before them. Every job is a real attempt in a process of its
+    own, or with --docker in a container, with the variables Rescale HTC injects, a signed token included.
+    Exits with 0 when every job succeeded, else with the status of the first index that did not.
+
+    \b
+    Example:
+      htcjob simulate --array-size 8 --project-store . --task-store out -- --manifest list.txt -- ls
+    """
+    _check_arguments(arguments, image)
+    if only is not None and only >= array_size:
+        raise UsageError(f"--only {only}: array size {array_size} has the indices 0 to {array_size - 1}")
+    indices = range(array_size) if only is None else range(only, only + 1)
+    box = _box(image, memory_bytes=memory, cpus=cpu_limit, platform=platform, options=docker_options)
+    simulation = Simulation(
+        array_size=array_size,
+        indices=indices,
+        parallel=min(parallel or _parallel(box), len(indices)),
+        retries=retries,
+        timeout_s=timeout,
+        preempt_percent=_percent(preempt),
+        project_store=_store(project_store, "--project-store", make=False),
+        task_store=_store(task_store, "--task-store", make=True),
+        directory=_log_directory(logs),
+        inherits_output=only is not None,
+    )
+    started, started_at = time.monotonic(), utc(time.time())
+    ends: list[AttemptEnd] = []
+    is_live = box is not None and only is None and sys.stderr.isatty()
+    with ArrayProgress(
+        array_size=array_size, jobs=len(indices), is_quiet=only is not None, is_live=is_live
+    ) as progress:
+
+        def on_end(end: AttemptEnd) -> None:
+            ends.append(end)
+            progress.update(end)
+
+        runner = _runner(box, simulation, arguments)
+        array = Array(simulation, runner, on_end, progress.show_line if is_live else None)
+        try:
+            asyncio.run(array.run())
+        except HtcjobError:
+            if logs is None and not ends:
+                shutil.rmtree(simulation.directory, ignore_errors=True)
+            raise
+    summary = summarise(
+        ends,
+        jobs=len(indices),
+        elapsed_s=time.monotonic() - started,
+        records=_records(simulation.task_store, ends),
+        since=started_at,
+    )
+    if as_json:
+        write(json.dumps(summary))
+    else:
+        write(tabulate(rows(summary), tablefmt="plain", preserve_whitespace=True))
+    for collision in summary["collisions"]:
+        say(
+            f"htcjob: error: output {collision['key']} was written by the entries at positions "
+            f"{', '.join(map(str, collision['positions']))}: only one of them is in storage; "
+            "name outputs after their entry, as with $HTCJOB_KEY or {key}"
+        )
+    status = _status(ends, array) or (os.EX_DATAERR if summary["collisions"] else 0)
+    if logs is None and (status == 0 or only is not None):
+        shutil.rmtree(simulation.directory, ignore_errors=True)
+    elif only is None:
+        say(f"logs: {simulation.directory}")
+    return status
+
+
+def _check_arguments(arguments: tuple[str, ...], image: str | None) -> None:
+    """Refuse what `htcjob run` would refuse, before it does so once a job."""
+    if arguments[0] in ("run", "htcjob"):
+        raise UsageError("leave out 'htcjob run': only its options and COMMAND go after --")
+    with run.make_context("htcjob run", list(arguments)) as context:
+        # The variables of an image, which may say what to call, are not known here.
+        if image is None and not context.params["command"] and not context.params["call"]:
+            raise UsageError("COMMAND is missing: put it, with -- before it, after the options of htcjob run")
+
+
+def _box(image: str | None, **limits: Any) -> Box | None:
+    """Give what containers are made of; None: attempts are processes."""
+    if image is not None:
+        return Box(image, **limits)
+    if given := next((name for name, value in limits.items() if value), None):
+        option = {"options": "docker-option", "memory_bytes": "memory"}.get(given, given)
+        raise UsageError(f"--{option} needs --docker")
+    return None
+
+
+def _runner(box: Box | None, simulation: Simulation, arguments: tuple[str, ...]) -> Runner:
+    environ = without_injected(env.current())
+    if box is None:
+        return Processes(arguments=arguments, environ=environ)
+    return Containers(
+        Engine(env.container_program(environ), environ),
+        box,
+        arguments=arguments,
+        directories=[
+            directory
+            for store in (simulation.project_store, simulation.task_store)
+            if (directory := local_directory(store)) is not None
+        ],
+        environ=environ,
+        directory=simulation.directory,
+    )
+
+
+def _parallel(box: Box | None) -> int:
+    """Give how many attempts this machine can run at a time."""
+    at_a_time = [cpus() / ((box and box.cpus) or 1)]
+    if box is not None and box.memory_bytes is not None and (memory := available_memory()) is not None:
+        at_a_time.append(memory / box.memory_bytes)
+    return max(1, int(min(at_a_time)))
+
+
+def _status(ends: list[AttemptEnd], array: Array) -> int:
+    if array.stop_signal is not None:
+        return 128 + array.stop_signal
+    last = {end.array_index: end.exit_status for end in ends}
+    return next((status for _, status in sorted(last.items()) if status != 0), 0)
+
+
+def _records(task_store: str, ends: list[AttemptEnd]) -> Iterator[dict[str, Any]]:
+    """Give all records of this simulation's runs; a ledger that cannot be read only shortens the table."""
+    for name in sorted({end.record["run"] for end in ends if end.record.get("run")}):
+        try:
+            with Transfers(RetryPolicy()) as transfers:
+                yield from final_records(open_store(task_store), name, transfers)
+        except HtcjobError as error:
+            say(f"htcjob: warning: records of run {name}: {error}")
+
+
+def _log_directory(logs: str | None) -> str:
+    if logs is None:
+        return tempfile.mkdtemp(prefix="htcjob-simulate-")
+    try:
+        os.makedirs(logs, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--logs {logs}: {error.strerror}") from error
+    return real_path(logs)
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise UsageError(f"--preempt {text!r}: it must be a share such as 20%")
+    return percent
+
+
+def _store(store: str, option: str, *, make: bool) -> str:
+    """Give the URL, or the real directory, which must exist: a platform mounts what it injects."""
+    directory = local_directory(store)
+    if directory is None:
+        return store
+    try:
+        if make:
+            os.makedirs(directory, exist_ok=True)
+        os.listdir(directory)
+    except OSError as error:
+        raise UsageError(f"{option} {store}: {error.strerror}") from error
+    return directory

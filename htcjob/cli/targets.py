@@ -1,0 +1,128 @@
+"""What the words of `htcjob storage` mean: places in storage, and targets of copies."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from htcjob.environment import context as env
+from htcjob.errors import UsageError
+from htcjob.retry import RetryPolicy
+from htcjob.storage.keys import real_path
+from htcjob.storage.local.store import file_url
+from htcjob.transfer.copying import Target
+from htcjob.transfer.locations import GLOB, Location, parse, require_recursive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from htcjob.environment.context import JobContext
+    from htcjob.storage.contract import Store
+
+
+class Stores:
+    """The stores of this job, opened when a location needs them, and those of URLs."""
+
+    def __init__(self) -> None:
+        self._retry = RetryPolicy()
+
+    @cached_property
+    def _context(self) -> JobContext:
+        return env.read_context(env.current())
+
+    @cached_property
+    def project(self) -> Store:
+        """Project storage."""
+        from htcjob.job_stores import open_project_store
+
+        return open_project_store(self._context, self._retry)
+
+    @cached_property
+    def task(self) -> Store:
+        """Task storage."""
+        from htcjob.job_stores import require_task_store
+
+        return require_task_store(self._context, self._retry)
+
+    def open(self, url: str) -> Store:
+        """Give the store of a URL, reached with the SDK's own credentials."""
+        from htcjob.storage.urls import open_store
+
+        return open_store(url)
+
+
+def sources(texts: Iterable[str], stores: Stores, *, is_recursive: bool) -> list[Location]:
+    """
+    Give the places to copy from, or to remove.
+
+    Raises:
+        UsageError: one is no LOCATION, or a folder that was not asked for.
+    """
+    places = [parse(text, stores) for text in texts]
+    for place in places:
+        if place.is_folder:
+            require_recursive(place, is_recursive=is_recursive)
+    return places
+
+
+def target_in_store(text: str, stores: Stores, *, is_many: bool) -> Target:
+    """
+    Give where copies go: a folder or store, or the name of the one object.
+
+    Raises:
+        UsageError: it is no LOCATION, or copies of many files would have one name.
+    """
+    place = parse(text, stores)
+    if is_many and not place.is_folder:
+        raise UsageError(f"{text} is the name of one object: for a folder, end it with /")
+    return Target(place.store, place.key, is_folder=place.is_folder)
+
+
+def target_here(path: str, *, is_many: bool) -> Target:
+    """
+    Give where copies go on this machine: a folder, or the name of the one file.
+
+    Raises:
+        UsageError: copies of many objects would have one name.
+    """
+    if path.endswith("/") or os.path.isdir(path):
+        return Target(None, real_path(path), is_folder=True)
+    if is_many:
+        raise UsageError(f"{path} is the name of one file: for a new folder, end it with /")
+    folder, name = os.path.split(path)
+    return Target(None, os.path.join(real_path(folder), name), is_folder=False)
+
+
+def have_several_folders(places: Sequence[Location]) -> bool:
+    """Tell whether objects of different *places* could have the same own name."""
+    return len({(place.store.url, place.key.rpartition("/")[0]) for place in places}) > 1
+
+
+def check_apart(source: Location | str, target: Target, *, is_recursive: bool) -> None:
+    """
+    Refuse to copy a folder into itself: that would never end.
+
+    Args:
+        source: A place, or the path of a file or folder here.
+        target: Where the copies go.
+        is_recursive: Folders are copied with all in them.
+
+    Raises:
+        UsageError: the copies would lie in what is copied.
+    """
+    if isinstance(source, str):
+        beginning = _folder_url(source) if os.path.isdir(source) else None
+    elif GLOB.search(source.key):
+        is_deep = is_recursive or "**" in source.key
+        beginning = source.store.url_of(source.literal) if is_deep else None
+    else:
+        folder = source.key if source.is_folder else f"{source.key}/"
+        beginning = source.store.url_of(folder) if is_recursive else None
+    here = _folder_url(target.place) if target.store is None else target.store.url_of(target.place)
+    if beginning is not None and here.startswith(beginning):
+        raise UsageError("the copies would lie in the folder that is copied")
+
+
+def _folder_url(path: str) -> str:
+    return file_url(os.path.join(real_path(path), ""))

@@ -1,0 +1,1 @@
+"""Entries flow stage-in -> work -> stage-out -> commit, overlapped, within bounds."""

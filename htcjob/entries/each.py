@@ -1,0 +1,313 @@
+"""
+The way of one entry when the command runs once per entry: fetched, worked on, put back, committed.
+
+`flow.py` says when; here is what. What goes wrong with one entry does not touch the others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from htcjob.entries.disk_budget import DiskBudget, DiskShare, size_of_tree
+from htcjob.entries.flow import Flow, Next
+from htcjob.entries.work_directories import Place, Places, in_work_directory, said_by_command
+from htcjob.errors import (
+    HtcjobError,
+    ShortageError,
+    StorageError,
+    TransientError,
+    UnwritableError,
+)
+from htcjob.logs.events import event
+from htcjob.outcome.endings import EntryResult, judge_command, stops_attempt
+
+if TYPE_CHECKING:
+    from htcjob.entries.pipeline import Pipeline
+    from htcjob.entries.stragglers import Stragglers
+    from htcjob.ledger.ledger import Record
+    from htcjob.manifest.manifest import Entry
+    from htcjob.outcome.endings import CommandResult
+    from htcjob.supervise.worker import Crew
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Stay:
+    """What an entry has from the beginning of its fetch until it leaves, or begins anew."""
+
+    entry: Entry
+    place: Place
+    """Its own directories."""
+    share: DiskShare
+    """Of the disk budget."""
+    path: str = ""
+    """Of its input."""
+    stage_in_s: float = 0.0
+    record: Record | None = None
+    """What its command did; its outputs are to be put still."""
+    is_left: bool = True
+    """No process that was told of its place is alive."""
+
+
+@dataclass(slots=True)
+class Trip:
+    """One entry on its way."""
+
+    entry: Entry
+    stay: Stay | None = None
+    """What it has now; None: nothing yet, or nothing any more."""
+    size_bytes: int | None = None
+    """Of its input, once storage has told it."""
+    tries: int = 0
+    """How often it was tried to no avail, and is to be tried again."""
+    is_over: bool = False
+    """What became of it is committed."""
+
+
+Act = Callable[[Stay, int, float | None], "tuple[CommandResult, object, str]"]
+"""Works on an entry, as the worker of that number, for so many seconds at most; gives how that ended, the
+value for the record, and what is wrong in words."""
+
+
+@dataclass(slots=True)
+class Each:
+    """The steps of one entry, for `Flow`."""
+
+    pipeline: Pipeline
+    disk: DiskBudget
+    stragglers: Stragglers | None
+    """What says how long an entry may take, where that is a multiple of what the others took."""
+    crew: Crew | None = None
+    """The Python processes of the workers, where a function is called."""
+    act: Act | None = None
+    """Does the work of an entry, where that is neither a command nor a function of a warm worker."""
+    _is_given_up: bool = False
+    """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
+    _places: Places = field(init=False)
+    _unfilled: set[str] = field(default_factory=set)
+    """Words that look like placeholders and are none; each is warned of once."""
+
+    def __post_init__(self) -> None:
+        self._places = Places(self.pipeline.scratch)
+
+    def work_on(self, entries: Iterable[Entry]) -> None:
+        """Take all entries through; after a stop signal, those that have begun."""
+        pipeline = self.pipeline
+        flow = Flow(
+            map(Trip, entries),
+            self,
+            workers=pipeline.plan.workers,
+            prefetch=pipeline.plan.prefetch,
+            is_stopped=self._is_stopped,
+        )
+        with pipeline.signals.many_commands():
+            flow.run()
+        if self.crew is not None:
+            self.crew.hang_up()
+            pipeline.ledger.flush()  # while the processes end
+
+    def _is_stopped(self) -> bool:
+        return self._is_given_up or self.pipeline.signals.stop_signal is not None
+
+    def fetch(self, trip: Trip, *, is_alone: bool) -> Next:
+        """Stage in."""
+        started = time.monotonic()
+        try:
+            stay = trip.stay = self._begin(trip, is_alone=is_alone)
+            if stay is None:
+                return Next.POSTPONE
+            self._fetch(stay)
+        except HtcjobError as error:
+            self._leave(trip)
+            if isinstance(error, UnwritableError) and not is_alone:
+                return Next.POSTPONE  # the disk is full, maybe of what others have fetched
+            if isinstance(error, TransientError) and self._is_stopped():
+                return Next.LEAVE  # cut short
+            self._settle(trip, self.pipeline.stage_in_failed(trip.entry, error))
+            return Next.FINISH
+        stay.stage_in_s = time.monotonic() - started
+        return Next.WORK
+
+    def _begin(self, trip: Trip, *, is_alone: bool) -> Stay | None:
+        """Give an entry what it needs to be fetched, if there is room."""
+        if trip.size_bytes is None and self.disk.is_exact and trip.entry.problem is None:
+            trip.size_bytes = self.pipeline.staging.size_of(trip.entry)
+        share = self.disk.take(trip.size_bytes, is_forced=is_alone)
+        if share is None:
+            return None
+        try:
+            return Stay(trip.entry, self._places.lend(), share)
+        except HtcjobError:
+            share.give_back()
+            raise
+
+    def _fetch(self, stay: Stay) -> None:
+        entry, outputs = stay.entry, stay.place.outputs
+        stay.path = self.pipeline.stage_in(entry, stay.place.inputs)
+        with in_work_directory(stay.path):
+            stay.share.resize(os.path.getsize(stay.path))
+        if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
+            with in_work_directory(outputs):
+                os.makedirs(os.path.join(outputs, os.path.dirname(entry.key)), exist_ok=True)
+
+    def work(self, trip: Trip, worker: int) -> Next:
+        """Run the command, or call the function."""
+        stay = trip.stay
+        assert stay is not None  # noqa: S101 - for mypy
+        timeout_s = self.pipeline.plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
+        act = self.act or (self._run if self.pipeline.plan.call is None else self._call)
+        result, value, problem = act(stay, worker, timeout_s)
+        self.pipeline.note_memory(result.peak_memory_bytes)
+        stay.is_left = result.is_all_over
+        if result.is_unusable:
+            self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
+            self._is_given_up = True
+        if result.is_unusable or result.stopped_by is not None:
+            self._leave(trip)
+            return Next.LEAVE
+        verdict, message = judge_command(result)
+        record = self.pipeline.record(
+            trip.entry,
+            verdict,
+            message=message if result.excuse or verdict is EntryResult.OUT_OF_MEMORY else problem or message,
+            exit_status=result.exit_status,
+            value=value,
+            stage_in_s=stay.stage_in_s,
+            work_s=result.elapsed_s,
+            cpu_s=result.cpu_s,
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+        if verdict is EntryResult.DONE:
+            if self.stragglers is not None:
+                self.stragglers.add(result.elapsed_s)
+            stay.record = record
+            if self.disk.is_exact:
+                stay.share.resize(size_of_tree(stay.place.root))
+        else:
+            if verdict is EntryResult.OUT_OF_MEMORY:
+                self._leave(trip)  # its files may be what fills the memory: before the next entry begins
+            self._settle(trip, record)
+        return Next.FINISH
+
+    def _run(self, stay: Stay, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry, command = stay.entry, self.pipeline.plan.command
+        argv = self._argv(_placeholders(entry, stay.path, stay.place))
+        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": stay.path}
+        result = self.pipeline.run(argv, stay.place, names, may_finish=True, timeout_s=timeout_s)
+        # A program whose name is made of the entry may be unusable for this one only.
+        result = result._replace(is_unusable=result.is_unusable and argv[0] == command[0])
+        return result, None, said_by_command(stay.place.message_file)
+
+    def _call(self, stay: Stay, worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
+        entry = stay.entry
+        request = {
+            "input": stay.path,
+            "output_dir": stay.place.outputs,
+            "entry": entry.text,
+            "key": entry.key,
+            "params": entry.parameters,
+        }
+        assert self.crew is not None  # noqa: S101 - for mypy
+        answer = self.crew.workers[worker].call(request, timeout_s=timeout_s)
+        if answer.result.is_unusable and any(other.has_been_ready for other in self.crew.workers):
+            raise ShortageError(f"worker cannot be started again: {answer.result.start_error}")
+        return answer
+
+    def finish(self, trip: Trip) -> Next:
+        """Stage out, commit, and remove what is on disk."""
+        stay = trip.stay
+        try:
+            if stay is not None and stay.record is not None:
+                self._settle(trip, self._stage_out(stay.record, stay.place))
+        finally:
+            self._leave(trip)
+        return Next.LEAVE if trip.is_over else Next.AGAIN
+
+    def _settle(self, trip: Trip, record: Record) -> None:
+        """Commit what became of an entry, unless it is tried again; its outputs are in storage."""
+        is_worth_it = record.result is EntryResult.RETRY and not self._is_stopped()
+        if is_worth_it and trip.tries < self.pipeline.plan.retry_entry:
+            trip.tries += 1
+            event(
+                log,
+                logging.WARNING,
+                "entry_again",
+                position=record.position,
+                entry=record.entry,
+                number=trip.tries,
+                message=record.message,
+            )
+            return
+        trip.is_over = True
+        self.pipeline.commit([record])
+        if self.pipeline.is_budget_spent():
+            self._is_given_up = True
+
+    def _leave(self, trip: Trip) -> None:
+        """Take back all that an entry has, if it has anything still."""
+        stay, trip.stay = trip.stay, None
+        if stay is not None:
+            self._places.take_back(stay.place, stay.path, is_left=stay.is_left)
+            stay.share.give_back()
+
+    def _argv(self, values: Mapping[str, str]) -> list[str]:
+        """Give the command with its placeholders filled in."""
+        command = self.pipeline.plan.command
+        argv = [fill_in(word, values) for word in command]
+        for word in argv:
+            if re.fullmatch(r"\{\w+\}", word) and word in command and word not in self._unfilled:
+                self._unfilled.add(word)
+                event(log, logging.WARNING, "placeholder_not_filled", word=word, known=sorted(values))
+        return argv
+
+    def _stage_out(self, record: Record, place: Place) -> Record:
+        """Put the outputs of a finished entry, and give its record with them."""
+        started = time.monotonic()
+        pipeline = self.pipeline
+        claimed: list[str] = []
+        try:
+            keys = pipeline.patterns.find(place.outputs)
+            pipeline.writers.claim(keys, record.position)
+            claimed = keys
+            outputs = pipeline.staging.stage_out(place.outputs, keys)
+        except StorageError as error:
+            if stops_attempt(error, staging_out=True):
+                raise
+            pipeline.writers.let_go(claimed)
+            return replace(record, result=EntryResult.FAILED, message=f"stage-out: {error}")
+        return replace(record, message="", outputs=tuple(outputs), stage_out_s=time.monotonic() - started)
+
+
+def fill_in(word: str, values: Mapping[str, str]) -> str:
+    """
+    Give *word* with its placeholders filled in.
+
+    `{name}` is replaced when *values* has that name; anything else in braces, such as `${name}` of a shell
+    or `{print}` of awk, is left as it is.
+    """
+    if "{" not in word:
+        return word
+    return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
+
+
+def _placeholders(entry: Entry, path: str, place: Place) -> dict[str, str]:
+    members = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in entry.parameters.items()
+    }
+    return {
+        **members,
+        "entry": entry.text,
+        "key": entry.key,
+        "input": path,
+        "stem": os.path.splitext(os.path.basename(path))[0],
+        "output_dir": place.outputs,
+    }

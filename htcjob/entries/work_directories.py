@@ -1,0 +1,299 @@
+"""
+The directories of one run of the command, and the files that it and we leave there for each other.
+
+What the command wrote is read with care: it may be a link, a pipe, or nonsense.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from htcjob.errors import FailureReportError, StorageError, TransientError, UnwritableError
+from htcjob.ledger.ledger import LONGEST_MESSAGE
+from htcjob.logs.events import event
+from htcjob.logs.redact import redact
+from htcjob.machine.temporary import clear_away
+from htcjob.trouble import in_words, is_passing, let_go
+
+if TYPE_CHECKING:
+    from htcjob.manifest.manifest import Entry
+
+log = logging.getLogger(__name__)
+
+_READ_OF_MESSAGE = 64 * 1024
+"""Characters of the command's message that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The directories of one run of the command."""
+
+    root: str
+
+    @classmethod
+    def make(cls, root: str) -> Place:
+        """Make the directories below *root*, and *root* itself."""
+        place = cls(root)
+        for directory in (root, place.inputs, place.outputs):
+            with in_work_directory(directory):
+                os.mkdir(directory, 0o700)
+        return place
+
+    @property
+    def inputs(self) -> str:
+        """Where inputs lie."""
+        return os.path.join(self.root, "work")
+
+    @property
+    def outputs(self) -> str:
+        """Where the command leaves results."""
+        return os.path.join(self.root, "output")
+
+    @property
+    def entries_file(self) -> str:
+        """Lists the inputs of a chunk."""
+        return os.path.join(self.root, "entries")
+
+    @property
+    def failures_file(self) -> str:
+        """Where the command of a chunk reports entries that failed."""
+        return os.path.join(self.root, "failures")
+
+    @property
+    def message_file(self) -> str:
+        """Where the command says why it failed."""
+        return os.path.join(self.root, "message")
+
+    def clear(self, input_path: str, folder: FolderStatus) -> bool:
+        """
+        Remove *input_path*, and tell whether nothing else was left here and all is as it was made.
+
+        No link that the command put in place of a folder is followed.
+
+        Args:
+            input_path: The input, or empty.
+            folder: What each of the directories was.
+        """
+        above, name = os.path.split(input_path)
+        try:
+            with (
+                _open_folder(self.root) as root,
+                _open_folder("work", root) as inputs,
+                _open_folder("output", root) as outputs,
+            ):
+                if name and above == self.inputs:
+                    os.unlink(name, dir_fd=inputs)
+                folders = (root, inputs, outputs)
+                contents = [sorted(os.listdir(descriptor)) for descriptor in folders]
+                kinds = {FolderStatus.of(descriptor) for descriptor in folders}
+        except OSError:
+            return False
+        return contents == [["output", "work"], [], []] and kinds == {folder}
+
+    def variables(self) -> dict[str, str]:
+        """Give what tells the command of these places."""
+        return {
+            "HTCJOB_WORK_DIR": self.inputs,
+            "HTCJOB_OUTPUT_DIR": self.outputs,
+            "HTCJOB_MESSAGE_FILE": self.message_file,
+        }
+
+
+class FolderStatus(NamedTuple):
+    """What a command can change of a directory besides its content."""
+
+    mode: int
+    owner: int
+    group: int
+
+    @classmethod
+    def of(cls, folder: str | int) -> FolderStatus:
+        """Give that of a path or descriptor."""
+        status = os.stat(folder)
+        return cls(status.st_mode, status.st_uid, status.st_gid)
+
+
+class Places:
+    """
+    Lends places to entries, and takes them back. May be used from any thread.
+
+    A place that is empty again becomes the next one, under another name: making and removing three folders
+    can take a disk longer than a short command takes. No name is ever lent twice. So a place is its
+    borrower's alone until it is given back, nothing happens when it is given back again, and a process that
+    was told of an earlier place cannot find its way into a later one.
+
+    Args:
+        scratch: The directory that they are in.
+    """
+
+    def __init__(self, scratch: str) -> None:
+        self._scratch = scratch
+        self._lock = threading.Lock()
+        """Of all below."""
+        self._names = count()
+        self._free: list[tuple[str, FolderStatus]] = []
+        """Empty ones, by their root."""
+        self._lent: dict[str, FolderStatus] = {}
+        """What those in use were at first, by their root."""
+
+    def lend(self) -> Place:
+        """
+        Give a place that is empty.
+
+        Raises:
+            UnwritableError: there is no room for one.
+        """
+        with self._lock:
+            root = os.path.join(self._scratch, str(next(self._names)))
+            free, status = self._free.pop() if self._free else ("", None)
+        place = Place(root)
+        if status is None or not _renamed(free, root):
+            try:
+                place = Place.make(root)
+                with in_work_directory(root):
+                    status = FolderStatus.of(root)
+            except StorageError:
+                remove_tree(root)  # a part of it may be there
+                raise
+        with self._lock:
+            self._lent[root] = status
+        return place
+
+    def take_back(self, place: Place, input_path: str = "", *, is_left: bool = True) -> None:
+        """
+        Remove *place* with whatever is in it, unless it was given back before.
+
+        Args:
+            place: One that was lent.
+            input_path: The input in it, or empty.
+            is_left: No process that was told of it is alive.
+        """
+        with self._lock:
+            status = self._lent.pop(place.root, None)
+        if status is None:
+            return
+        if is_left and place.clear(input_path, status):
+            with self._lock:
+                self._free.append((place.root, status))
+        else:
+            remove_tree(place.root)
+
+
+def _renamed(old: str, new: str) -> bool:
+    """Rename, and tell whether that could be done: what cleans a disk may have removed an empty folder."""
+    try:
+        os.rename(old, new)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _open_folder(path: str, parent: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        yield descriptor
+    finally:
+        let_go(descriptor)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
+    try:
+        clear_away(path)
+        if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
+            for folder, _, _ in os.walk(path):
+                with suppress(OSError):
+                    os.chmod(folder, 0o700)
+            clear_away(path)
+    except RecursionError:  # a thousand folders in each other are too many for older Pythons
+        with suppress(OSError):
+            os.waitpid(os.posix_spawnp("rm", ["rm", "-rf", "--", path], {}), 0)
+    if os.path.lexists(path):
+        event(log, logging.WARNING, "work_directory_kept", path=path)
+
+
+def entries_file_line(entry: Entry, path: str) -> str:
+    """Give the manifest line with the local path: the path itself, or a JSON line with `input` added."""
+    if not entry.text.startswith("{"):
+        return path
+    return json.dumps({"key": entry.key, **entry.parameters, "input": path}, ensure_ascii=False)
+
+
+def failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> dict[str, str]:
+    """
+    Give the reasons of the entries that the command of a chunk reports as failed, by their input.
+
+    One JSON object a line, with `input`, a path of the entries file, and `message`. No file: none failed.
+
+    Raises:
+        FailureReportError: a line is something else. To guess would be to commit an entry that failed.
+    """
+    failures: dict[str, str] = {}
+    try:
+        with _open_made_by_command(failures_file) as file:
+            for number, line in enumerate(file, start=1):
+                said = json.loads(line)
+                if said["input"] not in inputs:
+                    raise FailureReportError(
+                        f"line {number} of the command's HTCJOB_FAILURES_FILE names {said['input']!r}, "
+                        "which is no input of this chunk; nothing is committed"
+                    )
+                failures[said["input"]] = str(said.get("message") or "reported as failed by the command")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        if is_passing(error):
+            raise TransientError("read", failures_file, in_words(error)) from error
+        raise _misunderstood(error) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _misunderstood(error) from error
+    return failures
+
+
+def _misunderstood(error: Exception) -> FailureReportError:
+    return FailureReportError(
+        f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
+        f"({type(error).__name__}); nothing is committed"
+    )
+
+
+def said_by_command(message_file: str) -> str:
+    """Give the reason that the command left for a person, on one line; empty when it left none."""
+    try:
+        with _open_made_by_command(message_file) as file:
+            # Cut last: half a secret would not be known for one.
+            return " ".join(redact(file.read(_READ_OF_MESSAGE)).split())[:LONGEST_MESSAGE]
+    except OSError:
+        return ""
+
+
+def _open_made_by_command(path: str) -> TextIO:
+    """Open a file that the command was to write; not a link that it planted, nor a pipe that blocks."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        let_go(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(descriptor, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def in_work_directory(path: str) -> Iterator[None]:
+    """Say of an error in our own directory what it means: there is no room to work in, or just not now."""
+    try:
+        yield
+    except OSError as error:
+        if is_passing(error):
+            raise TransientError("work directory", path, in_words(error)) from error
+        raise UnwritableError("work directory", path, f"{error.strerror}; see --work-dir") from error

@@ -1,0 +1,1 @@
+"""What the platform injected, as a `JobContext`."""

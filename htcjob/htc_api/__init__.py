@@ -1,0 +1,1 @@
+"""Rescale's API as a job needs it: token, renewal, vended storage."""

@@ -1,0 +1,83 @@
+"""
+The exit record of an attempt: how it ended, in task storage and at the termination log.
+
+    .htcjob/<run>/attempts/<index>-<attempt>.json   where the platform tells the attempt; and of the first one
+    .htcjob/<run>/attempts/<index>-2-<writer>.json  of a later one that nobody counts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from htcjob.logs.json_object import json_line
+from htcjob.logs.redact import redact
+
+if TYPE_CHECKING:
+    from htcjob.retry import RetryPolicy
+    from htcjob.storage.contract import Store
+
+LONGEST_EXIT_RECORD_BYTES = 4096
+"""What Kubernetes keeps of a container's termination message."""
+
+
+def exit_record_json(record: Mapping[str, object]) -> bytes:
+    """Give the exit record as JSON of at most 4,096 bytes; only its message is ever shortened."""
+    message = redact(str(record.get("message", "")))[:LONGEST_EXIT_RECORD_BYTES]
+    while True:
+        members = {**record, "message": message}
+        data = json_line(members).encode()
+        excess = len(data) - LONGEST_EXIT_RECORD_BYTES
+        if excess <= 0 or not message:
+            return data
+        # One character is at most 6 bytes of JSON, as a control character is, so this never cuts too much.
+        message = message[: -max(excess // 6, 1)]
+
+
+def write_exit_record(
+    record: Mapping[str, object], store: Store, folder: str, retry: RetryPolicy, *, writer: str
+) -> Mapping[str, object]:
+    """
+    Write an exit record, and give it as it was written.
+
+    Where nobody tells which attempt it is (`attempt_from`), the first one to end is called 1. All others are
+    called 2, whichever they are, and have a name of their own: none takes the place of another.
+
+    Args:
+        record: What it says.
+        store: Task storage.
+        folder: Where the run's exit records are, ending in `/`.
+        retry: What a transient failure is met with.
+        writer: A name that no other attempt has.
+
+    Raises:
+        HtcjobError: it cannot be written.
+    """
+
+    def put(record: Mapping[str, object], name: str) -> None:
+        retry.call(partial(store.put_bytes, exit_record_json(record), f"{folder}{name}.json"))
+
+    name = f"{record['array_index']}-{record['attempt']}"
+    if record.get("attempt_from"):
+        put(record, name)
+    elif not _put_new(exit_record_json(record), f"{folder}{name}.json", store, retry):
+        record = {**record, "attempt": 2}
+        put(record, f"{record['array_index']}-2-{writer}")
+    retry.call(store.sync)
+    return record
+
+
+def _put_new(data: bytes, key: str, store: Store, retry: RetryPolicy) -> bool:
+    """Write *data* where nothing is yet; False: another one was there first."""
+    tries = 0
+
+    def put() -> bool:
+        nonlocal tries
+        tries += 1
+        return store.put_bytes(data, key, if_absent=True)
+
+    if retry.call(put):
+        return True
+    # After an answer that was lost it may be one's own.
+    return tries > 1 and retry.call(partial(store.read_range, key, 0)) == data

@@ -1,0 +1,399 @@
+"""
+What is committed and what failed, in task storage; and the exit record of an attempt.
+
+    .htcjob/<run>/run.json                       which manifest and command this run is of
+    .htcjob/<run>/done/<block>/<part>.jsonl      commit records; a block is 1,000 consecutive positions
+    .htcjob/<run>/attempts/<index>-<attempt>.json            the exit record, written last
+    .htcjob/<run>/attempts/<index>-2-<writer>.json           … of a later attempt that nobody counts
+
+An entry is done when a record says so, and a record is written only after its outputs are in storage.
+Attempts never write to the same part, so none can undo what another has committed. Records of one attempt are
+gathered in memory and written a block at a time, at the latest every 30 s and at its end: a kill between two
+writes means that the entries finished since are done again, never that one is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from htcjob.errors import (
+    AbsentError,
+    ConfigurationError,
+    HtcjobError,
+    PermanentError,
+    RunMismatchError,
+    StorageError,
+)
+from htcjob.ledger.exit_records import exit_record_json as exit_record_json  # the ledger's, too
+from htcjob.ledger.exit_records import write_exit_record
+from htcjob.ledger.parts import Parts
+from htcjob.ledger.records import BLOCK_ENTRIES, is_sound
+from htcjob.logs.events import event
+from htcjob.logs.json_object import json_line, parse_object
+from htcjob.logs.redact import REDACTED, redact, redact_words
+from htcjob.outcome.endings import EntryResult
+
+if TYPE_CHECKING:
+    from htcjob.ledger.parts import Block
+    from htcjob.manifest.manifest import EntryList, Manifest
+    from htcjob.retry import RetryPolicy
+    from htcjob.storage.contract import Store
+
+log = logging.getLogger(__name__)
+
+FIRST_FLUSH_S, LONGEST_FLUSH_S = 0.5, 30.0
+"""Seconds between two writes of records: at first, and what the doubling ends at. A job of two seconds shows
+what it has done, and one of two hours writes no thousand parts."""
+
+FULL_BUFFER = 1000
+"""Records that are written at once, however early it is."""
+
+SCATTERED_PARTS = 16
+"""Parts of a block that are too many: a later attempt puts them together."""
+
+LONGEST_MESSAGE = 500
+"""Characters of a reason that are kept in a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One object that an entry put into task storage."""
+
+    key: str
+    """In task storage."""
+    size_bytes: int
+    sha256: str
+    """Of its bytes, in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of one entry in one attempt."""
+
+    position: int
+    """In the manifest, from 0."""
+    entry: str
+    """The manifest line."""
+    result: EntryResult
+    message: str = ""
+    """Why it is not done, for a person."""
+    exit_status: int | None = None
+    """Of its command; None when the command did not run."""
+    array_index: int = 0
+    attempt: int = 1
+    value: object = None
+    """What the function of `--call` returned; anything that JSON has."""
+    outputs: Sequence[Output] = ()
+    """What it put into task storage. A command of a whole chunk puts its outputs as one set; they are
+    listed with the first entry of that set, and the others point to it with `outputs_at`."""
+    outputs_at: int | None = None
+    """Position of the entry whose record lists the outputs, where that is another one."""
+    stage_in_s: float = 0.0
+    work_s: float = 0.0
+    stage_out_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    ended_at: str = ""
+    """UTC."""
+
+    def to_json(self) -> str:
+        """Give the record as one JSON line, without the fields that say nothing."""
+        members = {**asdict(self), "message": redact(self.message)[:LONGEST_MESSAGE]}
+        return json_line({name: value for name, value in members.items() if value not in ("", None, ())})
+
+
+class Ledger:
+    """
+    The records of one run, as one attempt reads and writes them. May be used from any thread.
+
+    Args:
+        store: Task storage.
+        run: Name of the run.
+        retry: What a transient failure is met with.
+        on_committed: Called with records when they are in storage, maybe from another thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        retry: RetryPolicy,
+        *,
+        on_committed: Callable[[Sequence[Record]], None] = lambda _records: None,
+    ) -> None:
+        check_run_name(run)
+        self.store = store
+        self.run = run
+        self.on_committed = on_committed
+        self._retry = retry
+        self._writer = os.urandom(8).hex()
+        """Begins the name of every part this attempt writes; no other attempt has the same."""
+        self._named = 0
+        """Parts that have a name so far."""
+        self._parts = Parts(store, run, retry)
+        self._buffer: list[Record] = []
+        """Records that are not in storage yet."""
+        self._changed = threading.Condition()
+        """Of the buffer and of what follows."""
+        self._writing = threading.Lock()
+        """Held while the buffer is written, so that `flush` returns when all of it is in storage."""
+        self._flush_s = FIRST_FLUSH_S
+        self._flusher: threading.Thread | None = None
+        self._is_closed = False
+        self._error: HtcjobError | None = None
+        """Why a write in the background failed; the next call raises it."""
+
+    def open_run(self, manifest: Manifest | EntryList, command: Sequence[str]) -> None:
+        """
+        Make this run the run of *manifest* and *command*, or check that it already is.
+
+        Raises:
+            RunMismatchError: the task storage holds a run of this name of another manifest or command.
+        """
+        self._parts.n_entries = manifest.n_entries
+        before = self._read_run()
+        if before is None:
+            identity = {
+                "manifest": manifest.url,
+                "etag": manifest.etag,
+                "size_bytes": manifest.size_bytes,
+                "entries": manifest.n_entries,
+                "sha256": manifest.sha256(),
+                "command": redact_words(command),
+            }
+            data = json_line(identity).encode()
+            if self._retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
+                return
+            before = self._read_run()  # another job of the array was first
+            if before is None:  # an empty one: a kill left it, where there are no hard links
+                self._retry.call(partial(self.store.put_bytes, data, self._run_key))
+                before = self._read_run() or {}
+        differences = "; ".join(_differences(before, manifest, command))
+        if differences:
+            raise RunMismatchError(
+                f"run {self.run!r} in {self.store.url} is of something else ({differences}): "
+                "use another task storage, or another name with --run"
+            )
+
+    def _read_run(self) -> dict[str, object] | None:
+        try:
+            data = self._retry.call(partial(self.store.read_range, self._run_key, 0))
+            return parse_object(data) if data else None
+        except AbsentError:
+            return None
+        except ValueError as error:
+            raise PermanentError(
+                "get",
+                self.store.url_of(self._run_key),
+                f"{error}; the record of what this run is of is damaged: use another name with --run",
+            ) from None
+
+    def done(self, positions: range) -> dict[int, list[str]]:
+        """
+        Give those of *positions* that are committed, with the keys of the outputs that each record lists.
+
+        Lists only the blocks that they overlap. Where one has many small parts, they are put together.
+        """
+        done: dict[int, list[str]] = {}
+        if not positions:
+            return done
+        parts, is_done = self._parts, EntryResult.DONE.value
+        blocks = range(positions.start // BLOCK_ENTRIES, (positions.stop - 1) // BLOCK_ENTRIES + 1)
+        for block in parts.read(blocks):
+            for position, record in parts.final(block).items():
+                if position in positions and record["result"] == is_done:
+                    done[position] = [output["key"] for output in record.get("outputs", ())]
+            # Of all jobs that overlap a block, only the one that has its first entry tidies it up.
+            if len(block.parts) >= SCATTERED_PARTS and block.number * BLOCK_ENTRIES in positions:
+                self._put_together(block)
+        if (unreadable := parts.unreadable).count:
+            event(
+                log,
+                logging.WARNING,
+                "records_unreadable",
+                number=unreadable.count,
+                first=str(unreadable.first[0]),
+            )
+        return done
+
+    def _put_together(self, block: Block) -> None:
+        """
+        Replace parts by one that has all their lines: it is written first, then they are removed.
+
+        What holds anything but records stays as it is. A failure changes nothing of what is committed, so it
+        is not this attempt's.
+        """
+        sound = {key: part for key, part in block.parts.items() if is_sound(part, block.number)}
+        generation = 1 + max(map(self._parts.generation, sound), default=0)
+        new_key = self._parts.key(block.number, self._next_name(), generation)
+        replaced = {key: part for key, part in sound.items() if key < new_key}
+        if len(replaced) < SCATTERED_PARTS:
+            return
+        lines = dict.fromkeys(line for part in replaced.values() for line in part.split(b"\n") if line)
+        try:
+            self._write(new_key, lines)
+            for key in replaced:
+                self._retry.call(partial(self.store.delete, key))
+        except StorageError as error:
+            event(log, logging.WARNING, "records_not_put_together", block=block.number, cause=str(error))
+
+    def commit(self, records: Iterable[Record]) -> None:
+        """
+        Take *records*, to be written soon; their outputs must be in storage already.
+
+        Raises:
+            HtcjobError: records taken earlier could not be written; they are kept for `flush`.
+        """
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._buffer += records
+            is_full = len(self._buffer) >= FULL_BUFFER
+            if self._flusher is None and not is_full:
+                flusher = threading.Thread(target=self._flush_now_and_then, daemon=True)
+                with suppress(RuntimeError):  # no thread is left now: at the next commit, or at the end
+                    flusher.start()
+                    self._flusher = flusher
+        if is_full:
+            self.flush()
+
+    def flush(self) -> None:
+        """
+        Write all records taken so far; when this returns they are committed.
+
+        Raises:
+            HtcjobError: some could not be written; they are kept.
+        """
+        with self._writing:
+            with self._changed:
+                records, self._buffer = self._buffer, []
+            blocks: dict[int, list[Record]] = {}
+            for record in records:
+                blocks.setdefault(record.position // BLOCK_ENTRIES, []).append(record)
+            while blocks:
+                block, of_block = next(iter(blocks.items()))
+                try:
+                    self._write_part(block, [record.to_json().encode() for record in of_block])
+                except BaseException:
+                    with self._changed:
+                        self._buffer[:0] = [record for kept in blocks.values() for record in kept]
+                    raise
+                del blocks[block]
+                self.on_committed(of_block)
+
+    def close(self) -> None:
+        """Write all records taken so far, and end the thread that wrote them now and then."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self.flush()
+
+    def _flush_now_and_then(self) -> None:
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._is_closed, timeout=self._flush_s):
+                    return
+            self._flush_s = min(self._flush_s * 2, LONGEST_FLUSH_S)
+            try:
+                self.flush()
+            except HtcjobError as error:
+                self._error = error
+                return
+
+    def _write_part(self, block: int, lines: Iterable[bytes]) -> None:
+        self._write(self._parts.key(block, self._next_name()), lines)
+
+    def _next_name(self) -> str:
+        """Return a name that no other part has."""
+        self._named += 1
+        return f"{self._writer}-{self._named - 1:06d}"
+
+    def _write(self, key: str, lines: Iterable[bytes]) -> None:
+        data = b"".join(line + b"\n" for line in lines)
+        # A power cut must leave no record without its outputs, and every record that is believed.
+        self._retry.call(self.store.sync)
+        self._retry.call(partial(self.store.put_bytes, data, key))
+        self._retry.call(self.store.sync)
+
+    def write_exit_record(self, record: Mapping[str, object]) -> Mapping[str, object]:
+        """Write the exit record of this attempt, the last thing it does, and give it as it was written."""
+        return write_exit_record(
+            record, self.store, f"{self._prefix}attempts/", self._retry, writer=self._writer
+        )
+
+    @property
+    def _run_key(self) -> str:
+        return f"{self._prefix}run.json"
+
+    @property
+    def _prefix(self) -> str:
+        return f".htcjob/{self.run}/"
+
+
+def is_run_name(name: str) -> bool:
+    """Whether *name* is plain letters, digits, `.`, `_` and `-`, at most 100: it becomes part of keys."""
+    plain = name.replace(".", "").replace("_", "").replace("-", "")
+    return plain.isascii() and plain.isalnum() and len(name) <= 100 and not name.startswith(".")
+
+
+def check_run_name(name: str) -> None:
+    """
+    Refuse a run name that is none.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not is_run_name(name):
+        raise ConfigurationError(
+            f"run name {name!r}: it must be letters, digits, '.', '_' and '-', at most 100"
+        )
+
+
+def _differences(
+    before: Mapping[str, object], manifest: Manifest | EntryList, command: Sequence[str]
+) -> Iterator[str]:
+    """Say in words what of a run's identity is not what it was."""
+    if not _is_as_written(before.get("manifest"), manifest.url):
+        yield f"manifest {before.get('manifest')}, now {manifest.url}"
+    elif before.get("size_bytes") != manifest.size_bytes or (
+        # A manifest that was written again with the same content has another ETag in some stores.
+        before.get("etag") != manifest.etag and before.get("sha256") != manifest.sha256()
+    ):
+        yield f"manifest {manifest.url} has changed since"
+    if not _is_same_command(before.get("command"), command):
+        yield f"command {_in_words(before.get('command'))}, now {redact_words(command)}"
+
+
+def _is_same_command(written: object, command: Sequence[str]) -> bool:
+    """
+    Whether a run's record is of *command*; another credential in it is no difference.
+
+    The record of an older version may have the credential in clear.
+    """
+    if not isinstance(written, list) or len(written) != len(command):
+        return False
+    if not all(isinstance(word, str) for word in written):
+        return False
+    pairs = zip(redact_words(written), redact_words(command), written, command, strict=True)
+    return all(then == now or _is_as_written(old, word) for then, now, old, word in pairs)
+
+
+def _in_words(written: object) -> object:
+    """Return the command of a run's record for a message."""
+    return redact_words(list(map(str, written))) if isinstance(written, list) else written
+
+
+def _is_as_written(written: object, now: str) -> bool:
+    """Whether a record's text means *now*; version 0.1.0 put `<redacted>` for more than credentials."""
+    if not isinstance(written, str) or REDACTED not in written:
+        return written == now
+    import re
+
+    return re.fullmatch(r"\S+".join(map(re.escape, written.split(REDACTED))), now) is not None

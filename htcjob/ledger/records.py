@@ -1,0 +1,180 @@
+"""
+What a record of the ledger is: one decision, for attempts and for all who show what became of a run.
+
+A line that is no record says nothing: its entry is done again. It is counted and named, and never removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeGuard
+
+from htcjob.outcome.endings import EntryResult
+
+BLOCK_ENTRIES = 1000
+"""Consecutive positions whose records lie together, so that a job lists only what it overlaps."""
+
+SHOWN = 10
+"""Objects and lines that cannot be read which are named; the others are counted."""
+
+_REQUIRED = frozenset({"position", "result", "entry"})
+_RESULTS = frozenset(result.value for result in EntryResult)
+_decode = json.JSONDecoder().raw_decode
+"""Gives a value and where it ends, without the looking for white space of `json.loads`."""
+_LARGEST = 2**63 - 1
+"""Of any whole number: in 64 bits others may read our records."""
+_LONGEST_S = 1e12
+"""Seconds; sums of a few million of them are exact enough."""
+_LONGEST_TIME = 40
+"""Characters of a moment."""
+
+
+class Spot(NamedTuple):
+    """An object of a ledger, or a line of it, that cannot be read."""
+
+    url: str
+    line_number: int | None
+    """From 1; None: the whole object."""
+    reason: str
+
+    def __str__(self) -> str:
+        line = "" if self.line_number is None else f" line {self.line_number}"
+        return f"{self.url}{line}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Unreadable:
+    """What of a ledger cannot be read."""
+
+    count: int = 0
+    first: list[Spot] = field(default_factory=list)
+    """The first few."""
+
+    def add(self, spot: Spot) -> None:
+        """Count and maybe remember one."""
+        self.count += 1
+        if len(self.first) < SHOWN:
+            self.first.append(spot)
+
+
+def is_sound(part: bytes, block: int) -> bool:
+    """Whether a part holds records and nothing else, so that it may be put together with others."""
+    return all(isinstance(found, dict) for _, found in lines_of(part, block, None))
+
+
+def lines_of(
+    part: bytes, block: int, n_entries: int | None
+) -> Iterator[tuple[int | None, dict[str, Any] | str]]:
+    """Give the lines of a part by number, from 1: a record, or why it is none."""
+    if not part:
+        yield None, "empty"
+    for line_number, line in enumerate(part.split(b"\n"), 1):
+        if line:
+            yield line_number, read_record(line, block=block, n_entries=n_entries)
+
+
+def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, Any] | str:
+    """
+    Give the record that *line* is, as its JSON members; or else say why it is none.
+
+    Members that are not known here are kept as they are.
+
+    Args:
+        line: A line of a part, without its end.
+        block: The part's.
+        n_entries: Entries of the manifest; None: not known.
+    """
+    try:
+        text = line.strip().decode()
+        record, end = _decode(text)
+        if end < len(text) or not isinstance(record, dict):
+            return "not a JSON object"
+        for name, value in record.items():
+            if (is_right := _MEMBERS.get(name)) is not None:
+                if not is_right(value):
+                    return f"its {name} is not what it should be"
+            elif value.__class__ in (dict, list):
+                json.dumps(value)  # what others wrote may be nested too deep to be shown
+    except RecursionError:
+        return "nested too deep"
+    except ValueError:  # no UTF-8, no JSON, or a number with too many digits
+        return "not a JSON object"
+    if not record.keys() >= _REQUIRED:
+        return f"it has no {' or '.join(sorted(_REQUIRED - record.keys()))}"
+    position: int = record["position"]
+    if position // BLOCK_ENTRIES != block:
+        return f"position {position} is not of this block"
+    if n_entries is not None and position >= n_entries:
+        return f"position {position}, and the run has {n_entries} entries"
+    return record
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether *value* is a whole number from 0 on; JSON's `true` and `1.0` are none."""
+    return type(value) is int and 0 <= value <= _LARGEST
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and -_LARGEST <= value <= _LARGEST
+
+
+def _is_seconds(value: object) -> bool:
+    return (type(value) is float or type(value) is int) and -_LONGEST_S <= value <= _LONGEST_S
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_TIME and value.isascii() and value.isprintable()
+
+
+def _are_outputs(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_output, value))
+
+
+def _is_output(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("key"), str)
+        and is_count(value.get("size_bytes"))
+        and isinstance(value.get("sha256"), str)
+        and (len(value) == 3 or not any(member.__class__ in (dict, list) for member in value.values()))
+    )
+
+
+def _is_result(value: object) -> bool:
+    return isinstance(value, str) and value in _RESULTS
+
+
+_MEMBERS: dict[str, Callable[[object], bool]] = {
+    "position": is_count,
+    "entry": _is_text,
+    "result": _is_result,
+    "message": _is_text,
+    "exit_status": _is_number,
+    "array_index": is_count,
+    "attempt": is_count,
+    "outputs": _are_outputs,
+    "outputs_at": is_count,
+    "stage_in_s": _is_seconds,
+    "work_s": _is_seconds,
+    "stage_out_s": _is_seconds,
+    "cpu_s": _is_seconds,
+    "peak_memory_bytes": is_count,
+    "ended_at": _is_time,
+}
+"""What members must be; `value`, and those that are not known here, may be anything."""
+
+
+def counts_more(record: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether *record* counts in place of *known*: a `done` does, the first of them; else the latest."""
+    is_done, was_done = (bool(one["result"] == EntryResult.DONE.value) for one in (record, known))
+    if is_done is not was_done:
+        return is_done
+    ended_at: str = record.get("ended_at", "")
+    known_ended_at: str = known.get("ended_at", "")
+    return ended_at < known_ended_at if is_done else ended_at > known_ended_at

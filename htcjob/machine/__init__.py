@@ -1,0 +1,1 @@
+"""What this machine gives us: limits, memory, processes, temporary files."""

@@ -1,0 +1,1 @@
+"""The list of work: entries by position, chunk, index, build, check, split."""

@@ -1,0 +1,293 @@
+"""
+Makes a manifest from what is in storage: sorted by key, with its index, through files and not through memory.
+
+Every key becomes a line that means that key again: the key itself, or where that would mean something else
+(as when it begins with `#`, `{` or `./`), a JSON line, or the full URL of the object. A key that no line can
+mean is not passed over, and no link or special file of a directory: the manifest is then not made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from array import array
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from htcjob.errors import AbsentError, DisorderError, HtcjobError, TransientError
+from htcjob.manifest.index import SUFFIX
+from htcjob.manifest.index_writer import IndexWriter
+from htcjob.manifest.manifest import parse_entry
+from htcjob.storage.contract import LeftOut
+from htcjob.storage.local.errors import Blame
+from htcjob.storage.urls import is_url
+from htcjob.transfer.key_ranges import KeyRange, cut, in_range
+from htcjob.transfer.locations import GLOB, Location, glob_pattern, may_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from htcjob.manifest.index_writer import Indexed
+    from htcjob.storage.contract import ObjectInfo
+    from htcjob.transfer.transfers import Transfers
+
+LINES_AT_ONCE = 2000
+"""Gathered in memory before they are written."""
+
+BLOCK_BYTES = 4 * 1024 * 1024
+"""Read at a time, of what is put together; whole sizes."""
+
+FIRST_FEW = 5
+"""Of what no line can mean, so many are named; the others are counted."""
+
+_LEDGER = ".htcjob"
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ /.,@+()=~!-]*")
+"""Keys of these characters, without `..` and not too long, certainly mean themselves: most do."""
+_PLAIN_LENGTH = 1024
+
+
+class Source(NamedTuple):
+    """What a manifest is to be made of."""
+
+    place: Location
+    """A folder, a whole store, or a glob; a plain name means a folder."""
+    is_project: bool
+    """Its store is project storage: entries are keys, not URLs."""
+    include: Sequence[str] = ()
+    """Globs, relative to the folder, of what to take; none: everything."""
+    exclude: Sequence[str] = ()
+    """Globs of what to leave out of that."""
+    as_json: bool = False
+    """Every line is a JSON object with key and size."""
+
+    @property
+    def prefix(self) -> str:
+        """How all keys begin that are looked at."""
+        key = self.place.key
+        if GLOB.search(key):
+            return self.place.literal
+        return key if self.place.is_folder else f"{key}/"
+
+
+class Built(NamedTuple):
+    """What was made."""
+
+    indexed: Indexed | None
+    """The manifest and its index; None: nothing was put, because of the following."""
+    unusable: Sequence[str]
+    """What is wrong with the first few keys that no line can mean, and files that are no objects."""
+    n_unusable: int
+    """All of them."""
+
+
+class _Part(NamedTuple):
+    """The entries of one range of keys, in two files."""
+
+    lines: str
+    sizes: str
+    unusable: list[str]
+    n_unusable: int
+
+
+def build(source: Source, target: Location, transfers: Transfers, folder: str) -> Built:
+    """
+    List *source*, side by side where its keys allow that, and put manifest and index at *target*.
+
+    What htcjob itself writes is left out (records in `.htcjob/`, the manifest and its index), and so are the
+    empty objects that stand for folders.
+
+    Args:
+        source: What to list.
+        target: Key of the manifest; an existing one is replaced.
+        transfers: What makes the requests.
+        folder: A directory of this machine for the lines until they are put.
+
+    Raises:
+        AbsentError: nothing is there, or nothing of it is wanted.
+        StorageError: it cannot be listed, or the manifest not be put; or the disk of this machine is full.
+        TransientError: the manifest was replaced by somebody else before its index was made.
+    """
+    try:
+        return _build(source, target, transfers, folder)
+    except DisorderError:
+        return _build(source, target, transfers, folder)  # now the whole is sorted
+
+
+def _build(source: Source, target: Location, transfers: Transfers, folder: str) -> Built:
+    ranges = cut(source.place.store, source.prefix, transfers)
+    path = os.path.join(folder, "manifest")
+    unusable: list[str] = []
+    n_unusable = 0
+    with Blame("build", target.url, file=folder), IndexWriter(has_sizes=True) as writer:
+        write = partial(_write_part, source, _is_wanted(source, target), transfers, folder)
+        with open(path, "wb") as manifest, closing(transfers.each(write, enumerate(ranges))) as parts:
+            for part in parts:
+                if isinstance(part, HtcjobError):
+                    raise part
+                unusable += part.unusable[: FIRST_FEW - len(unusable)]
+                n_unusable += part.n_unusable
+                _append(part, manifest, writer)
+        if n_unusable:
+            return Built(None, unusable, n_unusable)
+        if not writer.size_bytes:
+            raise AbsentError("list", source.place.url, "no object matches")
+        return Built(_put(path, target, writer, transfers), (), 0)
+
+
+def line_of(key: str, url: str, size_bytes: int, *, is_project: bool, as_json: bool) -> str | None:
+    """
+    Give the manifest line that means the object *key*; None: no line can.
+
+    Args:
+        key: In its store.
+        url: The full URL of the object.
+        size_bytes: Its size.
+        is_project: The store is project storage, where a key is enough.
+        as_json: Make it a JSON line with the size.
+    """
+    if is_project and not as_json and len(key) <= _PLAIN_LENGTH and ".." not in key and _PLAIN.fullmatch(key):
+        return key
+    for name in (key, url) if is_project else (url,):
+        if name is not url and is_url(name):  # a key that looks like the URL of another object
+            continue
+        if not as_json and _means(name, name):
+            return name
+        line = _json({"key": name} | ({"size_bytes": size_bytes} if as_json else {}))
+        if _means(line, name):
+            return line
+    return None
+
+
+def _json(members: Mapping[str, object]) -> str:
+    return json.dumps(members, ensure_ascii=False)
+
+
+def _means(line: str, key: str) -> bool:
+    """Tell whether a manifest with that line has an entry with that key."""
+    # A byte order mark is skipped where it begins the file, and any line may come to be the first.
+    if not line.strip() or line.startswith(("#", "\ufeff")) or "\n" in line or line.endswith("\r"):
+        return False
+    try:
+        entry = parse_entry(line.encode(), position=0, line_number=1)
+    except UnicodeEncodeError:
+        return False
+    return entry.problem is None and entry.key == key
+
+
+def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftOut], bool]:
+    """Give what tells whether an object is to become an entry, or something in what is left out may be."""
+    store, key = source.place.store, source.place.key
+    folder = source.prefix[: source.prefix.rfind("/") + 1]
+    glob = key if GLOB.search(key) else None
+    pattern = glob_pattern(glob) if glob else None
+    include = [glob_pattern(pattern) for pattern in source.include]
+    exclude = [glob_pattern(pattern) for pattern in source.exclude]
+    ours = {target.url, target.url + SUFFIX}
+
+    def may_be_wanted(found: LeftOut) -> bool:
+        if _LEDGER in found.key.split("/")[:-1] or (glob and not may_mean(glob, found)):
+            return False
+        below = LeftOut(found.key[len(folder) :], found.reason)
+        if source.include and not any(may_mean(wanted, below) for wanted in source.include):
+            return False
+        name = below.key.removesuffix("/")
+        return not any(unwanted.match(name) for unwanted in exclude)
+
+    def is_wanted(info: ObjectInfo | LeftOut) -> bool:
+        if isinstance(info, LeftOut):
+            return may_be_wanted(info)
+        if info.size_bytes == 0 and info.key.endswith("/"):
+            return False
+        if _LEDGER in info.key and _LEDGER in info.key.split("/")[:-1]:
+            return False
+        if pattern is not None and not pattern.match(info.key):
+            return False
+        name = info.key[len(folder) :]
+        if include and not any(pattern.match(name) for pattern in include):
+            return False
+        if any(pattern.match(name) for pattern in exclude):
+            return False
+        return store.url_of(info.key) not in ours
+
+    return is_wanted
+
+
+def _write_part(
+    source: Source,
+    is_wanted: Callable[[ObjectInfo | LeftOut], bool],
+    transfers: Transfers,
+    folder: str,
+    numbered: tuple[int, KeyRange],
+) -> _Part:
+    """List a range of keys into files of its own."""
+    number, keys = numbered
+    store = source.place.store
+    part = _Part(os.path.join(folder, f"{number}.lines"), os.path.join(folder, f"{number}.sizes"), [], 0)
+    n_unusable = 0
+    with open(part.lines, "wb") as lines_file, open(part.sizes, "wb") as sizes_file:
+        lines: list[str] = []
+        sizes = array("Q")
+
+        def write() -> None:
+            data = "".join(lines).encode()
+            lines_file.write(data)
+            sizes.tofile(sizes_file)
+            if transfers.progress is not None:
+                transfers.progress.add(objects=len(sizes), size_bytes=len(data))
+            lines.clear()
+            del sizes[:]
+
+        for info in in_range(store, keys, transfers):
+            if not is_wanted(info):
+                continue
+            url = store.url_of(info.key)
+            if isinstance(info, LeftOut):
+                line, problem = None, f"{url}: {info.reason}"
+            else:
+                line = line_of(
+                    info.key, url, info.size_bytes, is_project=source.is_project, as_json=source.as_json
+                )
+                problem = f"no line of a manifest can mean the key {info.key!r}"
+            if line is None or isinstance(info, LeftOut):
+                n_unusable += 1
+                if n_unusable <= FIRST_FEW:
+                    part.unusable.append(problem)
+                continue
+            lines.append(f"{line}\n")
+            sizes.append(info.size_bytes)
+            if len(sizes) >= LINES_AT_ONCE:
+                write()
+        write()
+    return part._replace(n_unusable=n_unusable)
+
+
+def _append(part: _Part, manifest: BinaryIO, writer: IndexWriter) -> None:
+    """Add the entries of a part to the manifest and to its index, and remove its files."""
+    for block in _blocks(part.lines):
+        manifest.write(block)
+        writer.feed(block)
+    for block in _blocks(part.sizes):
+        writer.feed_sizes(array("Q", block))
+    os.unlink(part.lines)
+    os.unlink(part.sizes)
+
+
+def _blocks(path: str) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
+def _put(path: str, target: Location, writer: IndexWriter, transfers: Transfers) -> Indexed:
+    """Put the manifest, then the index of just that version of it."""
+    store, key = target.store, target.key
+    put = transfers.put(store, path, key)
+    found = transfers.call(lambda: store.head(key))
+    if (found.etag, found.size_bytes) != (put.etag, put.size_bytes):
+        raise TransientError("index", target.url, "was replaced by somebody else meanwhile")
+    index = path + SUFFIX
+    indexed = writer.write(index, tag=found.tag)
+    transfers.put(store, index, key + SUFFIX)
+    return indexed

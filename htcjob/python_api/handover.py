@@ -1,0 +1,237 @@
+"""
+Entries handed to the user's own loop, one at a time, and what the loop says of each.
+
+The flow's worker offers an entry and waits; the loop takes it and answers. Neither knows the other's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from htcjob.errors import UsageError
+from htcjob.outcome.endings import TRY_AGAIN, CommandResult
+from htcjob.supervise.worker import Answer
+from htcjob.supervise.worker_program.values import checked_value, cpu_s, peak_memory_bytes
+
+if TYPE_CHECKING:
+    from htcjob.entries.each import Stay
+    from htcjob.supervise.signals import Signals
+
+_NOTHING_SAID = "the loop said nothing of it: call commit(), fail() or retry() for every entry"
+
+
+class LoopLeftError(Exception):
+    """The loop takes no further entry; not an error of anybody's."""
+
+
+class JobEntry:
+    """
+    One entry, for the body of a loop over `Job.entries`: its input is fetched, and there is room for outputs.
+
+    The body says once what became of it: `commit`, `fail` or `retry`. With the last word its files are no
+    longer the body's.
+    """
+
+    def __init__(self, stay: Stay, handover: Handover) -> None:
+        entry = stay.entry
+        self.key: str = entry.key
+        """The object's key in project storage, or its full URL."""
+        self.text: str = entry.text
+        """The manifest line as it stands."""
+        self.parameters: Mapping[str, object] = entry.parameters
+        """The other members of a JSON line."""
+        self.position: int = entry.position
+        """Place in the manifest, from 0."""
+        self.path: str = stay.path
+        """The local input file."""
+        self.output_dir: str = stay.place.outputs
+        """Where outputs go; their path below it is their key in task storage. The folders of the entry's key
+        are there."""
+        self._handover = handover
+
+    def __repr__(self) -> str:
+        return f"<JobEntry {self.position} {self.key!r}>"
+
+    def commit(self, value: object = None) -> None:
+        """
+        Say that it is done: what lies in `output_dir` is staged out, then its record is written.
+
+        Returns at once; both happen while the loop goes on. Where an output cannot be put, the entry is not
+        done. Without effect after a stop signal whose grace period is as good as over.
+
+        Args:
+            value: Kept in the record; anything that JSON has.
+
+        Raises:
+            TypeError, ValueError: *value* cannot be recorded: it is not that, longer than 64 KiB as JSON, or
+                nested more than 100 deep.
+            UsageError: something was said of this entry before.
+        """
+        self._say(0, value=checked_value(value, "what commit() was given"))
+
+    def fail(self, message: str) -> None:
+        """
+        Say that it failed for good, and why, in one line for a person.
+
+        Raises:
+            UsageError: something was said of this entry before.
+        """
+        self._say(1, problem=message)
+
+    def retry(self, message: str) -> None:
+        """
+        Say that it is worth another try, and why not now, in one line for a person.
+
+        That is made in this attempt, when all others had their turn, as far as `retry_entry` allows; else it
+        is left for the next attempt.
+
+        Raises:
+            UsageError: something was said of this entry before.
+        """
+        self._say(TRY_AGAIN, problem=message)
+
+    def _say(self, exit_status: int, *, value: object = None, problem: str = "") -> None:
+        self._handover.answer(self, exit_status, value, " ".join(str(problem).split()))
+
+
+class Handover:
+    """
+    Between the flow's worker, the loop, and whoever asks them to stop; each of them in a thread of its own.
+
+    Args:
+        signals: Where stop signals arrive.
+        finish_s: Seconds after a stop signal in which the loop may finish the entry in its hands.
+    """
+
+    def __init__(self, signals: Signals, *, finish_s: float) -> None:
+        self._signals = signals
+        self._finish_s = finish_s
+        self._process = os.getpid()
+        self._changed = threading.Condition()
+        """Of all below."""
+        self._finish_by: float | None = None
+        """When the loop is waited for no longer."""
+        self._offered: JobEntry | None = None
+        self._in_hand: JobEntry | None = None
+        """The entry that the loop has, until it is answered for."""
+        self._answer: Answer | None = None
+        """What the loop said of it."""
+        self._begun = self._cpu_s = 0.0
+        """When it was taken, and what this process had used then."""
+        self._is_loop_over = self._is_flow_over = False
+
+    # The flow's side
+
+    def act(self, stay: Stay, _worker: int, _timeout_s: float | None) -> Answer:
+        """
+        Offer an entry to the loop, and wait for what it says.
+
+        Raises:
+            LoopLeftError: the loop takes no more.
+        """
+        entry = JobEntry(stay, self)
+        with self._changed:
+            self._offered = entry
+            self._changed.notify_all()
+            while self._answer is None:
+                if self._is_loop_over:
+                    raise LoopLeftError
+                if self._is_given_up(is_begun=self._in_hand is entry):
+                    self._offered = self._in_hand = None
+                    stop_signal = self._signals.stop_signal
+                    return Answer(CommandResult(1, stopped_by=stop_signal))
+                self._wait()
+            answer, self._answer = self._answer, None
+            return answer
+
+    def flow_ended(self) -> None:
+        """There are no more entries."""
+        with self._changed:
+            self._is_flow_over = True
+            self._changed.notify_all()
+
+    def await_loop(self) -> None:
+        """Wait until the loop has ended, or is waited for no longer."""
+        with self._changed:
+            while not (self._is_loop_over or self._is_given_up(is_begun=True)):
+                self._wait()
+
+    # The loop's side
+
+    def take(self) -> JobEntry | None:
+        """
+        Give the next entry; None: there is none. Of the one before something must have been said.
+
+        A child that the body forked gets none, and no word of it counts: it has a copy of all this, and of a
+        lock that nobody may ever let go of.
+        """
+        if os.getpid() != self._process:
+            return None
+        with self._changed:
+            self._let_go()
+            while self._offered is None and not self._is_flow_over and self._signals.stop_signal is None:
+                self._changed.wait()
+            if self._offered is None or self._signals.stop_signal is not None:
+                return None
+            self._in_hand, self._offered = self._offered, None
+            self._begun, self._cpu_s = time.monotonic(), cpu_s()
+            return self._in_hand
+
+    def answer(self, entry: JobEntry, exit_status: int, value: object, problem: str) -> None:
+        """Take what the loop says of *entry*."""
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"entry {entry.key!r} is not this process's, which was forked from that of the job"
+            )
+        with self._changed:
+            if entry is self._in_hand:
+                self._end(exit_status, value, problem)
+            elif not self._is_given_up(is_begun=True):
+                raise UsageError(f"entry {entry.key!r} is answered for: say one word of each, once")
+
+    def loop_ended(self, *, is_orderly: bool) -> None:
+        """
+        No further entry is taken.
+
+        Args:
+            is_orderly: The entry in hand, if nothing was said of it, is one that was forgotten; else it was
+                the cause, and nothing is recorded.
+        """
+        with self._changed:
+            if is_orderly:
+                self._let_go()
+            self._in_hand = None
+            self._is_loop_over = True
+            self._changed.notify_all()
+
+    # Anybody's
+
+    def stop(self) -> None:
+        """A stop signal came."""
+        with self._changed:
+            self._finish_by = time.monotonic() + self._finish_s
+            self._changed.notify_all()
+
+    def _is_given_up(self, *, is_begun: bool) -> bool:
+        return self._finish_by is not None and (not is_begun or time.monotonic() >= self._finish_by)
+
+    def _wait(self) -> None:
+        self._changed.wait(None if self._finish_by is None else max(self._finish_by - time.monotonic(), 0.0))
+
+    def _let_go(self) -> None:
+        if self._in_hand is not None:
+            self._end(TRY_AGAIN, None, _NOTHING_SAID)
+
+    def _end(self, exit_status: int, value: object, problem: str) -> None:
+        result = CommandResult(
+            exit_status,
+            elapsed_s=time.monotonic() - self._begun,
+            cpu_s=cpu_s() - self._cpu_s,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+        self._in_hand, self._answer = None, Answer(result, value, problem)
+        self._changed.notify_all()

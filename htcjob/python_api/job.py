@@ -1,0 +1,351 @@
+"""
+The Python way to work: an attempt whose entries are handed to the user's own loop.
+
+    with htcjob.Job.from_env() as job:
+        for entry in job.entries():
+            ...
+            entry.commit()
+
+The recipe is that of `htcjob run --each` (`runtime.py`), in a thread of its own; the loop stays in the main
+thread, where signals and exceptions arrive as in any program. As the command line does, this room reads the
+options, shows the ending, and exits.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+import click
+
+from htcjob.attempt.recipe import Attempt, end, guard, warned_early, work
+from htcjob.cli.commands.run import make_plan, run
+from htcjob.cli.endings import report_bug, say_ending
+from htcjob.cli.main import ending_of_usage
+from htcjob.environment import context as env
+from htcjob.environment.context import read_context
+from htcjob.errors import ConfigurationError, UsageError
+from htcjob.logs import events as logs
+from htcjob.outcome.endings import CommandResult, Ending, TerminationReason, ending_of_error
+from htcjob.python_api.handover import Handover, JobEntry, LoopLeftError
+from htcjob.run_options import Plan
+from htcjob.supervise.command import FINISHING_SHARE, STOPPING, Signals
+from htcjob.supervise.last_resort import LastResort
+from htcjob.supervise.worker_program.values import exit_status_of, in_words
+from htcjob.trouble import let_go
+
+__all__ = ["Job", "JobEntry"]
+
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What batch systems send ahead of the end; a program that does not handle it would end of it."""
+
+_OF_THE_JOB = ("array_index", "array_size", "manifest", "project_store", "task_store")
+"""Options that `env.py` reads from variables."""
+
+
+class Job:
+    """
+    One attempt of one job, for a `with` statement in the main thread; made by `from_env`.
+
+    With `__enter__` it begins to fetch. At the end of the context everything finished is put and committed,
+    and the exit record is written. Then, unless all is well, one line on standard error says why, and the
+    process ends with the attempt's exit status: `SystemExit`, or the exception that left the context. So a
+    program never ends with 0 where work is left.
+
+    * After a stop signal (SIGTERM, SIGINT, SIGHUP, SIGQUIT), or when the deadline is near, `entries` ends.
+      The body has most of the grace period to finish its entry; one that hangs is left to the next attempt,
+      what is done is committed, and after the grace period the process ends whatever hangs.
+    * Ctrl-C raises KeyboardInterrupt as in any program; a handler of the user's for such a signal is called.
+    * A warning (SIGUSR1, SIGUSR2, SIGXCPU) does not end a program that has no handler for it.
+    * Nothing in the same process can stop a body that hangs without a signal: there is no timeout.
+    """
+
+    def __init__(self, plan: Plan, *, environ: Mapping[str, str], flags: Mapping[str, object]) -> None:
+        self._signals = _StopSignals()
+        self._handover = Handover(self._signals, finish_s=plan.grace_s * FINISHING_SHARE)
+        self._attempt = Attempt(plan, environ, act=self._handover.act)
+        self._flags = flags
+        self._thread = threading.Thread(target=self._make_attempt, name="htcjob", daemon=True)
+        self._process = os.getpid()
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        manifest: str | None = None,
+        project_store: str | None = None,
+        task_store: str | None = None,
+        outputs: str | Sequence[str] = (),
+        prefetch: int | None = None,
+        max_failures: int | str | None = None,
+        retry_entry: int | None = None,
+    ) -> Job:
+        """
+        Give the job that the environment describes: the variables that `htcjob run` reads, and those of its
+        options that are not about a command. What is given here wins.
+
+        Our lines go to standard error, unless the program has given the logger `htcjob` a handler before; no
+        other logger is touched.
+
+        Args:
+            manifest: A key of project storage, or a URL.
+            project_store: URL or directory.
+            task_store: URL or directory.
+            outputs: A glob, or several, below the output directory of what to stage out; none: everything.
+            prefetch: Entries that are fetched ahead at most; default 16.
+            max_failures: Entries that may fail, or a share of the chunk such as `"5%"`.
+            retry_entry: How often an entry that asks for it is tried again within the attempt; default 0.
+
+        Raises:
+            SystemExit: after a line on standard error, as `htcjob run` ends: 64 or 78.
+        """
+        given = {
+            "--manifest": manifest,
+            "--project-store": project_store,
+            "--task-store": task_store,
+            "--prefetch": prefetch,
+            "--max-failures": max_failures,
+            "--retry-entry": retry_entry,
+        }
+        arguments = [f"{name}={value}" for name, value in given.items() if value is not None]
+        arguments += [f"--output={glob}" for glob in ([outputs] if isinstance(outputs, str) else outputs)]
+        try:
+            with run.make_context("htcjob.Job", arguments) as context:
+                return cls._of_options(dict(context.params), env.current())
+        except click.UsageError as error:
+            raise SystemExit(say_ending(ending_of_usage(error))) from None
+        except Exception as error:
+            raise _ended_by(error) from None
+
+    @classmethod
+    def _of_options(cls, options: dict[str, Any], environ: Mapping[str, str]) -> Job:
+        if "HTCJOB_MESSAGE_FILE" in environ or "HTCJOB_WORKER" in environ:
+            raise ConfigurationError(
+                "htcjob.Job inside a command of htcjob run: both would work on the same entries; "
+                "start the program without it, or name the manifest in the program only: then it supervises"
+            )
+        if options["timeout"]:
+            raise ConfigurationError(
+                "HTCJOB_TIMEOUT: nothing can stop the body of a loop from inside; "
+                "leave it out, or have htcjob run --call call a function"
+            )
+        flags = {name: options.pop(name) for name in _OF_THE_JOB}
+        log_format, level = options.pop("log_format"), options.pop("log_level")
+        program = ("htcjob.Job", os.path.basename(sys.argv[0]), *sys.argv[1:])
+        plan = make_plan(**{**options, "command": program, "call": None, "is_each": True, "workers": 1})
+        if not logging.getLogger("htcjob").handlers:
+            logs.set_up(log_format=log_format, level=level, is_guest=True)
+        return cls(plan, environ=environ, flags=flags)
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the attempt ended: reason, exit status, message; None before the end of the context."""
+        return self._attempt.ending
+
+    def entries(self) -> Iterator[JobEntry]:
+        """
+        Give the entries of this job that are not committed yet, one at a time, each when it is fetched.
+
+        Ends when there are no more, when more failed than may, and after a stop signal; in a child that the
+        body forked, at once. An entry of which the body has said nothing when it takes the next one counts as
+        `retry`.
+
+        Raises:
+            SystemExit: the attempt cannot go on; leave the context with it.
+            UsageError: called outside the context.
+        """
+        if self._signals.last_resort is None:
+            raise UsageError("Job.entries() outside the job: write `with htcjob.Job.from_env() as job:`")
+        while (entry := self._handover.take()) is not None:
+            yield entry
+        if self._attempt.facts.error is not None:
+            raise SystemExit(1)  # `__exit__` knows the right one
+
+    def __enter__(self) -> Job:
+        if threading.current_thread() is not threading.main_thread():
+            raise UsageError("htcjob.Job must be entered in the main thread: signals arrive nowhere else")
+        if self._thread.ident is not None:
+            raise UsageError("a htcjob.Job is one attempt: make another one with from_env()")
+        plan = self._attempt.plan
+        try:
+            self._signals.__enter__()
+            self._signals.last_resort = guard(self._attempt, self._signals, at_once=self._stop)
+            if plan.deadline_s is not None:
+                self._signals.stop_after(plan.deadline_s - plan.grace_s)
+            self._thread.start()
+        except Exception as error:
+            self._signals.__exit__(None, None, None)
+            raise _ended_by(error) from None
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if os.getpid() != self._process or self._signals.last_resort is None:
+            return  # a forked child of the user's: the attempt is its parent's
+        self._signals.is_loop_over = True
+        if error is not None:
+            self._note(error)
+        self._handover.loop_ended(is_orderly=error is None)
+        self._thread.join()
+        self._signals.__exit__(kind, error, traceback)
+        assert self.ending is not None  # noqa: S101 - for mypy
+        bug = self._attempt.facts.error
+        if self.ending.reason is TerminationReason.INTERNAL_ERROR and bug is not None:
+            report_bug(bug)
+        else:
+            say_ending(self.ending)
+        if self.ending.exit_status != 0 and (error is None or isinstance(error, SystemExit)):
+            raise SystemExit(self.ending.exit_status) from None
+
+    def _stop(self, signum: int) -> None:
+        self._signals.ask_to_stop(signum)
+        self._handover.stop()
+
+    def _note(self, error: BaseException) -> None:
+        """Note what left the context, as the ending of a command."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and self._signals.stop_signal is not None:
+            return  # that is why
+        status = 1
+        if isinstance(error, KeyboardInterrupt):
+            status = 128 + signal.SIGINT
+        elif isinstance(error, SystemExit):
+            status = exit_status_of(error.code)
+        self._attempt.facts.command = CommandResult(status)
+        self._attempt.facts.command_message = in_words(error)
+
+    def _make_attempt(self) -> None:
+        """Make the attempt beside the loop, and end it when the loop has ended or is waited for no longer."""
+        attempt, signals = self._attempt, self._signals
+        try:
+            context = attempt.context = read_context(attempt.environ, flags=self._flags)
+            if context.manifest is None and not attempt.plan.entries:
+                raise ConfigurationError("htcjob.Job needs entries: name a manifest with HTCJOB_MANIFEST")
+            with warned_early(attempt, context, signals):
+                work(attempt, context, signals)
+        except LoopLeftError:
+            pass
+        except BaseException as error:
+            attempt.facts.error = error
+        self._handover.flow_ended()
+        self._handover.await_loop()
+        end(attempt, signals)
+
+
+def _ended_by(error: Exception) -> BaseException:
+    """Give what ends the program that could not begin an attempt; a fault of ours is raised as it is."""
+    ending = ending_of_error(error)
+    if ending.reason is TerminationReason.INTERNAL_ERROR:
+        return error
+    return SystemExit(say_ending(ending))
+
+
+class _StopSignals(Signals):
+    """
+    Requests to stop, and warnings that nobody handles: other signals, children, the terminal are the user's.
+
+    Whoever handled such a signal before is told too; Python's own handler of SIGINT raises KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_resort: LastResort | None = None
+        self.is_loop_over = False
+        """Nobody but us is told any more: what is left to do is ours."""
+        self._timer: threading.Timer | None = None
+        self._masks: dict[int, set[int]] = {}
+        """Signals that were blocked before, by thread, while it forks."""
+
+    def __enter__(self) -> _StopSignals:
+        self._stop_read, self._stop_write = os.pipe()
+        for signum in STOPPING:
+            # None: it was set by other means than Python's, and could not be set back.
+            if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+                self._previous[signum] = signal.signal(signum, self._receive)
+        for signum in _WARNINGS:
+            if signal.getsignal(signum) is signal.SIG_DFL:
+                self._previous[signum] = signal.signal(signum, _go_on)
+        os.register_at_fork(
+            before=self._hold_signals,
+            after_in_parent=self._let_signals_come,
+            after_in_child=self._leave_child,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            if self._timer.is_alive():
+                self._timer.join()
+        self._set_back()
+        if self.last_resort is not None:  # nobody tells it of a signal any more
+            self.last_resort.close()
+            self.last_resort = None
+        let_go(self._stop_read)
+        let_go(self._stop_write)
+
+    @contextmanager
+    def many_commands(self) -> Iterator[None]:
+        """Nothing: there are none, and SIGCHLD is the user's."""
+        yield
+
+    def _set_alarm(self, seconds: float) -> None:
+        """Have a thread wait for it; SIGALRM is the user's."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._deadline_came)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _deadline_came(self) -> None:
+        if self.last_resort is not None:
+            self.last_resort.begin(signal.SIGTERM)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.ask_to_stop(signum)
+        if self.last_resort is not None:
+            self.last_resort.begin(signum)  # another library may have taken its place
+        before = self._previous.get(signum)
+        if callable(before) and not self.is_loop_over:
+            before(signum, frame)
+
+    def _set_back(self) -> None:
+        for signum in _WARNINGS:
+            if signal.getsignal(signum) is not _go_on:  # the program has a handler of its own by now
+                self._previous.pop(signum, None)
+        super()._set_back()
+
+    def _leave_child(self) -> None:
+        """A child that the user forked has our handlers and our pipes: what it is sent must not stop us."""
+        if self._previous:
+            signal.set_wakeup_fd(-1)
+            self._set_back()
+        self._let_signals_come()
+
+    def _hold_signals(self) -> None:
+        """Have none of them arrive in a child that has our handlers still: Python would forget it there."""
+        if self._previous:
+            self._masks[threading.get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._previous))
+
+    def _let_signals_come(self) -> None:
+        if (mask := self._masks.pop(threading.get_ident(), None)) is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _go_on(_signum: int, _frame: FrameType | None) -> None:
+    """Nothing more than not to end."""

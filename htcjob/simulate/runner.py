@@ -1,0 +1,72 @@
+"""What an attempt is to the array: what it is given, what can be done to it, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from htcjob.logs.redact import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one attempt is given."""
+
+    array_index: int
+    attempt: int
+    variables: Mapping[str, str]
+    """What the platform injects, besides the token."""
+    token: Secret
+    """The job's bearer token."""
+    key_set: str
+    """File with the keys that sign tokens."""
+    termination_log: str
+    """File for its exit record, not there yet."""
+
+
+class Ended(NamedTuple):
+    """How an attempt ended, as the platform sees it."""
+
+    exit_status: int
+    """0–255, 128+n for a signal."""
+    is_out_of_memory: bool = False
+    """The kernel killed a process of it at its memory limit; the exit status may be 0 all the same."""
+
+
+class Running(Protocol):
+    """An attempt that was started."""
+
+    ended: asyncio.Task[Ended]
+    """Done when nothing of it is left. Raises EngineError when it was never run to its end."""
+
+    def send_signal(self, signum: int) -> None:
+        """Signal the attempt, at once or as soon as it can get signals; no error when it has ended."""
+
+
+class Runner(Protocol):
+    """What attempts are run by."""
+
+    async def open(self) -> None:
+        """
+        Make ready; called once, before any attempt.
+
+        Raises:
+            HtcjobError: no attempt could run.
+        """
+
+    async def start(self, attempt: Attempt, output: int | None) -> Running:
+        """
+        Start an attempt.
+
+        Args:
+            attempt: What it is given.
+            output: Descriptor that both its outputs go to, still to be closed by the caller; None: our own.
+
+        Raises:
+            EngineError: the container engine cannot do it.
+        """
+
+    async def close(self) -> None:
+        """See that nothing of any attempt is left; called once, when none runs any more."""

@@ -1,0 +1,370 @@
+"""Azure Blob Storage over Microsoft's SDK, azure-storage-blob."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from base64 import b64decode
+from contextlib import suppress
+from email.utils import formatdate, parsedate_to_datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import requests
+from azure.core.credentials import AzureSasCredential
+from azure.core.pipeline import Pipeline
+from azure.core.pipeline.policies import AzureSasCredentialPolicy, BearerTokenCredentialPolicy
+from azure.core.pipeline.transport import RequestsTransport
+from azure.core.rest import HttpRequest, HttpResponse
+from azure.storage.blob import BlobBlock, ContainerClient
+from requests.adapters import HTTPAdapter
+
+from htcjob.errors import StorageError, UnauthenticatedError
+from htcjob.storage.azure.account import AzureAccount, find_account
+from htcjob.storage.azure.errors import Failure, LostLengthError, failure_of_answer, meaning, without_url
+from htcjob.storage.azure.names import check_name, could_begin_a_name
+from htcjob.storage.cloud import (
+    PART_BYTES,
+    SHA256_METADATA_AZURE,
+    Body,
+    Bucket,
+    bare_etag,
+    is_weak,
+    part_pool,
+)
+from htcjob.storage.contract import ObjectInfo
+from htcjob.storage.local.errors import Blame
+from htcjob.storage.local.files import open_regular, read_range
+from htcjob.storage.ordering import whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from htcjob.storage.access import Access, CloudCredentials
+
+T = TypeVar("T")
+
+CONNECTIONS = 64
+"""That are kept open; the SDK keeps 10 (Azure/azure-sdk-for-python#38054)."""
+PAGE_BLOBS = 1_000
+"""Of one answer to a listing. Azure gives up to 5,000, which take the SDK 20 MB."""
+MOST_BLOCKS = 50_000
+"""Of one blob: learn.microsoft.com/azure/storage/blobs/scalability-targets"""
+
+_CONNECT_S, _READ_S = 10, 60
+_BLOCK_BYTES = 1 << 18
+_STORAGE_SCOPE = "https://storage.azure.com/.default"
+
+# Without a handler anywhere, Python would print the SDK's warnings about every broken connection.
+logging.getLogger("azure").addHandler(logging.NullHandler())
+
+
+def open_bucket(container: str, access: Access) -> AzureBucket:
+    """
+    Give the container, without making a request.
+
+    Args:
+        container: `account/container`.
+        access: How it is reached.
+
+    Raises:
+        UnauthenticatedError: there are no credentials for this account.
+        ConfigurationError: a variable of Azure cannot be understood.
+    """
+    return AzureBucket(container, access)
+
+
+class AzureBucket(Bucket):
+    """
+    One container.
+
+    * Keys that Azure would turn into others are refused (`azure_names.py`).
+    * Only block blobs are written; a name that an append or page blob has is a `PermanentError`.
+    * Blocks of an upload that was given up cannot be removed: nobody sees them, and Azure drops them after
+      a week (learn.microsoft.com/rest/api/storageservices/put-block).
+    * It lists by the UTF-16 code units of the names (blobfile/blobfile#238; Azurite too), or folder by folder
+      where its namespace is hierarchical (Azure/azure-sdk-for-go#24210).
+
+    Args:
+        container: `account/container`.
+        access: How it is reached.
+    """
+
+    lists_in_order = False
+
+    def __init__(self, container: str, access: Access) -> None:
+        self._path = container
+        self._url = f"az://{container}"
+        account_name, _, name = container.partition("/")
+        self._access = access
+        self._lock = threading.Lock()
+        account = find_account(account_name, access)
+        self._sas = AzureSasCredential(account.sas.reveal() if account.sas else "")
+        credential: Any
+        if access.credentials is not None or account.sas is not None:
+            credential = self._sas
+        elif account.key is not None:
+            credential = {"account_name": account_name, "account_key": account.key.reveal()}
+        else:
+            credential = _identity(account, self._url)
+        self._container_url = f"{account.endpoint}/{quote(name)}"
+        self._host = urlsplit(account.endpoint).netloc
+        session = requests.Session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        transport = RequestsTransport(
+            session=session,
+            connection_timeout=_CONNECT_S,
+            read_timeout=_READ_S,
+            connection_data_block_size=_BLOCK_BYTES,
+        )
+        self._container = ContainerClient(
+            account.endpoint,
+            name,
+            credential=credential,
+            transport=transport,
+            retry_total=0,
+            permit_redirects=False,
+            max_single_put_size=MOST_BLOCKS * PART_BYTES,  # `upload` cuts, not the SDK
+        )
+        # The SDK reads the whole answer into memory, makes up to three requests when it is cut short, with
+        # pauses of a second, and two for an empty blob. So whole blobs and ranges are asked for one floor
+        # below it, with its own connections and credentials.
+        self._pipeline: Pipeline[HttpRequest, HttpResponse] = Pipeline(
+            transport, [_policy_of(self._container.credential)]
+        )
+
+    def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
+        """Begin to read a blob, or the bytes from *start* to *stop*."""
+        check_name(name)
+        # https://learn.microsoft.com/rest/api/storageservices/get-blob
+        headers = {
+            "x-ms-version": self._container.api_version,
+            "x-ms-date": formatdate(usegmt=True),
+            "Accept-Encoding": "identity",
+        }
+        if start or stop is not None:
+            headers["x-ms-range"] = f"bytes={start}-" if stop is None else f"bytes={start}-{stop - 1}"
+        if etag is not None and not is_weak(etag):
+            headers["If-Match"] = f'"{etag}"'
+        request = HttpRequest("GET", f"{self._container_url}/{quote(name, safe='/~')}", headers=headers)
+        response = self._do(lambda: self._pipeline.run(request, stream=True).http_response)
+        if response.status_code not in (200, 206):
+            without_url(response.read)  # so that the connection can be used again
+            if response.status_code == 416 and stop is None:
+                info = self.head(name)
+                if info.size_bytes == start:
+                    return Body(info, start, start, (), response.close)
+            raise failure_of_answer(response)
+        is_other_range = "x-ms-range" in headers and not _range_of(response).startswith(f"bytes {start}-")
+        if is_other_range or "Content-Length" not in response.headers:
+            response.close()
+            what = "the range that was asked for" if is_other_range else "Content-Length"
+            raise LostLengthError(None, f"an answer without {what}")
+        size_bytes = int(response.headers["Content-Length"])
+        info = _info_of_answer(name, response)
+        return Body(info, start, start + size_bytes, _pieces(response), response.close)
+
+    def put(self, name: str, data: bytes, *, if_absent: bool, metadata: Mapping[str, str]) -> str | None:
+        """Write a blob with one Put Blob, which Azure refuses when its MD5 is not right."""
+        check_name(name)
+        try:
+            return self._do(
+                lambda: _etag(
+                    self._container.get_blob_client(name).upload_blob(
+                        data,
+                        overwrite=not if_absent,
+                        metadata=_names_of_azure(metadata),
+                        validate_content=True,
+                    )
+                )
+            )
+        except Failure as failure:
+            if (
+                if_absent
+                and failure.answer
+                and failure.answer.code in ("BlobAlreadyExists", "ConditionNotMet")
+            ):
+                return None
+            raise
+
+    def upload(self, name: str, path: str, size_bytes: int, *, metadata: Mapping[str, str]) -> str:
+        """Write a large file as blocks, several at a time, and then the list of them."""
+        check_name(name)
+        blob = self._container.get_blob_client(name)
+        part_bytes = max(PART_BYTES, -(-size_bytes // MOST_BLOCKS))
+        # Blocks belong to the name, so those of another upload to it must not have the same, but must have
+        # one of the same length: 32 is that of object_store, the fast lane.
+        upload = os.urandom(13).hex()
+        blocks = [f"{upload}-{number:05}" for number in range(-(-size_bytes // part_bytes))]
+        is_over = threading.Event()
+        url = f"{self._url}/{name}"
+        reading = Blame("put", url, file=path)
+        checked: dict[str, Any] = {"validate_content": True}
+        with open_regular(path, reading, follow_link=True) as (descriptor, _):
+
+            def send(number: int) -> None:
+                start = number * part_bytes
+
+                def once() -> None:
+                    if not is_over.is_set():
+                        data = read_range(descriptor, start, min(start + part_bytes, size_bytes), reading)
+                        self._do_part(url, lambda: blob.stage_block(blocks[number], data, **checked))
+
+                self._access.retry.call(once)
+
+            parts = [part_pool().submit(send, number) for number in range(len(blocks))]
+            try:
+                for part in parts:
+                    part.result()
+            finally:
+                is_over.set()
+                for part in parts:
+                    part.cancel()
+                for part in parts:
+                    with suppress(BaseException):
+                        part.result()  # none reads the file after it is closed
+        listed = [BlobBlock(block) for block in blocks]  # committed again, they are what they were
+
+        def commit() -> str:
+            return _etag(blob.commit_block_list(listed, metadata=_names_of_azure(metadata), **checked))
+
+        return self._access.retry.call(lambda: self._do_part(url, commit))
+
+    def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
+        """Give the blobs whose name begins with *prefix*, as Azure orders them."""
+        if not could_begin_a_name(prefix):
+            return
+        pages: Any = self._container.list_blobs(
+            name_starts_with=prefix or None, include=["metadata"], results_per_page=PAGE_BLOBS
+        ).by_page()
+
+        def listed() -> Iterator[tuple[Iterator[ObjectInfo], str | None]]:
+            while (page := self._do(lambda: next(pages, None))) is not None:
+                # A folder of a hierarchical namespace is listed too.
+                blobs = (blob for blob in page if (blob.metadata or {}).get("hdi_isfolder") != "true")
+                yield map(_info, blobs), pages.continuation_token
+
+        yield from whole(listed(), f"{self._url}/{prefix}")
+
+    def head(self, name: str) -> ObjectInfo:
+        """Give size, ETag, time of change and checksum."""
+        check_name(name)
+        return self._do(lambda: _info(self._container.get_blob_client(name).get_blob_properties()))
+
+    def delete(self, name: str) -> None:
+        """Remove a blob; one with snapshots is not removed, but a `PermanentError`."""
+        check_name(name)
+        self._do(lambda: self._container.delete_blob(name))
+
+    def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
+        """Give what an exception means."""
+        if not isinstance(error, Failure):
+            return None
+        return meaning(operation, url, error, self._path, self._host)
+
+    def is_mute(self, error: Exception) -> bool:
+        """Whether *error* is a refusal without a code."""
+        return isinstance(error, Failure) and error.answer is not None and error.answer.is_mute
+
+    # Credentials and failures
+
+    def _do(self, request: Callable[[], T]) -> T:
+        """Make a request with the present credentials."""
+        self._renew()
+        return without_url(request)
+
+    def _do_part(self, url: str, request: Callable[[], T]) -> T:
+        """Make a request of an upload; once more when its credentials are refused. Failures are ours."""
+        is_renewed = False
+        while True:
+            used = self._renew()
+            try:
+                return without_url(request)
+            except Failure as failure:
+                error = meaning("put", url, failure, self._path, self._host)
+            source = self._access.credentials
+            is_refused = isinstance(error, UnauthenticatedError) and not is_renewed
+            if not (is_refused and source and used and source.refused(used)):
+                raise error
+            is_renewed = True
+
+    def _renew(self) -> CloudCredentials | None:
+        """Take over the vended credentials; give them."""
+        source = self._access.credentials
+        if source is None:
+            return None
+        with self._lock:
+            credentials = source.current()
+            secret = credentials.values.get("AZURE_STORAGE_SAS_TOKEN")
+            if secret is None:
+                reason = f"the credentials vended for it are not Azure's but for {credentials.provider}"
+                raise UnauthenticatedError("open", self._url, reason)
+            sas = secret.reveal().lstrip("?")
+            if sas != self._sas.signature:
+                self._sas.update(sas)
+        return credentials
+
+
+def _pieces(response: HttpResponse) -> Iterator[bytes]:
+    pieces = response.iter_raw()  # as they are stored, also when they are said to be compressed
+    while (piece := without_url(lambda: next(pieces, None))) is not None:
+        yield piece
+
+
+def _identity(account: AzureAccount, url: str) -> Any:
+    """Give the identity of the machine or the pod, which is sent through TLS only."""
+    if account.endpoint.startswith("https://"):
+        with suppress(ImportError):
+            return import_module("azure.identity").DefaultAzureCredential()  # optional
+    raise UnauthenticatedError("open", url, account.reason)
+
+
+def _policy_of(credential: Any) -> Any:
+    if isinstance(credential, AzureSasCredential):
+        return AzureSasCredentialPolicy(credential)
+    if hasattr(credential, "get_token"):
+        return BearerTokenCredentialPolicy(credential, _STORAGE_SCOPE)
+    return credential  # the SDK's policy that signs with the account's key
+
+
+def _info(blob: Any) -> ObjectInfo:
+    checksum = _checksum(blob.metadata or {}, blob.content_settings.content_md5)
+    return ObjectInfo(blob.name, blob.size, bare_etag(blob.etag), blob.last_modified, checksum)
+
+
+def _range_of(response: HttpResponse) -> str:
+    return response.headers.get("Content-Range", "")
+
+
+def _info_of_answer(name: str, response: HttpResponse) -> ObjectInfo:
+    headers = response.headers
+    _, _, whole = _range_of(response).partition("/")
+    start = "x-ms-meta-"
+    metadata = {key[len(start) :]: headers[key] for key in headers if key.lower().startswith(start)}
+    md5 = headers.get("x-ms-blob-content-md5" if whole else "Content-MD5", "")
+    return ObjectInfo(
+        name,
+        int(whole or headers["Content-Length"]),
+        bare_etag(headers["ETag"]),
+        parsedate_to_datetime(headers["Last-Modified"]),
+        _checksum(metadata, b64decode(md5)),
+    )
+
+
+def _checksum(metadata: Mapping[str, str], md5: bytes | None) -> str | None:
+    """Give our own checksum, else the one that Azure keeps of blobs that were put whole."""
+    for name, value in metadata.items():
+        if name.lower() == SHA256_METADATA_AZURE:
+            return f"sha256:{value}"
+    return f"md5:{md5.hex()}" if md5 else None
+
+
+def _names_of_azure(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("-", "_"): value for name, value in metadata.items()}
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    return bare_etag(str(answer["etag"]))

@@ -1,0 +1,1 @@
+"""The fast lane: all three clouds through obstore."""

@@ -1,0 +1,387 @@
+"""
+Google Cloud Storage, and servers that speak its protocol, over the SDK google-cloud-storage.
+
+Most verbs are the SDK's. Reading and the parts of large files go through its authorised session to the XML
+API, https://cloud.google.com/storage/docs/xml-api/overview: there one answer has content, metadata and
+hashes, where the SDK makes a request more or keeps the metadata to itself. An object's ETag is its
+generation, which both APIs know. Objects with `Content-Encoding: gzip` are read as they are stored.
+
+What is sent is compared by the service with its CRC32C or MD5, what arrives by us (`CloudStore`): with our
+own metadata, else with the service's MD5, or CRC32C where an object came in parts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import threading
+import uuid
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+from xml.etree import ElementTree as ET
+
+from google.api_core.exceptions import PreconditionFailed
+from google.cloud.storage.exceptions import InvalidResponse
+
+from htcjob.errors import StorageError, TransientError
+from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, part_pool
+from htcjob.storage.contract import ObjectInfo
+from htcjob.storage.gcs.connection import TIMEOUT_S, Connection
+from htcjob.storage.gcs.errors import SDK_ERRORS, SourceChangedError, answer_of, meaning_of
+from htcjob.storage.ordering import whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import requests
+
+    from htcjob.storage.access import Access
+
+T = TypeVar("T")
+
+_MOST_PARTS = 10_000
+"""https://cloud.google.com/storage/quotas#requests"""
+_PIECE_BYTES = 1 << 20
+_CONTENT_TYPE = "application/octet-stream"
+_UPLOAD_METADATA = "htcjob-upload"
+"""Name of the metadata by which an upload is known again after its last answer was lost."""
+_FIELDS = "items(name,size,generation,updated,md5Hash,crc32c,metadata),nextPageToken"
+
+
+def open_bucket(container: str, access: Access) -> GcsBucket:
+    """Give the bucket *container*; no request is made. All buckets of an *access* share their connections."""
+    for bucket in access.buckets.values():
+        if isinstance(bucket, GcsBucket):
+            return GcsBucket(container, access, bucket.connection)
+    return GcsBucket(container, access, Connection(access))
+
+
+class GcsBucket(Bucket):
+    """One bucket."""
+
+    def __init__(self, container: str, access: Access, connection: Connection) -> None:
+        self._bucket = container
+        self._access = access
+        self.connection = connection
+
+    @property
+    def is_of_cloud(self) -> bool:
+        """Whether no other endpoint is set."""
+        return not (self._access.endpoint or self._access.environ.get("STORAGE_EMULATOR_HOST"))
+
+    def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
+        """Begin to read an object or a range of it."""
+        # Who does not accept gzip gets such objects unpacked, without length or ranges:
+        # https://cloud.google.com/storage/docs/transcoding
+        headers = {"Accept-Encoding": "gzip"}
+        is_range = start > 0 or stop is not None
+        if is_range:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if etag is not None:
+            headers["x-goog-if-generation-match"] = etag
+        expected = 206 if is_range else 200
+        try:
+            answer = self._request("GET", name, headers=headers, stream=True, expected=expected)
+        except InvalidResponse as error:
+            if error.response.status_code == 416 and start and stop is None:
+                info = self.head(name)
+                if info.size_bytes == start:  # HTTP has no range for nothing at the end
+                    return Body(info, start, start, iter(()), lambda: None)
+            raise
+        if "x-goog-generation" in answer.headers:
+            info = _info_of_answer(name, answer.headers)
+        else:  # not Google's own server
+            answer.close()
+            info = self.head(name)
+            answer = self._request("GET", name, headers=headers, stream=True, expected=expected)
+        arriving_bytes = int(answer.headers.get("Content-Length", info.size_bytes))
+        pieces = answer.raw.stream(_PIECE_BYTES, decode_content=False)
+        return Body(info, start, start + arriving_bytes, pieces, _closing(answer))
+
+    def put(self, name: str, data: bytes, *, if_absent: bool, metadata: Mapping[str, str]) -> str | None:
+        """Write a whole object in one request (two and more above 8 MiB)."""
+        blob = self._blob(name, metadata)
+        condition = {"if_generation_match": 0} if if_absent else {}
+        try:
+            blob.upload_from_string(
+                data, _CONTENT_TYPE, checksum="auto", retry=None, timeout=TIMEOUT_S, **condition
+            )
+        except PreconditionFailed:
+            if if_absent:
+                return None
+            raise
+        return str(blob.generation)
+
+    def upload(self, name: str, path: str, size_bytes: int, *, metadata: Mapping[str, str]) -> str:
+        """
+        Write a large file in parallel parts, each tried again by itself.
+
+        In one stream, which is not tried again, where the server knows no multipart uploads or the token may
+        not begin one: that is a permission of its own, `storage.multipartUploads.create`.
+        """
+        token = uuid.uuid4().hex
+        headers = {f"x-goog-meta-{key}": value for key, value in metadata.items()}
+        headers |= {f"x-goog-meta-{_UPLOAD_METADATA}": token, "Content-Type": _CONTENT_TYPE}
+        with open(path, "rb", buffering=0) as file:
+            try:
+                answer = self._request("POST", name, query="?uploads", headers=headers)
+            except InvalidResponse as error:
+                if error.response.status_code not in (403, 501):
+                    raise
+                return self._upload_in_one_stream(name, file, size_bytes, metadata)
+            upload = f"uploadId={quote(_text(answer, 'UploadId'), safe='')}"
+            try:
+                parts = self._send_parts(name, upload, file.fileno(), size_bytes)
+                return self._complete(name, upload, parts, token)
+            except BaseException:
+                with suppress(Exception):
+                    self._try(name, lambda: self._request("DELETE", name, query=f"?{upload}", expected=204))
+                raise
+
+    def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
+        """Give the objects whose name begins with *prefix*, after *start_after*, a page at a time."""
+        blobs = self.connection.client.list_blobs(
+            self._bucket,
+            prefix=prefix,
+            start_offset=start_after or None,  # that name itself included
+            fields=_FIELDS,
+            retry=None,
+            timeout=TIMEOUT_S,
+        )
+
+        def pages() -> Iterator[tuple[Iterator[ObjectInfo], str | None]]:
+            for page in blobs.pages:
+                token = blobs.next_page_token or None
+                yield map(_info_of_blob, page), token
+                if token is None:
+                    return
+
+        return whole(pages(), self._url(prefix))
+
+    def head(self, name: str) -> ObjectInfo:
+        """Give size, ETag, time of change and checksum."""
+        blob = self._blob(name)
+        blob.reload(retry=None, timeout=TIMEOUT_S)
+        return _info_of_blob(blob)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is an absent one."""
+        self._blob(name).delete(retry=None, timeout=TIMEOUT_S)
+
+    def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
+        """Give what an exception of the SDK, or of a library below it, means."""
+        return meaning_of(operation, url, error, self._bucket)
+
+    def is_mute(self, error: Exception) -> bool:
+        """Whether *error* is a refusal without a code."""
+        answer = answer_of(error)
+        return answer is not None and answer.is_mute
+
+    def _blob(self, name: str, metadata: Mapping[str, str] | None = None) -> Any:
+        blob = self.connection.client.bucket(self._bucket).blob(name)
+        if metadata:
+            blob.metadata = dict(metadata)
+        return blob
+
+    def _request(
+        self,
+        method: str,
+        name: str,
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+        stream: bool = False,
+        expected: int = 200,
+    ) -> requests.Response:
+        """Make a request to the XML API."""
+        endpoint = self.connection.client.api_endpoint
+        answer: requests.Response = self.connection.session.request(
+            method,
+            f"{endpoint}/{self._bucket}/{quote(name, safe='')}{query}",
+            data=data,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            stream=stream,
+        )
+        if answer.status_code != expected:
+            with answer:
+                if answer.status_code >= 300:
+                    answer.content  # noqa: B018 - read and kept, for `error`
+            raise InvalidResponse(answer)
+        return answer
+
+    def _upload_in_one_stream(
+        self, name: str, file: io.FileIO, size_bytes: int, metadata: Mapping[str, str]
+    ) -> str:
+        blob = self._blob(name, metadata)
+        blob.chunk_size = PART_BYTES
+        options = {"checksum": "auto", "retry": None, "timeout": TIMEOUT_S}
+        try:
+            blob.upload_from_file(file, size=size_bytes, content_type=_CONTENT_TYPE, **options)
+        except ValueError as error:  # the file is shorter than that
+            raise SourceChangedError from error
+        return str(blob.generation)
+
+    def _send_parts(self, name: str, upload: str, descriptor: int, size_bytes: int) -> Sequence[str]:
+        """Send all parts; give their ETags."""
+        part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
+        is_over = threading.Event()
+
+        def send(start: int) -> str:
+            stop = min(start + part_bytes, size_bytes)
+
+            def once() -> str:
+                if is_over.is_set():
+                    raise SourceChangedError  # nobody asks any more
+                query = f"?partNumber={start // part_bytes + 1}&{upload}"
+                headers = {"x-goog-hash": f"md5={_Part(descriptor, start, stop).md5()}"}
+                part = _Part(descriptor, start, stop)
+                answer = self._request("PUT", name, query=query, headers=headers, data=part)
+                return str(answer.headers["ETag"])
+
+            return self._try(name, once)
+
+        parts = [part_pool().submit(send, start) for start in range(0, size_bytes, part_bytes)]
+        try:
+            return [part.result() for part in parts]
+        finally:
+            is_over.set()
+            for part in parts:
+                part.cancel()
+            for part in parts:
+                with suppress(BaseException):
+                    part.result()  # no part is sent after the upload is given up
+
+    def _complete(self, name: str, upload: str, etags: Sequence[str], token: str) -> str:
+        """Make an object of the parts; give its generation."""
+        root = ET.Element("CompleteMultipartUpload")
+        for number, etag in enumerate(etags, start=1):
+            part = ET.SubElement(root, "Part")
+            ET.SubElement(part, "PartNumber").text = str(number)
+            ET.SubElement(part, "ETag").text = etag
+        body = ET.tostring(root)
+        may_be_done = False
+
+        def once() -> str:
+            nonlocal may_be_done
+            try:
+                answer = self._request("POST", name, query=f"?{upload}", data=body)
+                return str(answer.headers.get("x-goog-generation") or self.head(name).etag)
+            except SDK_ERRORS as error:
+                is_gone = isinstance(error, InvalidResponse) and error.response.status_code == 404
+                if not may_be_done or not is_gone:
+                    may_be_done = True
+                    raise
+            # An earlier try may have been carried out although its answer did not come.
+            blob = self._blob(name)
+            blob.reload(retry=None, timeout=TIMEOUT_S)
+            if (blob.metadata or {}).get(_UPLOAD_METADATA) != token:
+                raise TransientError("put", self._url(name), "replaced by another writer, or lost, meanwhile")
+            return str(blob.generation)
+
+        return self._try(name, once)
+
+    def _try(self, name: str, request: Callable[[], T]) -> T:
+        """Make a request; again while it fails for a passing reason, and once with new credentials."""
+
+        def once() -> T:
+            try:
+                return request()
+            except SDK_ERRORS as error:
+                meaning = self.error("put", self._url(name), error)
+                if isinstance(meaning, TransientError):
+                    raise meaning from error
+                raise
+
+        source = self._access.credentials
+        used = source.current() if source is not None else None
+        try:
+            return self._access.retry.call(once)
+        except InvalidResponse as error:
+            is_refused = error.response.status_code == 401
+            if source is None or used is None or not is_refused or not source.refused(used):
+                raise
+        return self._access.retry.call(once)
+
+    def _url(self, name: str) -> str:
+        return f"gs://{self._bucket}/{name}"
+
+
+class _Part(io.RawIOBase):
+    """The bytes of a file from *start* to *stop* as a file, so that no part is in memory as a whole."""
+
+    def __init__(self, descriptor: int, start: int, stop: int) -> None:
+        self._descriptor = descriptor
+        self._start = self._position = start
+        self._stop = stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position - self._start
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._stop - self._position)
+        if wanted == 0:
+            return 0
+        n = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._position)
+        if n == 0:
+            raise SourceChangedError
+        self._position += n
+        return n
+
+    def md5(self) -> str:
+        """Read all; give the digest in base64."""
+        hasher = hashlib.md5(usedforsecurity=False)
+        while data := self.read(_PIECE_BYTES):
+            hasher.update(data)
+        return base64.b64encode(hasher.digest()).decode()
+
+
+def _info_of_answer(name: str, headers: Mapping[str, str]) -> ObjectInfo:
+    # https://cloud.google.com/storage/docs/xml-api/reference-headers
+    hashes = dict(one.strip().split("=", 1) for one in headers.get("x-goog-hash", "").split(",") if one)
+    return ObjectInfo(
+        name,
+        int(headers["x-goog-stored-content-length"]),
+        headers["x-goog-generation"],
+        parsedate_to_datetime(headers["Last-Modified"]),
+        _checksum(headers.get(f"x-goog-meta-{SHA256_METADATA}"), hashes.get("md5"), hashes.get("crc32c")),
+    )
+
+
+def _info_of_blob(blob: Any) -> ObjectInfo:
+    sha256 = (blob.metadata or {}).get(SHA256_METADATA)
+    checksum = _checksum(sha256, blob.md5_hash, blob.crc32c)
+    return ObjectInfo(blob.name, blob.size, str(blob.generation), blob.updated, checksum)
+
+
+def _checksum(sha256: str | None, md5: str | None, crc32c: str | None) -> str | None:
+    """Give the best of the checksums, *md5* and *crc32c* being in base64."""
+    if sha256 is not None:
+        return f"sha256:{sha256.lower()}"
+    for name, value in (("md5", md5), ("crc32c", crc32c)):
+        if value is not None:
+            return f"{name}:{base64.b64decode(value).hex()}"
+    return None
+
+
+def _text(answer: requests.Response, name: str) -> str:
+    return ET.fromstring(answer.content).findtext(f"{{*}}{name}") or ""  # noqa: S314 - the service's own
+
+
+def _closing(answer: requests.Response) -> Callable[[], None]:
+    def close() -> None:
+        with suppress(Exception):
+            answer.close()
+
+    return close

@@ -1,0 +1,1 @@
+"""Directories as stores, and how their files are written, named and fail."""

@@ -1,0 +1,1 @@
+"""The same array on an engine that exists."""

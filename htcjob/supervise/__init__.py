@@ -1,0 +1,1 @@
+"""Commands and their processes, from start to the last orphan."""

@@ -1,0 +1,314 @@
+"""
+Runs a command: own process group, signals passed on, timeout, grace, leftovers ended.
+
+The command owns its output: standard output and error are inherited, nothing is read or copied.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
+
+from htcjob.errors import ShortageError
+from htcjob.outcome.endings import CommandResult
+from htcjob.supervise.bounded_call import OVERTIME_S
+from htcjob.supervise.children import LEFTOVERS_GRACE_S, Command, exit_fd, is_suspended, signal_group
+from htcjob.supervise.signals import STOPPING, Signals
+from htcjob.supervise.terminal import is_interactive
+from htcjob.trouble import in_words, is_passing, let_go, look
+
+__all__ = ["STOPPING", "Signals", "check_program", "run_command"]
+
+FINISHING_SHARE = 0.8
+"""Part of the grace period in which a command that may finish is left alone; the rest is for SIGTERM."""
+
+LOOK_AGAIN_S = 1.0
+"""How long a command that is being stopped is waited for at a time: a signal that comes just before poll(2)
+wakes nobody, and where one came, more may follow at once."""
+
+EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
+
+RESET = tuple(
+    signum
+    for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
+    if (signum := getattr(signal, name, None)) is not None
+)
+"""Python ignores the first two, whoever started us perhaps the last; a command must not inherit that."""
+
+START_WAITS_S = (0.05, 0.2, 0.5, 1.0)
+"""Seconds before each further try to start a command that passing trouble keeps from starting: there is no
+process left on this machine, say, or its program is being written still."""
+
+
+def run_command(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    signals: Signals,
+    timeout_s: float | None = None,
+    grace_s: float = 30.0,
+    may_finish: bool = False,
+    lends_terminal: bool = False,
+) -> CommandResult:
+    """
+    Run *argv* to its end, and tell how it ended; raises nothing for what the command does.
+
+    At the timeout the command's whole process group is sent SIGTERM, and SIGKILL when the grace period is
+    over; the same when a stop signal came, which is passed on. The clock goes on while we are suspended.
+    Whatever the command leaves behind, daemons in sessions of their own too, is ended (`Children`). When we
+    are killed ourselves, so is its process group (`dies_with_us`). May be called from several threads.
+
+    The command has a session of its own; where we have a controlling terminal, a process group of our
+    session, so that it has that terminal too, as a shell's job would.
+
+    Args:
+        argv: Program and arguments; the program is looked up on PATH.
+        environment: All variables of the command; HTCJOB_OUTPUT_DIR tells whose a daemon is, where
+            several commands run at a time.
+        signals: Where stop signals arrive.
+        timeout_s: Seconds; None: no timeout.
+        grace_s: Seconds from SIGTERM to SIGKILL.
+        may_finish: For commands that are one of many and short: stop signals and warnings are not passed
+            on, most of the grace period is for finishing, and standard input is empty instead of inherited;
+            they have no terminal.
+        lends_terminal: A person's Ctrl-C and Ctrl-Z are for the command, which need not end of them. Else
+            they reach us first, and Ctrl-C stops the attempt, until the command reads from the terminal.
+
+    Raises:
+        ShortageError: this machine has no process or file descriptor left to start it.
+    """
+    started = time.monotonic()
+    output_dir = environment.get("HTCJOB_OUTPUT_DIR")
+    command = Command(
+        may_finish=may_finish,
+        is_job=signals.terminal is not None and not may_finish,
+        mark=None if output_dir is None else os.fsencode(f"HTCJOB_OUTPUT_DIR={output_dir}"),
+    )
+
+    def spawn() -> int:
+        return os.posix_spawnp(
+            argv[0],
+            list(argv),
+            environment,
+            file_actions=EMPTY_STDIN if may_finish else (),
+            setsigdef=(*RESET, *signals.set_by_us),
+            **({"setpgroup": 0} if command.is_job else {"setsid": True}),
+        )
+
+    lends_terminal = lends_terminal and is_interactive()
+    try:
+        pid = _started(lambda: signals.start(spawn, command, lends_terminal=lends_terminal), signals)
+    except OSError as error:
+        return _not_started(argv[0], error)
+    except ValueError as error:  # a NUL in an argument or variable
+        return CommandResult(126, start_error=f"command cannot be started: {error}")
+    leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
+    with ExitStack() as protection:
+        try:
+            protection.enter_context(dies_with_us(pid))
+            with exit_fd(pid) as ended:
+                stop = _await_exit(
+                    pid,
+                    ended,
+                    signals=signals,
+                    deadline=None if timeout_s is None else started + timeout_s,
+                    grace_s=grace_s,
+                    may_finish=may_finish,
+                )
+            elapsed_s = time.monotonic() - started
+            if signals.stopped_at is not None:  # half of the overtime, for both steps of it
+                ends_at = signals.stopped_at + grace_s + OVERTIME_S
+                leftovers_grace_s = min(leftovers_grace_s, max(ends_at - time.monotonic(), 0.0) / 4)
+            is_all_over = signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
+        except BaseException as error:  # whatever failed here, the command must not go on unwatched
+            signal_group(pid, signal.SIGKILL)
+            if is_passing(error):
+                raise ShortageError(f"command cannot be watched: {in_words(error)}") from error
+            raise
+        finally:
+            status, usage = signals.wait(pid)
+        if not signals.children.adopts:
+            _end_group(pid, grace_s=leftovers_grace_s)
+    code = os.waitstatus_to_exitcode(status)
+    if stop is None and signals.stop_signal is not None:
+        # The signal and the exit came together. A command that was told to stop has not finished.
+        stop = _Stop.SIGNAL if not may_finish or signals.may_have_ended(code) else None
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return CommandResult(
+        exit_status=code if code >= 0 else 128 - code,
+        signal=-code if code < 0 else None,
+        excuse=("" if stop else signals.excuse(code, may_finish=may_finish, since=started, cpu_s=cpu_s)),
+        timed_out=stop is _Stop.TIMEOUT,
+        stopped_by=signals.stop_signal if stop is _Stop.SIGNAL else None,
+        shortage=signals.children.shortage(command, code),
+        is_all_over=is_all_over,
+        elapsed_s=elapsed_s,
+        cpu_s=cpu_s,
+        peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),
+    )
+
+
+def _started(start: Callable[[], int], signals: Signals) -> int:
+    """Give what *start* gives, tried again while passing trouble is in the way; the last one is raised."""
+    for wait_s in START_WAITS_S:
+        try:
+            return start()
+        except OSError as error:
+            if not is_passing(error) or signals.sleep(wait_s):
+                raise
+    return start()
+
+
+class _Stop(Enum):
+    """Why we stopped a command."""
+
+    TIMEOUT = "timeout"
+    SIGNAL = "signal"
+
+
+def _await_exit(
+    pid: int,
+    exit_fd: int,
+    *,
+    signals: Signals,
+    deadline: float | None,
+    grace_s: float,
+    may_finish: bool,
+) -> _Stop | None:
+    """Wait for the command's exit, stopping it where it must be; tell why we stopped it, if we did."""
+    stop: _Stop | None = None
+    finish_by: float | None = None
+    kill_at: float | None = None
+    while True:
+        alarms = [kill_at] if stop else [moment for moment in (deadline, finish_by) if moment is not None]
+        watched = [exit_fd] if stop or finish_by else [exit_fd, signals.stop_fd]
+        until = min((alarm for alarm in alarms if alarm is not None), default=None)
+        if stop:
+            look_at = time.monotonic() + LOOK_AGAIN_S
+            until = look_at if until is None else min(until, look_at)
+        ready = signals.children.wait_readable(watched, until)
+        now = time.monotonic()
+        if exit_fd in ready:
+            return stop
+        if ready and may_finish and signals.stop_signal != signal.SIGINT:
+            finish_by = now + grace_s * FINISHING_SHARE
+        elif ready:
+            stop, kill_at = _Stop.SIGNAL, now + grace_s
+            if is_suspended(pid):  # it takes what it was sent when it goes on
+                signal_group(pid, signal.SIGCONT)
+        elif all(alarm is None or now < alarm for alarm in alarms):
+            continue  # poll came back early
+        elif stop:
+            signal_group(pid, signal.SIGKILL)
+            kill_at = None
+        else:
+            if deadline is not None and now >= deadline:
+                stop, kill_at = _Stop.TIMEOUT, now + grace_s
+            else:
+                stop, kill_at = _Stop.SIGNAL, now + grace_s * (1 - FINISHING_SHARE)
+            signal_group(pid, signal.SIGTERM)
+            signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+
+
+@contextmanager
+def dies_with_us(group: int) -> Iterator[None]:
+    """
+    Have the kernel kill the process group *group* when this process is gone, however it went.
+
+    A pipe of which we hold both ends and nobody else any: whichever end is closed first, the other one's
+    owner, which is the group, is sent the signal that it asked for (https://man7.org/linux/man-pages/man2/F_SETSIG.2const.html).
+    PR_SET_PDEATHSIG would reach the command only, not its children, and needs a program between us and it.
+    Processes that left the group live on. PID 1 needs none of this, with it everything is gone. The end of
+    the context kills whatever is in the group still.
+    """
+    ends: tuple[int, ...] = ()
+    if sys.platform == "linux" and os.getpid() != 1:
+        import fcntl
+
+        with suppress(OSError):
+            ends = os.pipe()
+            for end in ends:
+                fcntl.fcntl(end, fcntl.F_SETOWN, -group)
+                fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+                fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC)
+    try:
+        yield
+    finally:
+        for end in ends:
+            let_go(end)
+
+
+def _end_group(group: int, *, grace_s: float) -> None:
+    """End what an ended command left in its group, where orphans are not ours: politely, then surely."""
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        if not signal_group(group, signum):
+            return
+        until = time.monotonic() + grace_s
+        while time.monotonic() < until:
+            if not signal_group(group, 0):
+                return
+            time.sleep(0.01)
+
+
+def check_program(program: str, path: str | None) -> CommandResult | None:
+    """
+    Give the ending of a command whose program could not be started, or None when it looks startable.
+
+    Asked before any work, so that a mistyped name costs nothing.
+
+    Args:
+        program: The command's first word.
+        path: The PATH to look it up on; None: the system's default.
+    """
+    is_there = False
+    for candidate in _candidates(program, path):
+        try:
+            status = look(candidate)
+        except OSError as error:
+            return _not_started(program, error)
+        if status is None:
+            continue
+        is_there = True
+        # It tells no errno; asked again, it is not for a moment's trouble that it says no.
+        if stat.S_ISREG(status.st_mode) and any(os.access(candidate, os.X_OK) for _ in range(2)):
+            return None
+    return _not_started(program, OSError(errno.EACCES if is_there else errno.ENOENT, "Permission denied"))
+
+
+def _candidates(program: str, path: str | None) -> list[str]:
+    """Give where a program may be, as a shell looks for it."""
+    if os.path.dirname(program) or not program:
+        return [program]
+    folders = os.defpath if path is None else path
+    return [os.path.join(folder, program) for folder in folders.split(os.pathsep)]
+
+
+def _not_started(program: str, error: OSError) -> CommandResult:
+    """Tell apart, as a shell does: 127 not found, 126 found and not executable; and say what helps."""
+    if is_passing(error):
+        raise ShortageError(f"command cannot be started now: {program}: {error.strerror}") from error
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        hint = ""
+        if os.path.dirname(program) and os.path.exists(program):
+            hint = " (its first line names an interpreter that is not there)"
+        elif not os.path.dirname(program) and os.path.isfile(program):
+            hint = f" on PATH; write ./{program}"
+        shown = program or "'' (an empty word)"
+        return CommandResult(127, start_error=f"command not found: {shown}{hint}", is_unusable=True)
+    hint = ""
+    if error.errno == errno.EACCES and os.path.isfile(program):
+        hint = "; chmod +x it?"
+    elif error.errno == errno.ENOEXEC:
+        hint = "; a script needs a first line such as #!/bin/sh"
+    return CommandResult(
+        126,
+        start_error=f"command not executable: {program}: {error.strerror}{hint}",
+        is_unusable=error.errno in (errno.EACCES, errno.ENOEXEC),
+    )

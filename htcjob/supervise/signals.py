@@ -1,0 +1,349 @@
+"""
+The signals this process is sent, and what becomes of them.
+
+Some ask this attempt to stop, some to pause, and others are warnings, as batch systems send them ahead of the
+end. All go to a command that has the whole chunk, or is a plain entrypoint: as PID 1 or not, on a terminal
+or not, what a person's or a platform's signal does to it is what it would do without us. A command that may
+finish is one of many, and knows nothing of the platform: it gets what a person does at a terminal, no more.
+"""
+
+from __future__ import annotations
+
+import os
+import resource  # `children.py` has it already
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+from htcjob.outcome.endings import StopCause, signal_name
+from htcjob.supervise.children import Children, Command, signal_group, wait_readable
+from htcjob.supervise.terminal import Terminal, is_orphaned
+from htcjob.trouble import let_go
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that ask this attempt to stop; they are passed on, and the grace period begins."""
+
+_PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+"""Signals that suspend a job until SIGCONT."""
+
+_NOT_PASSED_ON = {
+    *(signal.SIGKILL, signal.SIGSTOP),  # never seen
+    signal.SIGCHLD,  # about children of ours
+    *(signal.SIGPIPE, signal.SIGXFSZ),  # about what we write ourselves; Python ignores them
+    # A fault of ours; a handler that returns to it would never end.
+    *(
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGABRT,
+        signal.SIGSYS,
+    ),
+}
+
+
+_FOR_ALL = {signal.SIGINT, signal.SIGCONT, *_PAUSING}
+"""What a person does at a terminal; commands that may finish get it too."""
+
+_HARMLESS = {signal.SIGCONT, signal.SIGWINCH, signal.SIGURG, *_PAUSING}
+"""Signals of which no process ends that does not ask for it."""
+
+LATE_S = 0.5
+"""Seconds by which a signal for every process of a job reaches us later than the command that it ended."""
+
+MOMENT_S = 0.02
+"""Seconds that every failed command waits for a signal on which it may have exited: ours may come yet."""
+
+_LONGEST_TIMER_S = 1e9
+"""A kernel's timer holds no number of seconds that --deadline may be."""
+
+
+class Signals:
+    """
+    The signals this process is sent, from `__enter__` to `__exit__`.
+
+    They go to every running command's process group at once. Must be entered in the main thread, which is
+    where signals arrive; commands may run in any. A signal that was ignored when we started (`nohup`) stays
+    ignored.
+    """
+
+    def __init__(self) -> None:
+        self.stop_signal: int | None = None
+        """The first signal that asked us to stop."""
+        self.stopped_at: float | None = None
+        """When it came."""
+        self.on_stop: Callable[[int], None] | None = None
+        """Called with it, maybe in its handler; must not wait, nor take a lock."""
+        self._requests: set[int] = set()
+        """All signals that asked us to stop."""
+        self._came: dict[int, float] = {}
+        """When each signal was sent to us last by somebody else, of those that may end a process."""
+        self.stop_cause = StopCause.SIGNAL
+        """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
+        self._is_noticed = False
+        """`stop_by_notice` was called."""
+        self.children = Children()
+        self.terminal: Terminal | None = None
+        """Our controlling terminal, where we have one."""
+        self.set_by_us: tuple[int, ...] = ()
+        """Signals that we ignore and that a command must not inherit as ignored."""
+        self._missed: list[int] = []
+        """What came while a command was being started."""
+        self._is_suspending = False
+        """Whether the commands were stopped by us, with us."""
+        self._previous: dict[int, Any] = {}
+        self._stop_read, self._stop_write = -1, -1
+        self._stop_at: float | None = None
+        """When `stop_after` takes effect."""
+        self._is_alarm_due = False
+        """Its alarm is still to come."""
+
+    def __enter__(self) -> Signals:
+        self._stop_read, self._stop_write = os.pipe()
+        self.terminal = Terminal.find()
+        for signum in signal.valid_signals() - _NOT_PASSED_ON:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._receive)
+        if self.terminal is not None:
+            # With a handler, our own output on a terminal that a command holds could never be written.
+            self.set_by_us = tuple({signal.SIGTTIN, signal.SIGTTOU} & self._previous.keys())
+            for ignored in self.set_by_us:
+                signal.signal(ignored, signal.SIG_IGN)
+        # Where it is ignored, the kernel reaps children itself and their exit status is lost.
+        self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._see_children)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.children.close()
+        if self._stop_at is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._set_back()
+        if self.terminal is not None:
+            self.terminal.close()
+        let_go(self._stop_read)
+        let_go(self._stop_write)
+
+    def _set_back(self) -> None:
+        """Give every signal its former handler."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous.clear()
+
+    def stop_after(self, seconds: float) -> None:
+        """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
+        seconds = min(seconds, _LONGEST_TIMER_S)
+        self._stop_at = time.monotonic() + seconds
+        self._set_alarm(seconds)
+
+    def _set_alarm(self, seconds: float) -> None:
+        """Have the alarm of `stop_after` come after so long, in place of an earlier one."""
+        self._is_alarm_due = True
+        self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+
+    def stop_by_notice(self) -> None:
+        """Ask this attempt to stop now, as SIGTERM would; may be called in any thread."""
+        self._is_noticed = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def ask_to_stop(self, signum: int) -> None:
+        """Take *signum* for a request to stop; the first one counts. May be called from any thread."""
+        self._requests.add(signum)
+        if self.stop_signal is None:
+            self.stop_cause = self._cause()
+            self.stop_signal, self.stopped_at = signum, time.monotonic()
+            os.write(self._stop_write, b"!")
+            if self.on_stop is not None:
+                self.on_stop(signum)
+
+    def _cause(self) -> StopCause:
+        """Say whose a request to stop is that comes now."""
+        if self.stops_in_s == 0:
+            return StopCause.DEADLINE
+        return StopCause.NOTICE if self._is_noticed else StopCause.SIGNAL
+
+    def request_in(self, signum: int) -> int:
+        """Give the request to stop that *signum*, coming now, is: our own alarm is SIGTERM; 0: none."""
+        if signum == signal.SIGALRM and self.stops_in_s == 0:
+            return signal.SIGTERM
+        return signum if signum in STOPPING else 0
+
+    def may_have_ended(self, code: int) -> bool:
+        """
+        Tell whether a command that may finish has perhaps ended of a request to stop.
+
+        Ctrl-C reaches it, and of any other it has died where somebody sent it to every process of a job.
+
+        Args:
+            code: Its exit status, or -n for signal n.
+        """
+        return signal.SIGINT in self._requests or -code in self._requests
+
+    def excuse(self, code: int, *, may_finish: bool, since: float, cpu_s: float) -> str:
+        """
+        Return what from outside a command has perhaps ended of, in words; empty: nothing, that we know of.
+
+        A batch system may send its warnings and requests to stop to every process of a job: what such a
+        signal ends, or moves to end itself, is not to blame. A command that we tell of all signals has ended
+        of one only where that killed it; what it exits with is its own word.
+
+        Args:
+            code: Its exit status, or -n for signal n.
+            may_finish: It is not told of warnings and requests to stop, by us.
+            since: When it began, by the monotonic clock.
+            cpu_s: Seconds of CPU time that it has used.
+        """
+        if code == 0 or (code > 0 and not may_finish):
+            return ""
+        signum = -code if code < 0 else code - 128  # as a shell says it of what it ran
+        is_used_up = signum == signal.SIGXCPU or (signum == signal.SIGKILL and cpu_s >= _longest_cpu_s())
+        if may_finish and is_used_up:
+            return "its CPU time was used up (ulimit -t)"
+        until = time.monotonic() + (LATE_S if signum in self._previous else MOMENT_S)
+        while True:
+            came = list(self._came.items())  # at once: a handler may add to it meanwhile
+            known = [told for told, at in came if told == signum or (may_finish and at >= since)]
+            if known or not may_finish or time.monotonic() >= until:
+                return f"{signal_name(known[0])} was sent to the job" if known else ""
+            time.sleep(MOMENT_S / 4)
+
+    @property
+    def stops_in_s(self) -> float | None:
+        """Seconds until `stop_after` takes effect; None: never."""
+        return None if self._stop_at is None else max(self._stop_at - time.monotonic(), 0.0)
+
+    @contextmanager
+    def many_commands(self) -> Iterator[None]:
+        """
+        Have a command's end wake only the thread that waits for it, as long as the context lasts.
+
+        SIGCHLD would wake the main thread, and `LastResort`'s, and for commands as short as `true` that is
+        a third of all the time. Must be entered in the main thread. A job that needs the terminal must not
+        run meanwhile.
+        """
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.children.is_told = False
+        try:
+            yield
+        finally:
+            self.children.is_told = True
+            signal.signal(signal.SIGCHLD, before)
+            self.children.reap()
+
+    @property
+    def stop_fd(self) -> int:
+        """A file descriptor that is readable, for ever, once a stop signal came."""
+        return self._stop_read
+
+    def sleep(self, seconds: float) -> bool:
+        """Wait, from any thread; True when a stop signal came, at once."""
+        return bool(wait_readable([self._stop_read], time.monotonic() + seconds))
+
+    def start(self, spawn: Callable[[], int], command: Command, *, lends_terminal: bool) -> int:
+        """
+        Start a command, and give its process id; what arrives goes to its process group too, until `wait`.
+
+        A command that may finish is not told of a request to stop, so that it uses its grace period to
+        finish, nor of warnings; a person's Ctrl-C (SIGINT) reaches every command. A job of our session gets
+        the terminal when it asks for it, or at once where *lends_terminal*.
+        """
+        with self.children.lock:
+            self._missed.clear()
+            pid = self.children.start(spawn, command)
+            for signum in dict.fromkeys([*filter(None, [self.stop_signal]), *self._missed]):
+                self._pass_on(signum, {pid: command})
+        if lends_terminal and self.terminal is not None and self.terminal.is_ours:
+            self.terminal.lend(pid)
+        self._see_stopped()  # it may have asked for the terminal before it was known
+        return pid
+
+    def wait(self, pid: int) -> tuple[int, resource.struct_rusage]:
+        """
+        Wait for a command, and give its wait status and what it used.
+
+        Where the command had the terminal to itself, and a person ended it by Ctrl-C or Ctrl-\\, we have
+        been asked to stop, and so has the script around us.
+        """
+        status, usage = self.children.wait(pid)
+        if self.terminal is not None and self.terminal.borrower == pid:
+            self.terminal.take_back()
+            if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGINT, signal.SIGQUIT):
+                os.killpg(os.getpgrp(), os.WTERMSIG(status))
+        return status, usage
+
+    def _receive(self, signum: int, _frame: FrameType | None) -> None:
+        if signum == signal.SIGALRM and self._is_alarm_due and (request := self.request_in(signum)):
+            signum, self._is_alarm_due = request, False
+        elif signum not in _HARMLESS and not self._is_noticed:
+            self._came[signum] = time.monotonic()
+        if signum in STOPPING:
+            self.ask_to_stop(signum)
+        if signum in _PAUSING and self.terminal is not None and is_orphaned():
+            return  # as the kernel would: nobody could make us go on
+        if signum == signal.SIGCONT:
+            self._is_suspending = False
+            if self.terminal is not None:
+                self.terminal.lend_again()
+        with self.children.lock:  # a process group that is signalled is not reaped meanwhile
+            if self.children.is_starting:  # in this very thread, or the lock were not ours
+                self._missed.append(signum)
+            self._pass_on(signum, self.children.running)
+        if signum in _PAUSING:
+            self._is_suspending = True
+            # The kernel refuses it to PID 1; the commands are stopped all the same.
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _pass_on(self, signum: int, commands: dict[int, Command]) -> None:
+        for pid, command in commands.items():
+            if command.may_finish and signum not in _FOR_ALL:
+                continue
+            # The kernel does not stop a process group without a parent in its session, except by SIGSTOP.
+            is_discarded = signum in _PAUSING and not command.is_job
+            signal_group(pid, signal.SIGSTOP if is_discarded else signum)
+
+    def _see_children(self, _signum: int, _frame: FrameType | None) -> None:
+        self.children.reap()
+        self._see_stopped()
+
+    def _see_stopped(self) -> None:
+        """Act on jobs that the terminal has stopped."""
+        if self.terminal is None:
+            return
+        with self.children.lock:
+            for pid, command in self.children.running.items():
+                if command.is_job and not self._is_suspending:
+                    with suppress(ChildProcessError):
+                        if stopped := os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG):
+                            self._job_stopped(pid, stopped.si_status, self.terminal)
+
+    def _job_stopped(self, pid: int, signum: int, terminal: Terminal) -> None:
+        """Lend the terminal to a job that needs it, or stop with the job, as a shell expects of its own."""
+        wants_terminal = signum in (signal.SIGTTIN, signal.SIGTTOU)
+        if wants_terminal and terminal.is_ours:
+            terminal.lend(pid)
+        if wants_terminal and terminal.foreground == pid:
+            signal_group(pid, signal.SIGCONT)
+        elif is_orphaned():
+            if wants_terminal:  # which will never come; what the kernel sends to a group nobody can continue
+                signal_group(pid, signal.SIGHUP)
+            signal_group(pid, signal.SIGCONT)
+        elif signum in _PAUSING or terminal.borrower == pid:
+            terminal.pause_loan()
+            self._is_suspending = True
+            os.killpg(os.getpgrp(), signal.SIGSTOP)
+
+
+def _longest_cpu_s() -> float:
+    """Return the CPU seconds after which the kernel ends a process, by the limit that commands inherit."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    return float("inf") if hard == resource.RLIM_INFINITY else hard - 0.5  # it counts in ticks

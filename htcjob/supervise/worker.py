@@ -1,0 +1,443 @@
+"""
+A warm worker: a Python process that imports once and is fed entries, supervised as a command is.
+
+What it runs is `warm.py`. Whatever goes wrong in it costs the entry in hand only: the process is ended with
+everything it started, and the next entry gets a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from htcjob.errors import CommandNotStartedError, ShortageError
+from htcjob.outcome.endings import TRY_AGAIN, CommandResult, signal_name
+from htcjob.supervise.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
+from htcjob.supervise.command import EMPTY_STDIN, FINISHING_SHARE, RESET, Signals, dies_with_us
+from htcjob.supervise.worker_answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answer
+from htcjob.trouble import let_go
+
+if TYPE_CHECKING:
+    from htcjob.run_options import Plan
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker_program", "program.py")
+
+START_S = 600.0
+"""Seconds that import and `setup` may take."""
+
+_FULL_PIPE_S = 0.005
+"""Seconds until more of a request is written that a pipe does not hold as a whole."""
+
+
+class Answer(NamedTuple):
+    """What became of one call."""
+
+    result: CommandResult
+    """As if it had been a command; an exception is exit status 1."""
+    value: object = None
+    """What the function returned."""
+    problem: str = ""
+    """Why it did not, in its own words."""
+
+
+class _Stop(Enum):
+    TIMEOUT = "timeout"
+    SIGNAL = "signal"
+
+
+class _Process(NamedTuple):
+    pid: int
+    command: Command
+    requests: int
+    answers: int
+    has_ended: int
+    """Readable once it has."""
+    resources: ExitStack
+
+
+class Worker:
+    """
+    One worker; used by one thread at a time.
+
+    Args:
+        target: `module:function`.
+        python: The interpreter.
+        environment: All variables of the process.
+        number: From 0; no two that run have the same.
+        signals: Where stop signals arrive.
+        grace_s: Seconds from SIGTERM to SIGKILL.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        python: str,
+        environment: Mapping[str, str],
+        number: int,
+        signals: Signals,
+        grace_s: float,
+    ) -> None:
+        self._argv = [python, PROGRAM]
+        self._target = target
+        self._environment = {**environment, "HTCJOB_WORKER": str(number)}
+        self._signals = signals
+        self._grace_s = grace_s
+        self._process: _Process | None = None
+        self._pid: int | None = None
+        """Of the process that answers, as it counts, once it is ready."""
+        self._number = 0
+        """Of the request in hand; 0: of none, and the first line is to come."""
+        self._unread = b""
+        self.has_been_ready = False
+        """Whether it could be started once: import and `setup` are not what is wrong."""
+
+    def start(self) -> None:
+        """
+        Start the process, if there is none, without waiting until it is ready.
+
+        Raises:
+            CommandNotStartedError: the interpreter cannot be started.
+            ShortageError: this machine has no process or file descriptor left.
+        """
+        if self._process is not None:
+            return
+        with ExitStack() as resources:
+            try:
+                with ExitStack() as theirs:
+                    their_requests, requests = os.pipe()
+                    theirs.callback(let_go, their_requests)
+                    resources.callback(let_go, requests)
+                    answers, their_answers = os.pipe()
+                    resources.callback(let_go, answers)
+                    theirs.callback(let_go, their_answers)
+                    # Numbers that are free in the new process too: there they lose the close-on-exec flag.
+                    numbers = []
+                    for end in (their_requests, their_answers):
+                        numbers.append(os.dup(end))
+                        theirs.callback(let_go, numbers[-1])
+                    pid, command = self._spawn((their_requests, their_answers), numbers)
+                try:
+                    resources.enter_context(dies_with_us(pid))
+                    has_ended = resources.enter_context(exit_fd(pid))
+                except BaseException:  # it must not go on unwatched
+                    signal_group(pid, signal.SIGKILL)
+                    self._signals.wait(pid)
+                    raise
+            except OSError as error:
+                raise ShortageError(f"worker cannot be started now: {error.strerror}") from error
+            os.set_blocking(requests, False)
+            self._process = _Process(pid, command, requests, answers, has_ended, resources.pop_all())
+        self._pid, self._number, self._unread = None, 0, b""
+
+    def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> tuple[int, Command]:
+        argv = [*self._argv, *map(str, numbers), self._target]
+        moves = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(ends, numbers, strict=True)]
+
+        def spawn() -> int:
+            return os.posix_spawnp(
+                argv[0],
+                argv,
+                self._environment,
+                file_actions=(*EMPTY_STDIN, *moves),
+                setsigdef=(*RESET, *self._signals.set_by_us),
+                setsigmask=(signal.SIGINT,),  # until `warm.py` is ready for it
+                setsid=True,
+            )
+
+        mark = f"HTCJOB_WORKER={self._environment['HTCJOB_WORKER']}".encode()
+        command = Command(may_finish=True, is_job=False, mark=mark)
+        try:
+            return self._signals.start(spawn, command, lends_terminal=False), command
+        except (FileNotFoundError, PermissionError) as error:
+            reason = f"{argv[0]}: {error.strerror}"
+            raise CommandNotStartedError(
+                127 if isinstance(error, FileNotFoundError) else 126, reason
+            ) from error
+
+    def call(self, request: Mapping[str, object], *, timeout_s: float | None) -> Answer:
+        """
+        Call the function for *request*, and tell how that ended; raises nothing for what the function does.
+
+        At the timeout the process group is sent SIGTERM, and SIGKILL when the grace period is over. After a
+        request to stop it has most of the grace period to finish, as a command that may finish has.
+        """
+        if self._has_ended_idle():
+            self._end()  # which is not the fault of this entry
+        self.start()
+        if self._pid is None and (answer := self._await_ready()) is not None:
+            return answer
+        assert self._process is not None  # noqa: S101 - for mypy
+        self._signals.children.begin(self._process.command)
+        self._number += 1
+        data = json.dumps({**request, "number": self._number}).encode() + b"\n"
+        started = time.monotonic()
+        try:
+            said, stop = self._await_answer(timeout_s, data)
+        except NoAnswerError as error:
+            _, cpu_s = self._end()
+            result = CommandResult(1, elapsed_s=time.monotonic() - started, cpu_s=cpu_s)
+            return Answer(result, problem=f"the worker was ended, its answer is none: {error}")
+        elapsed_s = time.monotonic() - started
+        if said is None:
+            return self._ended(stop, elapsed_s)
+        if said.is_last:
+            self._end()
+        result = CommandResult(
+            exit_status=said.exit_status,
+            stopped_by=self._signals.stop_signal if self._may_have_ended(said.exit_status) else None,
+            elapsed_s=elapsed_s,
+            excuse=self._excuse(said.exit_status, since=started, cpu_s=said.cpu_s),
+            cpu_s=said.cpu_s,
+            peak_memory_bytes=said.peak_memory_bytes,
+        )
+        return Answer(result, said.value, said.problem)
+
+    def _may_have_ended(self, exit_status: int) -> bool:
+        """Tell whether a call that ended with that status has perhaps ended of a request to stop."""
+        code = 128 - exit_status if exit_status > 128 else exit_status
+        return exit_status != 0 and self._signals.may_have_ended(code)
+
+    def _excuse(self, code: int, *, since: float, cpu_s: float) -> str:
+        return self._signals.excuse(code, may_finish=True, since=since, cpu_s=cpu_s)
+
+    def hang_up(self) -> None:
+        """Let the process, which is idle, see that there are no more requests."""
+        if self._process is not None:
+            # Closes it, and keeps the number taken until the others are closed.
+            os.dup2(self._process.answers, self._process.requests, inheritable=False)
+
+    def close(self) -> None:
+        """End the process after `hang_up`; it has a moment to do so itself."""
+        if self._process is not None:
+            wait_readable([self._process.has_ended], time.monotonic() + LEFTOVERS_GRACE_S)
+            self._end()
+
+    def dismiss(self) -> None:
+        """End the process at once: there is nothing for it to do."""
+        self._end()
+
+    def _has_ended_idle(self) -> bool:
+        """
+        Tell whether the process ended, or is being ended by the memory guard, with no entry in hand.
+
+        One that says something without being asked is as good as ended.
+        """
+        if self._process is None:
+            return False
+        signs = [self._process.has_ended, self._process.answers]
+        has_ended = self._pid is not None and bool(wait_readable(signs, time.monotonic()))
+        return has_ended or bool(self._process.command.shortage)
+
+    def _await_ready(self) -> Answer | None:
+        """Wait until the process can take a request; give the ending of the call when it never can."""
+        said, stop, problem, shortage, status = None, None, "", "", 126
+        try:
+            said, stop = self._await_answer(START_S)
+        except NoAnswerError as error:
+            problem = f"what it said before it was ready is no answer: {error}"
+        if said is None and stop is _Stop.SIGNAL:
+            return self._ended(stop, 0.0)
+        if said is not None and said.is_ready:
+            self._pid, self.has_been_ready = said.pid, True
+            return None
+        if said is not None:
+            problem, status = said.problem, said.exit_status
+        elif not problem:
+            result = self._ended(stop, START_S).result
+            if result.excuse or result.stopped_by is not None:
+                return Answer(result)
+            status, shortage = result.exit_status, result.shortage
+            how = f"exit status {result.exit_status}" if result.signal is None else signal_name(result.signal)
+            problem = (
+                f"not ready after {START_S:g} s"
+                if result.timed_out
+                else f"ended with {how} before it was ready"
+            )
+        self._end()
+        if status == TRY_AGAIN:
+            raise ShortageError(f"worker cannot be started now: {self._target}: {problem}")
+        return Answer(
+            CommandResult(
+                126 if said is None else status,
+                shortage=shortage,
+                start_error=f"{self._target}: {problem}",
+                is_unusable=True,
+            )
+        )
+
+    def _await_answer(self, timeout_s: float | None, unsent: bytes = b"") -> tuple[Said | None, _Stop | None]:
+        """
+        Send the request, and give its answer; None: the process has ended instead, and why we stopped it.
+
+        Raises:
+            NoAnswerError: what came is none; the process is still to be ended.
+        """
+        assert self._process is not None  # noqa: S101 - for mypy
+        pid, _, requests, answers, has_ended, _ = self._process
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        stop: _Stop | None = None
+        finish_by = kill_at = closed_by = None
+        watched = {answers, has_ended, self._signals.stop_fd}
+        while True:
+            if stop is None and (said := self._said()):
+                return said, None
+            unsent = _send(requests, unsent)
+            alarms = [kill_at] if stop else [deadline, finish_by, closed_by]
+            until = min((alarm for alarm in alarms if alarm is not None), default=None)
+            again = time.monotonic() + _FULL_PIPE_S if unsent else None
+            soonest = min((moment for moment in (until, again) if moment is not None), default=None)
+            ready = self._signals.children.wait_readable(list(watched), soonest)
+            now = time.monotonic()
+            if answers in ready:
+                data = os.read(answers, 1 << 16)
+                self._unread += data
+                if stop:
+                    self._unread = b""
+                if not data:  # whoever ends closes it first
+                    watched.discard(answers)
+                    closed_by = now + LEFTOVERS_GRACE_S
+            elif has_ended in ready:
+                return None, stop
+            elif ready:  # a request to stop
+                watched.discard(self._signals.stop_fd)
+                if stop is None and self._signals.stop_signal == signal.SIGINT:
+                    stop, kill_at = _Stop.SIGNAL, now + self._grace_s  # it has been passed on
+                elif stop is None:
+                    finish_by = now + self._grace_s * FINISHING_SHARE
+            elif until is None or now < until:
+                continue
+            elif stop:
+                signal_group(pid, signal.SIGKILL)
+                kill_at = None
+            elif closed_by is not None and now >= closed_by:
+                raise NoAnswerError("it closed the pipe for it")
+            else:
+                is_timeout = deadline is not None and now >= deadline
+                stop = _Stop.TIMEOUT if is_timeout else _Stop.SIGNAL
+                kill_at = now + self._grace_s * (1 if is_timeout else 1 - FINISHING_SHARE)
+                signal_group(pid, signal.SIGTERM)
+                signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+
+    def _said(self) -> Said | None:
+        """Give the answer that has been read; None: there is more to come."""
+        line, end, more = self._unread.partition(b"\n")
+        if len(line) > LONGEST_ANSWER_BYTES:
+            raise NoAnswerError(f"more than {LONGEST_ANSWER_BYTES} bytes without a line break")
+        if not end:
+            return None
+        said = read_answer(line, number=self._number, pid=self._pid)
+        if more:
+            raise NoAnswerError("there is more than one")
+        self._unread = b""
+        return said
+
+    def _ended(self, stop: _Stop | None, elapsed_s: float) -> Answer:
+        """Give the ending of a call in the middle of which the process ended."""
+        command = self._process.command if self._process is not None else None
+        code, cpu_s = self._end()
+        told = self._signals.stop_signal
+        if stop is None and self._signals.may_have_ended(code):
+            stop = _Stop.SIGNAL
+        result = CommandResult(
+            exit_status=code if code >= 0 else 128 - code,
+            signal=-code if code < 0 else None,
+            timed_out=stop is _Stop.TIMEOUT,
+            stopped_by=told if stop is _Stop.SIGNAL else None,
+            excuse="" if stop else self._excuse(code or 1, since=time.monotonic() - elapsed_s, cpu_s=cpu_s),
+            shortage="" if command is None else self._signals.children.shortage(command, code),
+            elapsed_s=elapsed_s,
+            cpu_s=cpu_s,
+        )
+        if code == 0:  # which is no success: the function did not return
+            return Answer(result._replace(exit_status=1), problem="the worker ended in the middle of it")
+        return Answer(result)
+
+    def _end(self) -> tuple[int, float]:
+        """End the process and all that it started; give its exit code and CPU seconds."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0, 0.0
+        with process.resources:
+            try:
+                self._signals.children.end_leftovers(
+                    process.pid, grace_s=min(self._grace_s, LEFTOVERS_GRACE_S)
+                )
+            finally:
+                signal_group(process.pid, signal.SIGKILL)
+                status, usage = self._signals.wait(process.pid)
+        return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+
+
+def _send(pipe: int, data: bytes) -> bytes:
+    """Write what the pipe holds of *data* now, and give the rest."""
+    try:
+        while data:
+            data = data[os.write(pipe, data) :]
+    except BlockingIOError:
+        pass
+    except BrokenPipeError:
+        return b""  # the process has ended, as will be seen
+    return data
+
+
+class Crew:
+    """
+    All workers of an attempt, from `__enter__` to `__exit__`.
+
+    They start at once, so that they import while the attempt finds out what there is to do.
+
+    Args:
+        plan: Whose function they call.
+        environment: All variables of their processes.
+        signals: Where stop signals arrive.
+
+    Raises:
+        CommandNotStartedError: the interpreter cannot be started.
+        ShortageError: this machine has no process or file descriptor left.
+    """
+
+    def __init__(self, plan: Plan, *, environment: Mapping[str, str], signals: Signals) -> None:
+        self.workers = [
+            Worker(
+                plan.call or "",
+                python=plan.python or sys.executable,
+                environment=environment,
+                number=number,
+                signals=signals,
+                grace_s=plan.grace_s,
+            )
+            for number in range(plan.workers)
+        ]
+        """By number."""
+
+    def __enter__(self) -> Crew:
+        try:
+            for worker in self.workers:
+                worker.start()
+        except BaseException:
+            self.reduce(0)
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.hang_up()
+        for worker in self.workers:
+            worker.close()
+
+    def reduce(self, n_entries: int) -> None:
+        """Keep no more workers than there are entries."""
+        for worker in self.workers[n_entries:]:
+            worker.dismiss()
+
+    def hang_up(self) -> None:
+        """Let all of them, which are idle, see that there are no more requests."""
+        for worker in self.workers:
+            worker.hang_up()

@@ -1,0 +1,1 @@
+"""Objects on the move: side by side, retried, paced, counted, listed."""

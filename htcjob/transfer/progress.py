@@ -1,0 +1,166 @@
+"""
+What has been moved so far: a live line on a terminal, a log line now and then elsewhere.
+
+No timer and no thread: whoever works or waits calls `add` or `tick`, and that shows what is due.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+from htcjob.environment import context as env
+from htcjob.logs.events import event
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0
+"""Seconds between two log lines; what ends before the first of them says nothing."""
+SHOW_AFTER_S = 0.5
+"""Seconds before the live line appears: what is quick does not flicker."""
+SHOW_EVERY_S = 0.2
+"""Seconds between two states of the live line."""
+ERASE = "\r\033[K"
+"""Back to the beginning of the line, and clear it (ECMA-48 EL)."""
+
+
+class Progress:
+    """
+    How far something has come. May be told from any thread.
+
+    Args:
+        what: What goes on, in a word: `stage_in`.
+        objects: How many there will be; None: nobody knows.
+        size_bytes: How many bytes that will be; None: nobody knows.
+        stream: Where the live line goes, if that is a terminal that can. Default: standard error.
+        clock: Seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        objects: int | None = None,
+        size_bytes: int | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._what = what
+        self._objects_in_all, self._bytes_in_all = objects, size_bytes
+        self._objects = self._bytes = 0
+        self._stream = stream or sys.stderr
+        self._is_live = _is_terminal(self._stream)
+        self._clock = clock
+        self._began = clock()
+        self._due_at = self._began + (SHOW_AFTER_S if self._is_live else LOG_EVERY_S)
+        self._is_shown = False
+        self._lock = threading.RLock()
+        """Of everything above; a log line of ours comes back to `filter`."""
+
+    @property
+    def tick_s(self) -> float:
+        """Seconds between two calls of `tick` that make sense."""
+        return SHOW_EVERY_S if self._is_live else LOG_EVERY_S
+
+    def __enter__(self) -> Progress:
+        if self._is_live:
+            for handler in logging.getLogger("htcjob").handlers:
+                handler.addFilter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._erase()
+        for handler in logging.getLogger("htcjob").handlers:
+            handler.removeFilter(self)
+
+    def filter(self, _record: logging.LogRecord) -> bool:
+        """Make room for a log line; the live line comes back with its next state."""
+        self._erase()
+        return True
+
+    def expect(self, *, objects: int = 0, size_bytes: int = 0) -> None:
+        """Add to what there will be in all: for lists that are read while their things are moved."""
+        with self._lock:
+            self._objects_in_all = (self._objects_in_all or 0) + objects
+            self._bytes_in_all = (self._bytes_in_all or 0) + size_bytes
+
+    def add(self, *, objects: int = 0, size_bytes: int = 0) -> None:
+        """Add to what has been moved."""
+        with self._lock:
+            self._objects += objects
+            self._bytes += size_bytes
+        self.tick()
+
+    def tick(self) -> None:
+        """Show what is due."""
+        now = self._clock()
+        if now < self._due_at:  # read without the lock: at worst it is shown by the next one
+            return
+        with self._lock:
+            if now < self._due_at:
+                return
+            self._due_at = now + self.tick_s
+            if self._is_live:
+                self._is_shown = True
+                self._write(ERASE + self._line(now))
+            else:
+                event(
+                    log,
+                    logging.INFO,
+                    "transfer_progress",
+                    what=self._what,
+                    objects=self._objects,
+                    objects_in_all=self._objects_in_all,
+                    size_bytes=self._bytes,
+                    size_bytes_in_all=self._bytes_in_all,
+                    elapsed_s=round(now - self._began, 1),
+                )
+
+    def _line(self, now: float) -> str:
+        elapsed_s = now - self._began
+        objects, size = str(self._objects), size_in_words(self._bytes)
+        if self._objects_in_all:
+            objects += f"/{self._objects_in_all}"
+        if self._bytes_in_all:
+            size += f"/{size_in_words(self._bytes_in_all)}"
+        rate = size_in_words(self._bytes / max(elapsed_s, 0.001))
+        return f"{self._what} {objects} files, {size}, {rate}/s, {elapsed_s:.0f} s"
+
+    def _erase(self) -> None:
+        with self._lock:
+            if self._is_shown:
+                self._is_shown = False
+                self._write(ERASE)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # a terminal that went away is no reason to stop
+            self._is_live = False
+
+
+def size_in_words(size_bytes: float) -> str:
+    """Give a number of bytes for people: `512 B`, `1.5 MB` (a million and a half)."""
+    if size_bytes < 1000:
+        return f"{size_bytes:.0f} B"
+    size, unit = size_bytes / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size >= 1000:
+            size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    # Python has no standard error at all when it was started with that closed.
+    return stream is not None and stream.isatty() and env.current().get("TERM", "dumb") != "dumb"

@@ -1,0 +1,180 @@
+"""Azurite, Microsoft's server of Azure Blob Storage for tests: SAS with real expiry, conditions, blocks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+VERSION = "3.37.0"
+"""The first with `startFrom` in listings. It asks for Node 22 and does its blob service on Node 20 too."""
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Known to everyone: learn.microsoft.com/azure/storage/common/storage-connect-azurite"""
+
+_START_S = 60.0
+_REPOSITORY = Path(__file__).parents[3]
+
+
+class CannotStartError(Exception):
+    """The server cannot be installed or started here; says why."""
+
+
+@dataclass(frozen=True)
+class Azurite:
+    """A running server."""
+
+    endpoint: str
+    """Of the account, `http://127.0.0.1:PORT/devstoreaccount1`."""
+    account: str = ACCOUNT
+    key: str = KEY
+
+    @property
+    def connection_string(self) -> str:
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};"
+            f"BlobEndpoint={self.endpoint};"
+        )
+
+    def environ(self) -> dict[str, str]:
+        """Give the variables with which a child process finds the server and may do everything."""
+        return {
+            "AZURE_STORAGE_ACCOUNT_NAME": self.account,
+            "AZURE_STORAGE_ACCOUNT_KEY": self.key,
+            "AZURE_STORAGE_ENDPOINT": self.endpoint,
+            "AZURE_ALLOW_HTTP": "true",
+        }
+
+    def new_container(self) -> str:
+        """Make an empty container and give its name."""
+        from azure.storage.blob import ContainerClient
+
+        name = f"test-{uuid.uuid4().hex}"
+        with ContainerClient(self.endpoint, name, credential=self.key) as container:
+            container.create_container()
+        return name
+
+    def sas(self, container: str, *, permissions: str = "racwdl", seconds: float = 3600) -> str:
+        """
+        Give a SAS token for a container, without `?`.
+
+        Args:
+            container: What it is for.
+            permissions: Of r(ead) a(dd) c(reate) w(rite) d(elete) l(ist), in this order.
+            seconds: Until it expires, from now; counted in whole seconds, rounded down. May be negative.
+        """
+        from azure.storage.blob import generate_container_sas
+
+        return generate_container_sas(
+            self.account,
+            container,
+            account_key=self.key,
+            permission=permissions,
+            expiry=datetime.now(timezone.utc) + timedelta(seconds=seconds),
+        )
+
+
+@contextmanager
+def running_azurite(directory: Path) -> Iterator[Azurite]:
+    """
+    Run a server with all its data in memory; its log goes to *directory*.
+
+    Raises:
+        CannotStartError: Node or npm is missing, the package cannot be had, or the server does not start.
+    """
+    node = _program("node")
+    main = _installed()
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / "azurite.log"
+    command = [node, str(main), "--blobHost", "127.0.0.1", "--blobPort", "0", "--silent"]
+    command += ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield Azurite(f"http://127.0.0.1:{_port(process, log)}/{ACCOUNT}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def azurite(
+    tmp_path_factory: pytest.TempPathFactory, skip_or_fail: Callable[[str, str], None]
+) -> Iterator[Azurite]:
+    """Give a server that runs until the session ends."""
+    try:
+        with running_azurite(tmp_path_factory.mktemp("azurite")) as server:
+            yield server
+    except CannotStartError as error:
+        skip_or_fail("HTCJOB_REQUIRE_SERVERS", str(error))
+
+
+def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Wait until the server says where it listens."""
+    until = time.monotonic() + _START_S
+    while True:
+        has_ended = process.poll() is not None
+        said = log.read_text(errors="replace")
+        if found := re.search(r"successfully listens on http://127\.0\.0\.1:(\d+)", said):
+            return int(found[1])
+        if has_ended or time.monotonic() > until:
+            raise CannotStartError(f"Azurite did not start ({log}): {said.strip()[-2000:]}")
+        time.sleep(0.05)
+
+
+def _installed() -> Path:
+    """Give the server's main program, installed below the servers' directory when it is not yet there."""
+    servers = Path(os.environ.get("HTCJOB_TEST_SERVERS") or _REPOSITORY / ".servers")
+    home = servers / f"azurite-{VERSION}"
+    main = home / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+    if main.exists():
+        return main
+    servers.mkdir(parents=True, exist_ok=True)
+    with (servers / "azurite.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another session may be at it
+        if not main.exists():
+            _install(servers, home)
+    return main
+
+
+def _install(servers: Path, home: Path) -> None:
+    npm = _program("npm")
+    new = Path(tempfile.mkdtemp(prefix=f"{home.name}-new-", dir=servers))
+    try:
+        command = [npm, "install", "--prefix", str(new), "--no-save", "--no-audit", "--no-fund"]
+        command += ["--ignore-scripts", f"azurite@{VERSION}"]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CannotStartError(f"no Azurite: npm install failed: {done.stderr.strip()[-2000:]}")
+        new.rename(home)
+    finally:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(new)
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise CannotStartError(f"no Azurite: it needs {name}, which is not installed")
+    return path

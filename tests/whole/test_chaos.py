@@ -1,0 +1,31 @@
+"""The short form of `make chaos`: a few photos, three seeds, the worst of worlds."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers.rgw import rgw  # noqa: F401
+from tests.whole.chaos import Chaos
+
+
+def some(photos, number: int) -> dict[str, Path]:
+    """Photos by key, small ones first."""
+    paths = sorted((path for path, _ in photos.values()), key=lambda path: path.stat().st_size)
+    return {path.name: path for path in paths[:number]}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_in_the_worst_of_worlds_every_entry_is_done_once(rgw, photos, tmp_path, seed):  # noqa: F811
+    """Storage faults, full disks, crashes, hangs, kills: in the end there is what an undisturbed run leaves."""
+    pytest.importorskip("cv2")
+    Chaos(rgw, some(photos, 16), tmp_path, seed=seed).run()
+
+
+@pytest.mark.timeout(600)
+def test_a_record_before_its_outputs_is_found(rgw, photos, tmp_path):  # noqa: F811
+    """With that order reversed, and a kill between the two, the same check fails: it looks at the right thing."""
+    pytest.importorskip("cv2")
+    chaos = Chaos(rgw, some(photos, 16), tmp_path, seed=1, program="tests.support.records_first")
+    with pytest.raises(AssertionError, match="recorded, not there"):
+        chaos.run()

@@ -1,0 +1,77 @@
+"""The built wheel, in a clean environment without the developers' tools, works."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory, skip_or_fail) -> Path:
+    """The folder of commands of an environment that has only the wheel and what it depends on."""
+    directory = tmp_path_factory.mktemp("package")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, REPOSITORY], check=True
+    )
+    (wheel,) = directory.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
+    commands = directory / "venv" / "bin"
+    done = subprocess.run(
+        [commands / "python", "-m", "pip", "--disable-pip-version-check", "install", wheel],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        skip_or_fail("HTCJOB_REQUIRE_INDEX", f"the wheel's dependencies cannot be installed: {done.stderr}")
+    return commands
+
+
+def test_the_wheel_brings_the_command_and_its_types(installed):
+    """`htcjob --help` and every subcommand's, and the marker that says it is typed."""
+    environment = {"PATH": f"{installed}:{os.environ['PATH']}"}
+    for arguments in ([], ["run"], ["simulate"], ["chunk"], ["check"], ["env"]):
+        subprocess.run(
+            ["htcjob", *arguments, "--help"], env=environment, check=True, stdout=subprocess.DEVNULL
+        )
+    assert list((installed.parent / "lib").rglob("htcjob/py.typed"))
+    assert not list((installed.parent / "lib").rglob("site-packages/tests"))
+
+
+def test_the_wheel_runs_an_array(installed, tmp_path):
+    """One simulation, from a folder where no source lies about."""
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).write_text(name)
+    (tmp_path / "in" / "list").write_text("a\nb\n")
+    subprocess.run(
+        [
+            *("htcjob", "simulate", "--array-size", "2", "--project-store", "in", "--task-store", "out"),
+            *("--", "--manifest", "list", "--each", "--", "cp", "{input}", "{output_dir}"),
+        ],
+        cwd=tmp_path,
+        env={"PATH": f"{installed}:{os.environ['PATH']}"},
+        check=True,
+    )
+    assert (tmp_path / "out" / "a").read_text() == "a"
+
+
+def test_without_opencv_the_face_tagger_says_what_to_install(installed, tmp_path):
+    """One line with the cure, no traceback."""
+    (tmp_path / "a.jpg").write_bytes(b"")
+    for arguments in (("face_tagger", "a.jpg"), ("synthetic", "photos")):
+        done = subprocess.run(
+            [installed / "python", "-m", f"reference_app.{arguments[0]}", *arguments[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 78
+        assert "pip install 'htcjob[reference]'" in done.stderr
+        assert "Traceback" not in done.stderr
