@@ -8,7 +8,7 @@ FILES ?= 2000
 ROUNDS ?= 3
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test chaos faults lint types bench bench-storage bench-scale bench-manifest bench-images image lock format clean
+.PHONY: help demo test chaos faults lint types docs bench bench-storage bench-scale bench-manifest bench-images image lock format clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,9 @@ lint: $(VENV)/installed  ## Check style, and that imports point one way.
 
 types: $(VENV)/installed  ## Check types, strictly.
 	$(BIN)/mypy
+
+docs: $(VENV)/installed  ## Build the documentation as a site: build/docs/index.html.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/installed  ## Measure start-up and throughput, side by side with what bounds them.
 	$(BIN)/python -m benchmarks.startup

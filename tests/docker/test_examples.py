@@ -46,11 +46,11 @@ def test_an_example_counts_words(docker, build, htcjob, stores, name):
     }
 
 
-def test_it_is_tried_as_the_readme_says(build, htcjob, tmp_path: Path):
+def test_it_is_tried_as_the_page_says(build, htcjob, tmp_path: Path):
     """The command that follows `docker build`, for the image that this builds."""
-    readme = (REPOSITORY / "README.md").read_text()
+    page = (REPOSITORY / "docs" / "images.md").read_text()
     folder, command = re.search(
-        r"^docker build -t my-words (\S+)\n(htcjob simulate .*)$", readme, re.M
+        r"^docker build -t my-words (\S+)\n(htcjob simulate .*)$", page, re.M
     ).groups()
     (tmp_path / "in").mkdir()
     for name, text in {"a.txt": "one\n", "b.txt": "two words\n", "list.txt": "a.txt\nb.txt\n"}.items():
@@ -71,7 +71,8 @@ def test_the_examples_are_listed():
     assert sorted(listed) == sorted(EXAMPLES)
 
 
-def test_the_readme_shows_one_of_them():
+@pytest.mark.parametrize("page", ["README.md", "docs/images.md"])
+def test_a_page_shows_one_of_them(page):
     """Its Dockerfile is that of the Python function."""
-    shown = re.findall(r"^```dockerfile\n(.*?)^```$", (REPOSITORY / "README.md").read_text(), re.M | re.S)
+    shown = re.findall(r"^```dockerfile\n(.*?)^```$", (REPOSITORY / page).read_text(), re.M | re.S)
     assert shown == [EXAMPLES["python"].read_text()]

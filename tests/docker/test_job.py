@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 PYTHON = "/opt/htcjob/bin/python"
-"""htcjob's own, as the README names it."""
+"""htcjob's own, as `docs/images.md` names it."""
 ONE_JOB = ("--env", "HTCJOB_ARRAY_INDEX=0", "--env", "HTCJOB_ARRAY_SIZE=1")
 STOPPED = """
 import signal
@@ -35,14 +35,16 @@ def program(tmp_path: Path) -> Path:
 
 
 def test_the_example_runs_as_an_entrypoint(docker, base_image, htcjob, stores, program):
-    """As PID 1, as any user, on a read-only root without a network; and the README says so."""
+    """As PID 1, as any user, on a read-only root without a network; and `docs/images.md` says so."""
     htcjob.entries("a", "b", "c")
     options = ("--read-only", "--tmpfs", "/tmp", "--network", "none", "--user", "12345:54321")
     mount = ("--volume", f"{program}:/work/count_words.py:ro", "--entrypoint", PYTHON)
     done = docker.run(*options, *mount, *ONE_JOB, *stores, base_image, "/work/count_words.py")
     assert done.returncode == 0, done.stderr
     assert set(htcjob.outputs()) == {"a.json", "b.json", "c.json"}
-    assert f'ENTRYPOINT ["{PYTHON}", "/work/count_words.py"]' in (REPOSITORY / "README.md").read_text()
+    assert (
+        f'ENTRYPOINT ["{PYTHON}", "/work/count_words.py"]' in (REPOSITORY / "docs" / "images.md").read_text()
+    )
 
 
 def test_docker_stop_in_a_loop(docker, base_image, htcjob, stores, program, wait_until):

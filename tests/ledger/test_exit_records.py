@@ -119,7 +119,7 @@ TOLD = {
 
 @pytest.mark.parametrize("attempts", TOLD.values(), ids=TOLD)
 def test_where_the_platform_tells_the_attempt_it_names_the_record(store, attempts):
-    """One request each, and the name that DESIGN and README give; the record says who told."""
+    """One request each, and the name that `docs/exit-status.md` gives; the record says who told."""
     for n, environ in enumerate(attempts, 1):
         record = end(store, environ | ARRAY, started_at=f"at {n}")
         assert record["attempt"] == n

@@ -121,7 +121,7 @@ def words_of(htcjob, name: str) -> list:
 
 
 def test_the_example_counts_the_words_of_every_text(htcjob, texts):
-    """Run as the README says: outputs, values and exit record are those of the whole chunk."""
+    """Run as `docs/python.md` says: outputs, values and exit record are those of the whole chunk."""
     done = subprocess.run(
         [sys.executable, EXAMPLE], env=htcjob.variables, capture_output=True, text=True, cwd=htcjob.work
     )
@@ -163,10 +163,10 @@ def test_the_example_finishes_its_text_when_it_is_preempted(htcjob, loop, texts,
     assert htcjob.results() == dict.fromkeys(range(5), "done")
 
 
-def test_the_readme_shows_the_example():
+def test_the_page_shows_the_example():
     """Word for word, below its docstring."""
     code = EXAMPLE.read_text().partition('"""\n\n')[2]
-    assert f"```python\n{code}```" in (REPOSITORY / "README.md").read_text()
+    assert f"```python\n{code}```" in (REPOSITORY / "docs" / "python.md").read_text()
 
 
 # What the loop says

@@ -1,4 +1,4 @@
-"""The README's example with object storage runs as it stands, on a real server."""
+"""The documentation's example with object storage runs as it stands, on a real server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.whole.test_docs import blocks
 
 
 def test_the_example_with_s3(rgw, tmp_path):
-    """What a newcomer copies from the README gives the counts."""
-    (example,) = (block for block in blocks("bash") if "AWS_ACCESS_KEY_ID" in block)
+    """What a newcomer copies from `docs/storage.md` gives the counts."""
+    (example,) = (block for block in blocks("bash", "docs/storage.md") if "AWS_ACCESS_KEY_ID" in block)
     rgw.client().create_bucket(Bucket="my-bucket")
     (tmp_path / "in").mkdir()
     for name, text in (("a.txt", "one"), ("b.txt", "two words"), ("c.txt", "three of them")):

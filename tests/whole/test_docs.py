@@ -1,8 +1,9 @@
-"""The README is compared with the code: its commands run, its tables are true."""
+"""README and documentation are compared with the code: their commands run, their tables and links are true."""
 
 import ast
 import os
 import re
+import struct
 import subprocess
 import sys
 import textwrap
@@ -15,57 +16,103 @@ from htcjob.environment import context as env
 from htcjob.outcome.endings import EXIT_TABLE
 
 REPOSITORY = Path(__file__).parents[2]
-README = (REPOSITORY / "README.md").read_text()
+PAGES = {
+    path.relative_to(REPOSITORY).as_posix(): path.read_text()
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+}
+"""What a user reads, by its name in the repository."""
 SOURCES = {path: path.read_text() for path in (REPOSITORY / "htcjob").rglob("*.py")}
 
+GOES_ON = "(../README.md#sixty-seconds)"
+"""A page with this link begins where the front page's commands have ended."""
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+def blocks(language: str, *names: str) -> list[str]:
+    """Give the blocks of code in some language, of all pages or of those named."""
+    texts = [PAGES[name] for name in names or PAGES]
+    return [block for text in texts for block in _blocks(language, text)]
 
 
-def table_under(heading: str) -> list[list[str]]:
-    """Give the cells of the first table below a heading or text."""
-    rows = README[README.index(heading) :].split("\n|", 1)[1].split("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+def _blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def table_under(name: str, heading: str) -> list[list[str]]:
+    """Give the cells of the first table below a heading or text of a page."""
+    page = PAGES[name]
+    rows = page[page.index(heading) :].split("\n|", 1)[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]
 
 
 def matches(expected: str, found: str) -> bool:
-    """Tell whether a line is as the README shows it; `…` stands for anything, blanks count once."""
+    """Tell whether a line is as a page shows it; `…` stands for anything, blanks count once."""
     pattern = ".*".join(re.escape(" ".join(part.split())) for part in expected.split("…"))
     return re.fullmatch(pattern.replace(r"\ .*", ".*"), " ".join(found.split())) is not None
 
 
-def test_every_command_gives_the_output_shown(tmp_path):
-    """All console blocks, in order, in one directory, as a newcomer would type them."""
+def commands_in(name: str) -> list[tuple[str, str]]:
+    """Give the commands of a page's console blocks, each with the output shown."""
+    pieces = [re.split(r"^\$ ", block, flags=re.MULTILINE)[1:] for block in blocks("console", name)]
+    return [(piece.partition("\n")[0], piece.partition("\n")[2]) for block in pieces for piece in block]
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if commands_in(name)])
+def test_every_command_gives_the_output_shown(name, tmp_path):
+    """All console blocks of a page, in order, in one directory, as a newcomer would type them."""
+    goes_on = commands_in("README.md") if GOES_ON in PAGES[name] else []
+    for command, shown in goes_on + commands_in(name):
+        done = run(command, tmp_path)
+        assert done.returncode == 0, (command, done.stderr)
+        expected, found = shown.rstrip().splitlines(), done.stdout.rstrip().splitlines()
+        assert len(expected) == len(found), (command, done.stdout, done.stderr)
+        for line, output in zip(expected, found, strict=True):
+            assert matches(line, output), (command, line, output)
+
+
+def run(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a shell whose PATH has htcjob, as `. .venv/bin/activate` does it."""
     environment = {
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
-        "HOME": str(tmp_path),
+        "HOME": str(directory),
         "LC_ALL": "C.UTF-8",
     }
-    commands = 0
-    for block in blocks("console"):
-        for piece in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, shown = piece.partition("\n")
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert done.returncode == 0, (command, done.stderr)
-            expected, found = shown.rstrip().splitlines(), done.stdout.rstrip().splitlines()
-            assert len(expected) == len(found), (command, done.stdout, done.stderr)
-            for line, output in zip(expected, found, strict=True):
-                assert matches(line, output), (command, line, output)
-            commands += 1
-    assert commands >= 12
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_commands_are_shown_with_their_output():
+    """On the front page and on the pages of those who run a job; so the test above is not empty."""
+    assert sum(len(commands_in(name)) for name in PAGES) >= 24
+    assert len(commands_in("README.md")) >= 4
+
+
+def test_the_front_page_is_read_in_one_go():
+    """It is the first thing that anybody sees; whatever is longer has a page of its own."""
+    assert len(PAGES["README.md"].splitlines()) <= 150
+    assert len(PAGES["README.md"].encode()) <= 8000
+
+
+def test_the_front_pages_statuses_are_those_of_the_table():
+    """Its five rows promise nothing that the whole table does not."""
+    again = {status: "yes" in helps for status, _, helps in EXIT_TABLE}
+    again["143"] = again["128+n"]
+    rows = table_under("README.md", "## Exit status")
+    assert len(rows) == 5
+    for statuses, _, helps in rows:
+        for status in statuses.split():
+            assert ("yes" in helps) == again[status], status
 
 
 def test_the_other_commands_are_run_by_the_gate():
-    """What the README shows without output is a make target that .ci/run calls."""
+    """What the pages show without output is a make target that .ci/run calls."""
     gate = (REPOSITORY / ".ci" / "run").read_text()
     shown = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(shown) >= 4
@@ -76,7 +123,7 @@ def test_the_other_commands_are_run_by_the_gate():
 
 def test_the_exit_table_is_the_codes():
     """Every row, in order; `--help` shows the same ones."""
-    assert table_under("## Exit status") == [list(row) for row in EXIT_TABLE]
+    assert table_under("docs/exit-status.md", "# Exit status") == [list(row) for row in EXIT_TABLE]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +149,7 @@ def test_the_exit_table_is_the_codes():
 )
 def test_the_variables_read_are_the_codes(meaning, field):
     """Each row has exactly the variables that env.py reads, ours first."""
-    rows = dict(table_under("## Variables"))
+    rows = dict(table_under("docs/variables.md", "## Read by htcjob"))
     read = [name for part in field.split() for name in env.variables_of(part)]
     assert re.findall(r"`(\w+)`", rows[meaning]) == read
 
@@ -110,18 +157,25 @@ def test_the_variables_read_are_the_codes(meaning, field):
 def test_the_variables_set_for_the_command_are_the_codes():
     """None more, none less than the sources set."""
     shown = {
-        name for row in table_under("Set for your command") for name in re.findall(r"`(HTCJOB_\w+)", row[0])
+        name
+        for row in table_under("docs/variables.md", "## Set for your command")
+        for name in re.findall(r"`(HTCJOB_\w+)", row[0])
     }
-    names = ("attempt/recipe.py", "entries/pipeline.py", "entries/each.py", "supervise/worker.py")
-    rooms = [SOURCES[REPOSITORY / "htcjob" / name] for name in (*names, "entries/work_directories.py")]
+    parts = ("attempt/", "entries/", "supervise/worker")
+    rooms = [text for path, text in SOURCES.items() if _name(path).startswith(parts)]
     is_set = {name for text in rooms for name in re.findall(r'f?"(HTCJOB_\w+)[{"]', text)}
     assert shown == is_set
     assert len(shown) > 8
 
 
+def _name(path: Path) -> str:
+    return path.relative_to(REPOSITORY / "htcjob").as_posix()
+
+
 def test_the_log_events_are_the_codes():
     """Names are documented, so that a program may rely on them."""
-    documented = set(re.findall(r"`(\w+)`", README[README.index("Events: ") :].split("\n\n")[0]))
+    page = PAGES["docs/exit-status.md"]
+    documented = set(re.findall(r"`(\w+)`", page[page.index("Events: ") :].split("\n\n")[0]))
     assert documented == set(logged_events())
     assert len(documented) > 8
 
@@ -143,20 +197,68 @@ def test_every_option_of_run_has_a_variable():
             assert parameter.envvar or env.variables_of(parameter.name), parameter.name
 
 
-def test_the_format_of_the_index_is_the_one_that_the_code_documents():
-    """Byte for byte, so that another program can read it from the README alone; test_manifest_index.py does."""
-    from htcjob.manifest import index as manifest_index
+def test_the_format_of_the_index_is_the_codes():
+    """Byte for byte, so that another program can read it from the page alone; test_manifest_index.py does."""
+    from htcjob.manifest import index as code
 
-    page = blocks("text")[-1]
-    assert page.startswith("head")
-    assert textwrap.indent(page, "    ") in (manifest_index.__doc__ or "")
+    (page,) = blocks("text", "docs/manifest-index.md")
+    fields = re.findall(
+        r"^(?:head)? +(\d+|…) +(\d+|…)(?: bytes| each)? {2,}(.*)$", page.split("\npages")[0], re.M
+    )
+    offset = 0
+    for kind, (shown_offset, shown_bytes, _) in zip(
+        re.findall(r"\d*[a-zA-Z]", code.HEAD.format), fields, strict=False
+    ):
+        assert (int(shown_offset), int(shown_bytes)) == (offset, struct.calcsize("<" + kind)), kind
+        offset += struct.calcsize("<" + kind)
+    assert offset == code.HEAD.size == 96
+    assert ["…", str(code.TABLE_ROW.size)] == list(fields[14][:2])
+    assert ["…", str(code.CRC.size)] == list(fields[15][:2])
+    pages, sizes = page.split("\npages")[1].split("\nsizes")
+    assert sum(map(int, re.findall(r"^ +… +(8) {2,}", pages, re.M))) == code.PAGE_START.size
+    (row,) = re.findall(r"… +(\d+) each +a row for each group: (.*)$", pages, re.M)
+    assert int(row[0]) == code.GROUP_ROW.size
+    parts = [struct.calcsize("<" + kind) for kind in code.GROUP_ROW.format.strip("<")]
+    assert list(map(int, re.findall(r"\((\d)\)", row[1]))) == parts
+    assert re.search(rf"… +{code.SIZE_BYTES} each +size of each", sizes)
+    assert f"at most {code.MOST_PAGES}" in page
+    assert f"at most {code.LONGEST_TAG_BYTES} bytes" in page
+    assert f"version, {code.VERSION}\n" in page
+    assert " ".join(f"{byte:02X}" for byte in code.MAGIC) in page
+    assert textwrap.indent(page, "    ") in code.__doc__ or "docs/manifest-index.md" in code.__doc__
+
+
+def files(*patterns: str) -> dict[str, str]:
+    """Give the text of the repository's own files, by name."""
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return {
+        name: (REPOSITORY / name).read_text(errors="replace")
+        for name in listed
+        if (REPOSITORY / name).is_file()
+    }
+
+
+def anchors(text: str) -> set[str]:
+    """Give the names of a page's headings as the repository's page and the site make them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere():
+    """To a file of the repository, and to a heading that it has."""
+    links = 0
+    for name, text in files("*.md").items():
+        for path, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", text):
+            target = (REPOSITORY / name).parent / path if path else REPOSITORY / name
+            assert target.exists(), (name, path)
+            assert not anchor or anchor in anchors(target.read_text()), (name, path, anchor)
+            links += 1
+    assert links > 60
 
 
 def test_no_path_of_a_developers_machine_is_in_the_repository():
     """What is committed works elsewhere."""
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout
-    for name in listed.splitlines():
-        text = (REPOSITORY / name).read_text(errors="replace") if (REPOSITORY / name).exists() else ""
+    for name, text in files().items():
         assert "/" + "work/main" not in text, name
