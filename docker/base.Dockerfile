@@ -33,7 +33,6 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca --mount=type=cache
     python3 -m pip install --no-compile --target /build --requirement docker/lock/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY htcjob htcjob
-COPY reference_app reference_app
 RUN PYTHONPATH=/build python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir /dist . && \
     python3 -m pip --python /opt/htcjob/bin/python install --no-compile --no-deps --no-index /dist/*.whl
 
@@ -46,8 +45,6 @@ RUN cd /opt/htcjob/lib/python3*/site-packages && \
       ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} +; fi && \
     # 1 MB: what compiles C for cffi; cryptography is compiled.
     rm -rf cffi pycparser && \
-    # The face tagger is a user's program, in an image of its own.
-    rm -rf reference_app && \
     find . -name tests -type d -exec rm -r {} + && find . -name '*.c' -delete && \
     cd /opt/htcjob/bin && find . -type f ! -name htcjob ! -name htcctl -delete && \
     # Neither PYTHONPATH nor anything else that is set for the user's Python leads htcjob's to other modules.
