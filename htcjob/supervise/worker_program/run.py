@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from htcjob.trouble import is_passing
 else:
-    from .trouble import is_passing  # beside these files, as `program.py` makes it
+    from htcjob_warm.trouble import is_passing  # the name that `program.py` gives these files and that one
 
 TRY_AGAIN = 75
 """Exit status where this machine keeps the module from being imported, for now."""
