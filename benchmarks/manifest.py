@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tabulate import tabulate
 
 from benchmarks.measure import HTCJOB, Cost, cost_of, interleaved, print_machine
-from htcjob.ledger.ledger import BLOCK_ENTRIES, Ledger, Output, Record
+from htcjob.ledger.layout import BLOCK_ENTRIES
+from htcjob.ledger.ledger import Ledger, Output, Record
 from htcjob.manifest.chunk import Share
 from htcjob.manifest.index_writer import make_index
 from htcjob.manifest.manifest import EntryList, Manifest, open_chunk

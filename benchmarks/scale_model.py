@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from htcjob.ledger.ledger import BLOCK_ENTRIES, FIRST_FLUSH_S, FULL_BUFFER, LONGEST_FLUSH_S
+from htcjob.ledger.layout import BLOCK_ENTRIES
+from htcjob.ledger.ledger import FIRST_FLUSH_S, FULL_BUFFER, LONGEST_FLUSH_S
 from htcjob.manifest.chunk import chunk_bounds
 
 BIN_S = 1.0

@@ -19,6 +19,7 @@ from htcjob.cli.interrupt import end_promptly
 from htcjob.cli.output import OutputError, finish, take_standard_output, write
 from htcjob.environment import context as env
 from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, HtcjobError, UsageError
+from htcjob.ledger.layout import RESERVED_PREFIX
 from htcjob.logs import events as logs
 from htcjob.logs.redact import Secret, redact
 from htcjob.outcome.endings import EXIT_STATUS, TerminationReason, ending_of_error
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from htcjob.environment.context import JobContext
     from htcjob.storage.contract import Store
 
-HELP = """\
+HELP = f"""\
 Usage: htcctl [-s] [--project-id ID] [--task-id ID] upload FILE...
        htcctl [-s] [--project-id ID] [--task-id ID] download KEY... [-d DIR]
        htcctl [-s] [--project-id ID] [--task-id ID] list
@@ -40,7 +41,7 @@ Copy files to and from the storage of an HTC task, or (-s) of its project.
 
 upload: the key is the path as typed, without a leading ./ or /; a path with .. is refused.
 download: the file is DIR/KEY, with the key's folders; a file that is there is replaced.
-list: one key per line; htcjob's own records (.htcjob/) are left out.
+list: one key per line; htcjob's own records ({RESERVED_PREFIX}) are left out.
 
 Several files are copied side by side, each whole or not at all, and tried again when storage fails.
 
@@ -65,7 +66,6 @@ FAILURES_SHOWN = 5
 """Of one call; the others are counted."""
 
 _OPTIONS = ("project-shared", "project-id=", "task-id=", "directory=", "help")
-_LEDGER = ".htcjob/"
 
 
 def main(args: list[str] | None = None) -> NoReturn:
@@ -124,7 +124,7 @@ def _run(args: list[str]) -> int:
             from htcjob.transfer.locations import listed
 
             for info in listed(store, "", transfers):
-                if not info.key.startswith(_LEDGER):
+                if not info.key.startswith(RESERVED_PREFIX):
                     key = info.key
                     write(key if key.isprintable() else json.dumps(key))
             return 0

@@ -16,15 +16,13 @@ from fnmatch import fnmatchcase
 from typing import NoReturn
 
 from htcjob.errors import BadKeyError, OutputError, TransientError, UsageError
+from htcjob.ledger.layout import RESERVED_FOLDER, RESERVED_PREFIX
 from htcjob.logs.events import event
 from htcjob.storage.keys import check_key
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.spelling import folded
 
 log = logging.getLogger(__name__)
-
-RESERVED_PREFIX = ".htcjob/"
-"""Keys of the ledger; no output may take one, in whatever spelling: some file systems ignore case."""
 
 SHOWN_NAMES = 3
 """Of files that no pattern names."""
@@ -142,7 +140,7 @@ def _parts(pattern: str) -> list[str]:
     *folders, name = pattern.split("/")
     parts = [part for part in folders if part not in ("", ".")]
     parts.append("" if name == "." else name)
-    if folded(parts[0]) == RESERVED_PREFIX.rstrip("/"):
+    if folded(parts[0]) == RESERVED_FOLDER:
         raise UsageError(f"--output {pattern!r}: outputs must not begin with {RESERVED_PREFIX}")
     return parts
 

@@ -1,9 +1,4 @@
-"""
-The exit record of an attempt: how it ended, in task storage and at the termination log.
-
-    .htcjob/<run>/attempts/<index>-<attempt>.json   where the platform tells the attempt; and of the first one
-    .htcjob/<run>/attempts/<index>-2-<writer>.json  of a later one that nobody counts
-"""
+"""The exit record of an attempt: how it ended, in task storage and at the termination log."""
 
 from __future__ import annotations
 
@@ -11,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from htcjob.ledger.layout import exit_record_key, later_exit_record_key
 from htcjob.logs.json_object import json_line
 from htcjob.logs.redact import redact
 
@@ -36,7 +32,7 @@ def exit_record_json(record: Mapping[str, object]) -> bytes:
 
 
 def write_exit_record(
-    record: Mapping[str, object], store: Store, folder: str, retry: RetryPolicy, *, writer: str
+    record: Mapping[str, object], store: Store, run: str, retry: RetryPolicy, *, writer: str
 ) -> Mapping[str, object]:
     """
     Write an exit record, and give it as it was written.
@@ -47,7 +43,7 @@ def write_exit_record(
     Args:
         record: What it says.
         store: Task storage.
-        folder: Where the run's exit records are, ending in `/`.
+        run: Name of the run.
         retry: What a transient failure is met with.
         writer: A name that no other attempt has.
 
@@ -55,15 +51,15 @@ def write_exit_record(
         HtcjobError: it cannot be written.
     """
 
-    def put(record: Mapping[str, object], name: str) -> None:
-        retry.call(partial(store.put_bytes, exit_record_json(record), f"{folder}{name}.json"))
+    def put(record: Mapping[str, object], key: str) -> None:
+        retry.call(partial(store.put_bytes, exit_record_json(record), key))
 
-    name = f"{record['array_index']}-{record['attempt']}"
+    key = exit_record_key(run, record["array_index"], record["attempt"])
     if record.get("attempt_from"):
-        put(record, name)
-    elif not _put_new(exit_record_json(record), f"{folder}{name}.json", store, retry):
+        put(record, key)
+    elif not _put_new(exit_record_json(record), key, store, retry):
         record = {**record, "attempt": 2}
-        put(record, f"{record['array_index']}-2-{writer}")
+        put(record, later_exit_record_key(run, record["array_index"], writer))
     retry.call(store.sync)
     return record
 

@@ -1,11 +1,6 @@
 """
 What is committed and what failed, in task storage; and the exit record of an attempt.
 
-    .htcjob/<run>/run.json                       which manifest and command this run is of
-    .htcjob/<run>/done/<block>/<part>.jsonl      commit records; a block is 1,000 consecutive positions
-    .htcjob/<run>/attempts/<index>-<attempt>.json            the exit record, written last
-    .htcjob/<run>/attempts/<index>-2-<writer>.json           … of a later attempt that nobody counts
-
 An entry is done when a record says so, and a record is written only after its outputs are in storage.
 Attempts never write to the same part, so none can undo what another has committed. Records of one attempt are
 gathered in memory and written a block at a time, at the latest every 30 s and at its end: a kill between two
@@ -25,16 +20,15 @@ from typing import TYPE_CHECKING
 
 from htcjob.errors import (
     AbsentError,
-    ConfigurationError,
     HtcjobError,
     PermanentError,
     RunMismatchError,
     StorageError,
 )
-from htcjob.ledger.exit_records import exit_record_json as exit_record_json  # the ledger's, too
 from htcjob.ledger.exit_records import write_exit_record
+from htcjob.ledger.layout import BLOCK_ENTRIES, block_of, check_run_name, part_key, run_key
 from htcjob.ledger.parts import Parts
-from htcjob.ledger.records import BLOCK_ENTRIES, is_sound
+from htcjob.ledger.records import is_sound
 from htcjob.logs.events import event
 from htcjob.logs.json_object import json_line, parse_object
 from htcjob.logs.redact import REDACTED, redact, redact_words
@@ -169,11 +163,11 @@ class Ledger:
                 "command": redact_words(command),
             }
             data = json_line(identity).encode()
-            if self._retry.call(partial(self.store.put_bytes, data, self._run_key, if_absent=True)):
+            if self._retry.call(partial(self.store.put_bytes, data, run_key(self.run), if_absent=True)):
                 return
             before = self._read_run()  # another job of the array was first
             if before is None:  # an empty one: a kill left it, where there are no hard links
-                self._retry.call(partial(self.store.put_bytes, data, self._run_key))
+                self._retry.call(partial(self.store.put_bytes, data, run_key(self.run)))
                 before = self._read_run() or {}
         differences = "; ".join(_differences(before, manifest, command))
         if differences:
@@ -184,14 +178,14 @@ class Ledger:
 
     def _read_run(self) -> dict[str, object] | None:
         try:
-            data = self._retry.call(partial(self.store.read_range, self._run_key, 0))
+            data = self._retry.call(partial(self.store.read_range, run_key(self.run), 0))
             return parse_object(data) if data else None
         except AbsentError:
             return None
         except ValueError as error:
             raise PermanentError(
                 "get",
-                self.store.url_of(self._run_key),
+                self.store.url_of(run_key(self.run)),
                 f"{error}; the record of what this run is of is damaged: use another name with --run",
             ) from None
 
@@ -205,7 +199,7 @@ class Ledger:
         if not positions:
             return done
         parts, is_done = self._parts, EntryResult.DONE.value
-        blocks = range(positions.start // BLOCK_ENTRIES, (positions.stop - 1) // BLOCK_ENTRIES + 1)
+        blocks = range(block_of(positions.start), block_of(positions.stop - 1) + 1)
         for block in parts.read(blocks):
             for position, record in parts.final(block).items():
                 if position in positions and record["result"] == is_done:
@@ -232,7 +226,7 @@ class Ledger:
         """
         sound = {key: part for key, part in block.parts.items() if is_sound(part, block.number)}
         generation = 1 + max(map(self._parts.generation, sound), default=0)
-        new_key = self._parts.key(block.number, self._next_name(), generation)
+        new_key = part_key(self.run, block.number, self._next_name(), generation)
         replaced = {key: part for key, part in sound.items() if key < new_key}
         if len(replaced) < SCATTERED_PARTS:
             return
@@ -276,7 +270,7 @@ class Ledger:
                 records, self._buffer = self._buffer, []
             blocks: dict[int, list[Record]] = {}
             for record in records:
-                blocks.setdefault(record.position // BLOCK_ENTRIES, []).append(record)
+                blocks.setdefault(block_of(record.position), []).append(record)
             while blocks:
                 block, of_block = next(iter(blocks.items()))
                 try:
@@ -308,7 +302,7 @@ class Ledger:
                 return
 
     def _write_part(self, block: int, lines: Iterable[bytes]) -> None:
-        self._write(self._parts.key(block, self._next_name()), lines)
+        self._write(part_key(self.run, block, self._next_name()), lines)
 
     def _next_name(self) -> str:
         """Return a name that no other part has."""
@@ -324,36 +318,7 @@ class Ledger:
 
     def write_exit_record(self, record: Mapping[str, object]) -> Mapping[str, object]:
         """Write the exit record of this attempt, the last thing it does, and give it as it was written."""
-        return write_exit_record(
-            record, self.store, f"{self._prefix}attempts/", self._retry, writer=self._writer
-        )
-
-    @property
-    def _run_key(self) -> str:
-        return f"{self._prefix}run.json"
-
-    @property
-    def _prefix(self) -> str:
-        return f".htcjob/{self.run}/"
-
-
-def is_run_name(name: str) -> bool:
-    """Whether *name* is plain letters, digits, `.`, `_` and `-`, at most 100: it becomes part of keys."""
-    plain = name.replace(".", "").replace("_", "").replace("-", "")
-    return plain.isascii() and plain.isalnum() and len(name) <= 100 and not name.startswith(".")
-
-
-def check_run_name(name: str) -> None:
-    """
-    Refuse a run name that is none.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    if not is_run_name(name):
-        raise ConfigurationError(
-            f"run name {name!r}: it must be letters, digits, '.', '_' and '-', at most 100"
-        )
+        return write_exit_record(record, self.store, self.run, self._retry, writer=self._writer)
 
 
 def _differences(

@@ -1,9 +1,6 @@
 """
 The parts of a ledger, and the one reading that finds every record in them.
 
-    .htcjob/<run>/done/<block>/<writer>-<number>.jsonl                a part, written once and never changed
-    .htcjob/<run>/done/<block>/m<generation>-<writer>-<number>.jsonl  a part that others were put together in
-
 An attempt puts scattered parts together while others read: it writes the new part, then removes the old ones.
 Three things see to it that whoever reads finds every record that was committed before:
 
@@ -18,16 +15,17 @@ Three things see to it that whoever reads finds every record that was committed 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from htcjob.errors import AbsentError, HtcjobError, TransientError
+from htcjob.ledger.layout import PART, block_prefix, done_prefix
 from htcjob.ledger.records import Spot, Unreadable, counts_more, lines_of
 
 if TYPE_CHECKING:
+    import re
     from typing import Protocol
 
     from htcjob.storage.contract import Store
@@ -48,9 +46,6 @@ LISTINGS = 10
 
 WINDOW = 1000
 """Parts that are listed before they are read: what one answer of a cloud has."""
-
-_PART = re.compile(r"(\d{8})/(?:m(\d{6})-)?[0-9A-Za-z_][0-9A-Za-z._-]*\.jsonl", re.ASCII)
-"""Block, and generation of one that others were put together in; names that begin with a dot are not ours."""
 
 
 class Block(NamedTuple):
@@ -85,7 +80,8 @@ class Parts:
         self.unreadable = Unreadable() if unreadable is None else unreadable
         self.n_entries = n_entries
         self._store = store
-        self._prefix = f".htcjob/{run}/done/"
+        self._run = run
+        self._prefix = done_prefix(run)
         self._caller = caller
 
     def read(self, blocks: range) -> Iterator[Block]:
@@ -133,11 +129,6 @@ class Parts:
                 if position not in final or counts_more(found, final[position]):
                     final[position] = found
         return final
-
-    def key(self, block: int, name: str, generation: int = 0) -> str:
-        """Return the key of the part *name*, which comes behind those of all earlier generations."""
-        put_together = f"m{generation:06d}-" if generation else ""
-        return f"{self._folder(block)}{put_together}{name}.jsonl"
 
     def generation(self, key: str) -> int:
         """Return how often records of that part were put together; 0: an attempt wrote it so."""
@@ -238,13 +229,13 @@ class Parts:
         return parts
 
     def _found_in(self, key: str) -> re.Match[str] | None:
-        return _PART.fullmatch(key, len(self._prefix))
+        return PART.fullmatch(key, len(self._prefix))
 
     def _block_of(self, part: str) -> int:
         return int(part[len(self._prefix) :].partition("/")[0])
 
     def _folder(self, block: int) -> str:
-        return f"{self._prefix}{block:08d}/"
+        return block_prefix(self._run, block)
 
     def _restless(self, block: int) -> TransientError:
         return TransientError(

@@ -8,13 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from htcjob.errors import AbsentError, ConfigurationError
-from htcjob.ledger.ledger import check_run_name, is_run_name
+from htcjob.ledger.layout import RESERVED_PREFIX, check_run_name, run_in, run_key
 from htcjob.ledger.parts import Parts
 from htcjob.ledger.records import Spot, Unreadable, is_count
 from htcjob.logs.json_object import parse_object
 from htcjob.outcome.endings import EntryResult
 from htcjob.retry import RetryPolicy
-from htcjob.storage.keys import LAST_CHARACTER
 
 if TYPE_CHECKING:
     from htcjob.storage.contract import ObjectInfo, Store
@@ -67,18 +66,17 @@ def runs_in(store: Store) -> Iterator[str]:
     retry = RetryPolicy()
 
     def first_after(start_after: str | None) -> ObjectInfo | None:
-        return next(store.list(".htcjob/", start_after=start_after), None)
+        return next(store.list(RESERVED_PREFIX, start_after=start_after), None)
 
     after = given = None
     while True:
         found = retry.call(partial(first_after, after))
         if found is None:
             return
-        name, _, rest = found.key.removeprefix(".htcjob/").partition("/")
-        if rest and is_run_name(name) and name != given:
+        name, after = run_in(found.key)
+        if name and name != given:
             given = name
             yield name
-        after = max(found.key, f".htcjob/{name}/{LAST_CHARACTER}")
 
 
 def choose_run(store: Store, name: str | None) -> str:
@@ -118,7 +116,7 @@ def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadabl
     Raises:
         AbsentError: there is no such run.
     """
-    key = f".htcjob/{run}/run.json"
+    key = run_key(run)
     try:
         found = parse_object(transfers.call(lambda: store.read_range(key, 0)))
     except AbsentError as error:

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
+from htcjob.ledger.layout import block_of
 from htcjob.outcome.endings import EntryResult
-
-BLOCK_ENTRIES = 1000
-"""Consecutive positions whose records lie together, so that a job lists only what it overlaps."""
 
 SHOWN = 10
 """Objects and lines that cannot be read which are named; the others are counted."""
@@ -104,7 +102,7 @@ def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, 
     if not record.keys() >= _REQUIRED:
         return f"it has no {' or '.join(sorted(_REQUIRED - record.keys()))}"
     position: int = record["position"]
-    if position // BLOCK_ENTRIES != block:
+    if block_of(position) != block:
         return f"position {position} is not of this block"
     if n_entries is not None and position >= n_entries:
         return f"position {position}, and the run has {n_entries} entries"

@@ -42,7 +42,6 @@ BLOCK_BYTES = 4 * 1024 * 1024
 FIRST_FEW = 5
 """Of what no line can mean, so many are named; the others are counted."""
 
-_LEDGER = ".htcjob"
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ /.,@+()=~!-]*")
 """Keys of these characters, without `..` and not too long, certainly mean themselves: most do."""
 _PLAIN_LENGTH = 1024
@@ -55,6 +54,8 @@ class Source(NamedTuple):
     """A folder, a whole store, or a glob; a plain name means a folder."""
     is_project: bool
     """Its store is project storage: entries are keys, not URLs."""
+    reserved_folder: str
+    """Name of a folder whose objects are left out, wherever it is: htcjob's own records lie in such."""
     include: Sequence[str] = ()
     """Globs, relative to the folder, of what to take; none: everything."""
     exclude: Sequence[str] = ()
@@ -95,7 +96,7 @@ def build(source: Source, target: Location, transfers: Transfers, folder: str) -
     """
     List *source*, side by side where its keys allow that, and put manifest and index at *target*.
 
-    What htcjob itself writes is left out (records in `.htcjob/`, the manifest and its index), and so are the
+    What htcjob itself writes is left out (the reserved folder, the manifest and its index), and so are the
     empty objects that stand for folders.
 
     Args:
@@ -178,7 +179,7 @@ def _means(line: str, key: str) -> bool:
 
 def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftOut], bool]:
     """Give what tells whether an object is to become an entry, or something in what is left out may be."""
-    store, key = source.place.store, source.place.key
+    store, key, reserved = source.place.store, source.place.key, source.reserved_folder
     folder = source.prefix[: source.prefix.rfind("/") + 1]
     glob = key if GLOB.search(key) else None
     pattern = glob_pattern(glob) if glob else None
@@ -187,7 +188,7 @@ def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftO
     ours = {target.url, target.url + SUFFIX}
 
     def may_be_wanted(found: LeftOut) -> bool:
-        if _LEDGER in found.key.split("/")[:-1] or (glob and not may_mean(glob, found)):
+        if reserved in found.key.split("/")[:-1] or (glob and not may_mean(glob, found)):
             return False
         below = LeftOut(found.key[len(folder) :], found.reason)
         if source.include and not any(may_mean(wanted, below) for wanted in source.include):
@@ -200,7 +201,7 @@ def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftO
             return may_be_wanted(info)
         if info.size_bytes == 0 and info.key.endswith("/"):
             return False
-        if _LEDGER in info.key and _LEDGER in info.key.split("/")[:-1]:
+        if reserved in info.key and reserved in info.key.split("/")[:-1]:
             return False
         if pattern is not None and not pattern.match(info.key):
             return False

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from htcjob.errors import ConfigurationError, PermanentError, RunMismatchError, TransientError
-from htcjob.ledger.ledger import Ledger, Output, Record, exit_record_json
+from htcjob.ledger.exit_records import exit_record_json
+from htcjob.ledger.ledger import Ledger, Output, Record
 from htcjob.manifest.manifest import EntryList, Manifest
 from htcjob.outcome.endings import EntryResult
 from htcjob.retry import RetryPolicy

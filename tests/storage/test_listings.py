@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 import pytest
 
 from htcjob.errors import DisorderError, PermanentError, StorageError, TransientError
+from htcjob.ledger.layout import RESERVED_FOLDER
 from htcjob.manifest.build import Source, build
 from htcjob.retry import RetryPolicy
 from htcjob.storage import bounds, ordering
@@ -107,7 +108,7 @@ def test_a_manifest_of_a_server_without_order_has_every_key(server, store, order
     server.keys, server.page_keys = order(MANY), 7
     made, target = MemoryStore("made"), "list.txt"
     with Transfers(RetryPolicy(sleep=lambda _: False)) as transfers:
-        source = Source(Location("x", store, ""), is_project=True)
+        source = Source(Location("x", store, ""), is_project=True, reserved_folder=RESERVED_FOLDER)
         build(source, Location("list.txt", made, target), transfers, str(tmp_path))
     assert made.read_range(target, 0).decode().split() == MANY
 

@@ -189,9 +189,10 @@ def _steps(flags: dict[str, Any], balance: str) -> Iterator[tuple[str, Callable[
 
     def task_storage_step() -> str:
         from htcjob.job_stores import require_task_store
+        from htcjob.ledger.layout import trial_key
 
         store = require_task_store(contexts[0], RetryPolicy())
-        key = f".htcjob/check-{os.urandom(6).hex()}"
+        key = trial_key(os.urandom(6).hex())
         store.put_bytes(b"", key)
         store.delete(key)
         return f"{store.url} can be written"

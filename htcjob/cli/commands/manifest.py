@@ -109,6 +109,7 @@ def build(
     Example:
       htcjob manifest build project: --include '**/*.jpg' -o list.txt
     """
+    from htcjob.ledger.layout import RESERVED_FOLDER
     from htcjob.manifest.build import Source
     from htcjob.manifest.build import build as build_manifest
 
@@ -117,6 +118,7 @@ def build(
     source = Source(
         parse(location, stores),
         is_project=location.startswith("project:"),
+        reserved_folder=RESERVED_FOLDER,
         include=[glob.removesuffix("/") for glob in include],
         exclude=[glob.removesuffix("/") for glob in exclude],
         as_json=jsonl,
