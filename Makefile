@@ -45,7 +45,7 @@ types: $(VENV)/installed  ## Check types, strictly.
 	$(BIN)/mypy
 
 docs: $(VENV)/installed  ## Build the documentation as a site: build/docs/index.html.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed  ## Measure start-up and throughput, side by side with what bounds them.
 	$(BIN)/python -m benchmarks.startup

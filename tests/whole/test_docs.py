@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import htcjob
 from htcjob.environment import context as env
 from htcjob.outcome.endings import EXIT_TABLE
 
@@ -256,6 +258,44 @@ def test_every_link_leads_somewhere():
             assert not anchor or anchor in anchors(target.read_text()), (name, path, anchor)
             links += 1
     assert links > 60
+
+
+@pytest.mark.parametrize(
+    ("page", "found", "instead", "said"),
+    [
+        ("docs/limits.md", "# Limits", "# Limits", ""),
+        ("docs/limits.md", "# Limits", "# Limits\n\n[gone](nowhere.md)", "nowhere.md"),
+        ("docs/limits.md", "# Limits", "# Limits\n\n[gone](running.md#nowhere)", "#nowhere"),
+        ("mkdocs.yml", "      - Limits: limits.md\n", "", "limits.md"),
+    ],
+    ids=["as it is", "a dead link", "a dead anchor", "a page outside the navigation"],
+)
+def test_the_site_has_no_dead_end(tmp_path, page, found, instead, said):
+    """`make docs` builds it as it is, and refuses a link or a page that leads nowhere."""
+    pytest.importorskip("mkdocs")
+    for name in ("README.md", "CHANGELOG.md", "LICENSE", "mkdocs.yml", "docs", "examples"):
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+        copy(REPOSITORY / name, tmp_path / name)
+    text = (tmp_path / page).read_text()
+    assert found in text
+    (tmp_path / page).write_text(text.replace(found, instead, 1))
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict"],
+        cwd=tmp_path,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode != 0) == bool(said), done.stderr
+    assert said in done.stderr
+    assert (tmp_path / "build" / "docs" / "index.html").exists() or said
+
+
+def test_the_changelog_has_this_version():
+    """What is newer than the last one stands above it, as unreleased."""
+    versions = re.findall(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)
+    assert versions[:2] == ["Unreleased", htcjob.__version__]
 
 
 def test_no_path_of_a_developers_machine_is_in_the_repository():
