@@ -1,4 +1,4 @@
-# Both images for both architectures, for a registry: TAG=0.1.0 docker buildx bake --file docker/bake.hcl --push
+# Both images for both architectures, for a registry: TAG=0.2.0 docker buildx bake --file docker/bake.hcl --push
 #
 # BASE_IMAGE by digest gives the same images from the same commit.
 variable "BASE_IMAGE" { default = "python:3.12-slim" }

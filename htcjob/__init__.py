@@ -1,8 +1,8 @@
-"""Container-side job runtime for high-throughput computing. Start reading in `runtime.py`."""
+"""Container-side job runtime for high-throughput computing. Start reading in `attempt/recipe.py`."""
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Job", "JobEntry", "__version__"]
 
 if TYPE_CHECKING:
