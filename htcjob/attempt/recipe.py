@@ -236,7 +236,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
     variables = _variables(context) | claims
     crew = None
     if plan.call is not None:
-        from htcjob.supervise.worker import Crew
+        from htcjob.entries.crew import Crew
 
         environment = command_environment(
             attempt.environ, extra=variables, pass_credentials=plan.pass_credentials

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from htcjob.errors import CommandNotStartedError, ShortageError
 from htcjob.outcome.endings import TRY_AGAIN, CommandResult, signal_name
@@ -23,9 +22,6 @@ from htcjob.supervise.children import LEFTOVERS_GRACE_S, Command, exit_fd, signa
 from htcjob.supervise.command import EMPTY_STDIN, FINISHING_SHARE, RESET, Signals, dies_with_us
 from htcjob.supervise.worker_answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answer
 from htcjob.trouble import let_go
-
-if TYPE_CHECKING:
-    from htcjob.run_options import Plan
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker_program", "program.py")
 
@@ -386,58 +382,3 @@ def _send(pipe: int, data: bytes) -> bytes:
     except BrokenPipeError:
         return b""  # the process has ended, as will be seen
     return data
-
-
-class Crew:
-    """
-    All workers of an attempt, from `__enter__` to `__exit__`.
-
-    They start at once, so that they import while the attempt finds out what there is to do.
-
-    Args:
-        plan: Whose function they call.
-        environment: All variables of their processes.
-        signals: Where stop signals arrive.
-
-    Raises:
-        CommandNotStartedError: the interpreter cannot be started.
-        ShortageError: this machine has no process or file descriptor left.
-    """
-
-    def __init__(self, plan: Plan, *, environment: Mapping[str, str], signals: Signals) -> None:
-        self.workers = [
-            Worker(
-                plan.call or "",
-                python=plan.python or sys.executable,
-                environment=environment,
-                number=number,
-                signals=signals,
-                grace_s=plan.grace_s,
-            )
-            for number in range(plan.workers)
-        ]
-        """By number."""
-
-    def __enter__(self) -> Crew:
-        try:
-            for worker in self.workers:
-                worker.start()
-        except BaseException:
-            self.reduce(0)
-            raise
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.hang_up()
-        for worker in self.workers:
-            worker.close()
-
-    def reduce(self, n_entries: int) -> None:
-        """Keep no more workers than there are entries."""
-        for worker in self.workers[n_entries:]:
-            worker.dismiss()
-
-    def hang_up(self) -> None:
-        """Let all of them, which are idle, see that there are no more requests."""
-        for worker in self.workers:
-            worker.hang_up()

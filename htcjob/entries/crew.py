@@ -1,0 +1,72 @@
+"""
+The warm workers of one attempt.
+
+What the user asked for is read here and handed on as plain values: a worker knows nothing of the options.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from htcjob.supervise.worker import Worker
+
+if TYPE_CHECKING:
+    from htcjob.run_options import Plan
+    from htcjob.supervise.signals import Signals
+
+
+class Crew:
+    """
+    All workers of an attempt, from `__enter__` to `__exit__`.
+
+    They start at once, so that they import while the attempt finds out what there is to do.
+
+    Args:
+        plan: Whose function they call.
+        environment: All variables of their processes.
+        signals: Where stop signals arrive.
+
+    Raises:
+        CommandNotStartedError: the interpreter cannot be started.
+        ShortageError: this machine has no process or file descriptor left.
+    """
+
+    def __init__(self, plan: Plan, *, environment: Mapping[str, str], signals: Signals) -> None:
+        self.workers = [
+            Worker(
+                plan.call or "",
+                python=plan.python or sys.executable,
+                environment=environment,
+                number=number,
+                signals=signals,
+                grace_s=plan.grace_s,
+            )
+            for number in range(plan.workers)
+        ]
+        """By number."""
+
+    def __enter__(self) -> Crew:
+        try:
+            for worker in self.workers:
+                worker.start()
+        except BaseException:
+            self.reduce(0)
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.hang_up()
+        for worker in self.workers:
+            worker.close()
+
+    def reduce(self, n_entries: int) -> None:
+        """Keep no more workers than there are entries."""
+        for worker in self.workers[n_entries:]:
+            worker.dismiss()
+
+    def hang_up(self) -> None:
+        """Let all of them, which are idle, see that there are no more requests."""
+        for worker in self.workers:
+            worker.hang_up()
