@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from htcjob.errors import ConfigurationError, HtcjobError
-from htcjob.htc_api.web import Host, folded, split_url
+from htcjob.htc_api.web import Host, split_url
 from htcjob.logs.events import event
 from htcjob.logs.json_object import parse_object
+from htcjob.logs.redact import one_line
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -146,7 +147,7 @@ class Aws:
         said = parse_object(body.encode())
         if "action" not in said:
             raise _OddAnswerError("the answer is no notice")
-        return folded(f"{said['action']} at {said.get('time')}")
+        return one_line(f"{said['action']} at {said.get('time')}")
 
 
 class Google:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import ConfigurationError
-from htcjob.logs.redact import redact
+from htcjob.logs.redact import redact, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -221,8 +221,7 @@ def moment(name: str, text: str) -> Found:
 
 def shown(text: str) -> str:
     """Give *text* for a message: quoted, on one line, without secrets, at most 80 characters."""
-    quoted = repr(redact(text))
-    return quoted if len(quoted) <= _LONGEST_SHOWN else quoted[: _LONGEST_SHOWN - 1] + "…"
+    return shortened(repr(redact(text)), _LONGEST_SHOWN)
 
 
 PLATFORMS = (

@@ -19,9 +19,9 @@ from htcjob.errors import (
     UnauthenticatedError,
 )
 from htcjob.htc_api.renewal import SYSTEM_CLOCK
-from htcjob.htc_api.web import TIMEOUT_S, Host, Response, folded, split_url, where_it_leads
+from htcjob.htc_api.web import TIMEOUT_S, Host, Response, split_url, where_it_leads
 from htcjob.logs.json_object import parse_object
-from htcjob.logs.redact import Secret
+from htcjob.logs.redact import Secret, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,7 +96,7 @@ class HtcApi:
         try:
             body = parse_object(response.data)
         except ValueError as error:
-            kind = folded(response.headers.get_content_type())
+            kind = one_line(response.headers.get_content_type())
             raise PermanentError(
                 "GET", url, f"the answer is {error} but {kind}; is HTCJOB_API_URL right?"
             ) from None
@@ -108,7 +108,7 @@ class HtcApi:
         """Give what a status other than 200 means (`htc-api.md` §3)."""
         status = response.status
         reason = f"HTTP {status}"
-        if said := _said(response.data) or folded(response.reason):
+        if said := _said(response.data) or one_line(response.reason):
             reason += f": {said}"
         if status == 401:
             return UnauthenticatedError("GET", url, reason)
@@ -157,7 +157,7 @@ def _said(data: bytes) -> str:
         return ""
     for name in ("errorDescription", "message", "error"):
         if isinstance(words := body.get(name), str) and words.strip():
-            return folded(words)
+            return one_line(words)
     return ""
 
 

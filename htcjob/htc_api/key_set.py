@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from htcjob.environment import context as env
 from htcjob.errors import ConfigurationError, PermanentError, TokenError, TransientError
-from htcjob.htc_api.web import LARGEST_ANSWER_BYTES, Host, folded, read_whole, split_url, where_it_leads
+from htcjob.htc_api.web import LARGEST_ANSWER_BYTES, Host, read_whole, split_url, where_it_leads
 from htcjob.logs.json_object import parse_object
+from htcjob.logs.redact import one_line
 from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _fetch(url: str) -> bytes:
     if response.status == 200:
         return response.data
     shown = url.partition("?")[0]
-    reason = f"HTTP {response.status}: {folded(response.reason)}"
+    reason = f"HTTP {response.status}: {one_line(response.reason)}"
     if response.status >= 500 or response.status in (408, 425, 429):
         raise TransientError("GET", shown, f"{reason}; it is the key set of HTCJOB_JWKS")
     if 300 <= response.status < 400:

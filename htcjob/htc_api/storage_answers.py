@@ -9,9 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast
 
 from htcjob.errors import PermanentError, TransientError
-from htcjob.htc_api.web import folded
 from htcjob.logs.json_object import parse_object
-from htcjob.logs.redact import Secret
+from htcjob.logs.redact import Secret, one_line
 from htcjob.storage.access import CloudCredentials
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def read_regional(answer: Answer, region: str | None, *, now: float) -> Grant:
     if len(stores) != 1:
         said = ", ".join(sorted(name for name in names if isinstance(name, str))) or "no region"
         raise reader.refuse(
-            f"storage in {folded(said)} and not in the job's region, {region or 'which is not known'}"
+            f"storage in {one_line(said)} and not in the job's region, {region or 'which is not known'}"
         )
     return reader.grant(stores[0], answer, now=now)
 

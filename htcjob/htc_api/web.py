@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob import __version__
 from htcjob.errors import ConfigurationError, PermanentError, StorageError, TransientError
-from htcjob.logs.redact import redact
+from htcjob.logs.redact import one_line
 from htcjob.supervise.bounded_call import TooLongError, within
 
 # http.client is imported with the first request. CPU of the import on top of bare Python, least of 15 on our
@@ -31,8 +31,6 @@ WHOLE_ANSWER_S = 60.0
 """From the name server to the last byte; an answer that trickles in for longer is given up."""
 LARGEST_ANSWER_BYTES = 1 << 20
 """The largest we ask for, storage of all regions, has about 50 KiB."""
-_LONGEST_SAID = 200
-"""Characters of another's words in a message."""
 
 
 class Response(NamedTuple):
@@ -181,19 +179,13 @@ def read_whole(path: str, largest_bytes: int) -> bytes:
     return data
 
 
-def folded(words: str) -> str:
-    """Return *words* on one line, without secrets, and cut."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in redact(words)).split())
-    return line if len(line) <= _LONGEST_SAID else line[: _LONGEST_SAID - 1] + "…"
-
-
 def where_it_leads(response: Response) -> str:
     """Return where a redirect leads, in words, without query and user; empty where it does not say."""
     from urllib.parse import urlsplit
 
     try:
         parts = urlsplit(str(response.headers.get("Location", "")))
-        return f" to {folded(f'{parts.scheme}://{parts.hostname}{parts.path}')}" if parts.hostname else ""
+        return f" to {one_line(f'{parts.scheme}://{parts.hostname}{parts.path}')}" if parts.hostname else ""
     except ValueError:
         return ""
 
@@ -271,10 +263,10 @@ def _lost(method: str, url: str, error: Exception) -> StorageError:
         return PermanentError(
             method,
             url,
-            f"its certificate is not trusted: {folded(error.verify_message)}; "
+            f"its certificate is not trusted: {one_line(error.verify_message)}; "
             "SSL_CERT_FILE can name the authorities of your site",
         )
     if isinstance(error, UnicodeError):  # of the host's name, whatever it was called with
         return PermanentError(method, url, "its host is no name that a name server could know")
     said = getattr(error, "strerror", None) or str(error)
-    return TransientError(method, url, f"{type(error).__name__}: {folded(str(said))}")
+    return TransientError(method, url, f"{type(error).__name__}: {one_line(str(said))}")

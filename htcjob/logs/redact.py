@@ -27,6 +27,9 @@ _SHORTEST = 8
 _LONG = 20
 """Characters. Shorter ones are hidden inside of other words only if they are unusual for a word."""
 
+LONGEST_SAID = 200
+"""Characters of another program's words in a message."""
+
 _known: set[str] = set()
 
 
@@ -106,6 +109,25 @@ def redact_value(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [redact_value(member) for member in value]
     return value
+
+
+def one_line(text: str, limit: int | None = LONGEST_SAID) -> str:
+    """
+    Return *text*, the words of another program or of a user, as one printable line without secrets.
+
+    Line breaks, colours of a terminal and all other characters that cannot be printed become a space.
+
+    Args:
+        text: The words.
+        limit: Characters of the line, at most (`shortened`). None: it is not cut.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in redact(text)).split())
+    return line if limit is None else shortened(line, limit)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return *text* in at most *limit* characters, of which the last is `…` where something is cut off."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,16 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from htcjob.logs.redact import REDACTED, Secret, redact, redact_value, redact_words
+from htcjob.logs.redact import (
+    LONGEST_SAID,
+    REDACTED,
+    Secret,
+    one_line,
+    redact,
+    redact_value,
+    redact_words,
+    shortened,
+)
 
 
 @pytest.mark.parametrize(
@@ -223,3 +232,20 @@ def test_values_are_redacted_inside_of_lists_and_mappings():
 def test_hostile_text_is_searched_in_one_pass(text):
     """A key or message of that kind holds up nobody: pytest's own limit would."""
     assert redact(text * 3) == text * 3
+
+
+def test_the_words_of_others_become_one_printable_line():
+    """Line breaks, tabs, colours and lone surrogates are gone, and a secret is, even one of several lines."""
+    Secret("first-line-0123\nsecond-line-4567")
+    assert one_line("  a\r\n\tb\x1b[31m c\udcff\n") == "a b [31m c"
+    assert one_line("got first-line-0123\nsecond-line-4567, no") == f"got {REDACTED}, no"
+    assert one_line("x" * 500) == "x" * (LONGEST_SAID - 1) + "…"
+    assert one_line("ab cd\nef", 5) == "ab c…"
+    assert one_line("x\n" * 500, None) == " ".join("x" * 500)
+
+
+def test_a_text_is_cut_to_the_limit_and_shows_that_it_was():
+    """The limit counts the mark; what fits is left as it is."""
+    assert shortened("abcde", 5) == "abcde"
+    assert shortened("abcdef", 5) == "abcd…"
+    assert shortened("", 5) == ""
