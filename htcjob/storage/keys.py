@@ -7,7 +7,6 @@ import stat
 from contextlib import suppress
 
 from htcjob.errors import BadKeyError, ConfigurationError, TransientError
-from htcjob.storage.local.spelling import ANYWHERE, SPELLED_OTHERWISE
 from htcjob.trouble import in_words, is_passing
 
 LONGEST_KEY_BYTES = 1024
@@ -98,6 +97,8 @@ def path_of_copy(root: str, key: str) -> str:
     Raises:
         BadKeyError: as there; or the file system takes it for the file of another key that is there.
     """
+    from htcjob.storage.local.spelling import ANYWHERE, SPELLED_OTHERWISE
+
     path = local_path(root, key)
     with suppress(OSError):  # whoever writes it is told
         if "/" in key:  # first, so that nobody makes them meanwhile in another spelling

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from htcjob.errors import (
-    AbsentError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-    UnwritableError,
-)
+from htcjob import errors
 from htcjob.outcome.endings import ending_of_error
 from htcjob.storage.access import Access
 from htcjob.storage.answers import AZURE, GOOGLE, S3, Answer, Meaning
@@ -23,50 +15,50 @@ PLACES = {"s3": "s3://b", "gs": "gs://b", "az": "az://account/c"}
 ROWS = {"s3": (S3,), "gs": (S3, GOOGLE), "az": (AZURE,)}
 EXPECTED = (
     # scheme, status, code, class, exit status, a word that helps
-    ("s3", 403, "RequestTimeTooSkewed", TransientError, 75, "clock"),
-    ("s3", 403, "RequestTimeSkewed", TransientError, 75, "clock"),
-    ("s3", 403, "RequestExpired", UnauthenticatedError, 77, "expired"),
-    ("s3", 400, "ExpiredToken", UnauthenticatedError, 77, "expired"),
-    ("s3", 400, "TokenRefreshRequired", UnauthenticatedError, 77, "expired"),
-    ("s3", 400, "InvalidToken", UnauthenticatedError, 77, "refused"),
-    ("s3", 403, "NotSignedUp", DeniedError, 77, "account"),
-    ("s3", 403, "AccountProblem", DeniedError, 77, "account"),
-    ("s3", 400, "KMS.DisabledException", PermanentError, 74, "encrypts"),
-    ("s3", 400, "KMS.NotFoundException", PermanentError, 74, "encrypts"),
-    ("s3", 400, "KMS.SomethingNewException", PermanentError, 74, "encrypts"),
-    ("s3", 400, "KMS.ThrottlingException", TransientError, 75, "throttled"),
-    ("s3", 403, "KMSAccessDenied", DeniedError, 77, "denied"),
-    ("s3", 403, "InvalidObjectState", PermanentError, 74, "archive"),
-    ("s3", 501, "NotImplemented", PermanentError, 74, "support"),
-    ("s3", 400, "Throttling", TransientError, 75, "throttled"),
-    ("s3", 509, "BandwidthLimitExceeded", TransientError, 75, "throttled"),
-    ("s3", 409, "TransactionInProgress", TransientError, 75, "throttled"),
-    ("s3", 409, "OperationAborted", TransientError, 75, "in the way"),
-    ("s3", 409, "ConditionalRequestConflict", TransientError, 75, "in the way"),
-    ("s3", 403, "QuotaExceeded", UnwritableError, 74, "full"),
-    ("s3", 507, "XMinioStorageFull", UnwritableError, 74, "full"),
-    ("s3", 400, "EntityTooLarge", PermanentError, 74, "too large"),
-    ("s3", 400, "BadDigest", TransientError, 75, "not what was sent"),
-    ("s3", 400, "AuthorizationHeaderMalformed", PermanentError, 74, "another region"),
-    ("s3", 301, "PermanentRedirect", PermanentError, 74, "another region"),
-    ("s3", 307, "TemporaryRedirect", TransientError, 75, "failed"),
-    ("s3", 425, "TooEarly", TransientError, 75, "failed"),
-    ("s3", 500, "AccessDenied", TransientError, 75, "failed"),
-    ("s3", 404, "NoSuchBucket", AbsentError, 66, "no bucket b"),
-    ("s3", 418, "SomethingNew", PermanentError, 74, "refused"),
-    ("gs", 403, "accountDisabled", DeniedError, 77, "account"),
-    ("gs", 403, "UserProjectAccountProblem", DeniedError, 77, "account"),
-    ("gs", 403, "rateLimitExceeded", TransientError, 75, "throttled"),
-    ("gs", 403, "userRateLimitExceeded", TransientError, 75, "throttled"),
-    ("gs", 403, "quotaExceeded", UnwritableError, 74, "full"),
-    ("gs", 400, "cloudKmsDisabledKey", PermanentError, 74, "encrypts"),
-    ("gs", 401, "authError", UnauthenticatedError, 77, "refused"),
-    ("az", 403, "AuthenticationFailed", UnauthenticatedError, 77, "refused"),
-    ("az", 403, "AccountIsDisabled", DeniedError, 77, "account"),
-    ("az", 409, "BlobArchived", PermanentError, 74, "archive"),
-    ("az", 409, "BlobBeingRehydrated", PermanentError, 74, "archive"),
-    ("az", 503, "ServerBusy", TransientError, 75, "throttled"),
-    ("az", 404, "ContainerNotFound", AbsentError, 66, "container c in account account"),
+    ("s3", 403, "RequestTimeTooSkewed", errors.TransientError, 75, "clock"),
+    ("s3", 403, "RequestTimeSkewed", errors.TransientError, 75, "clock"),
+    ("s3", 403, "RequestExpired", errors.UnauthenticatedError, 77, "expired"),
+    ("s3", 400, "ExpiredToken", errors.UnauthenticatedError, 77, "expired"),
+    ("s3", 400, "TokenRefreshRequired", errors.UnauthenticatedError, 77, "expired"),
+    ("s3", 400, "InvalidToken", errors.UnauthenticatedError, 77, "refused"),
+    ("s3", 403, "NotSignedUp", errors.DeniedError, 77, "account"),
+    ("s3", 403, "AccountProblem", errors.DeniedError, 77, "account"),
+    ("s3", 400, "KMS.DisabledException", errors.PermanentError, 74, "encrypts"),
+    ("s3", 400, "KMS.NotFoundException", errors.PermanentError, 74, "encrypts"),
+    ("s3", 400, "KMS.SomethingNewException", errors.PermanentError, 74, "encrypts"),
+    ("s3", 400, "KMS.ThrottlingException", errors.TransientError, 75, "throttled"),
+    ("s3", 403, "KMSAccessDenied", errors.DeniedError, 77, "denied"),
+    ("s3", 403, "InvalidObjectState", errors.PermanentError, 74, "archive"),
+    ("s3", 501, "NotImplemented", errors.PermanentError, 74, "support"),
+    ("s3", 400, "Throttling", errors.TransientError, 75, "throttled"),
+    ("s3", 509, "BandwidthLimitExceeded", errors.TransientError, 75, "throttled"),
+    ("s3", 409, "TransactionInProgress", errors.TransientError, 75, "throttled"),
+    ("s3", 409, "OperationAborted", errors.TransientError, 75, "in the way"),
+    ("s3", 409, "ConditionalRequestConflict", errors.TransientError, 75, "in the way"),
+    ("s3", 403, "QuotaExceeded", errors.UnwritableError, 74, "full"),
+    ("s3", 507, "XMinioStorageFull", errors.UnwritableError, 74, "full"),
+    ("s3", 400, "EntityTooLarge", errors.PermanentError, 74, "too large"),
+    ("s3", 400, "BadDigest", errors.TransientError, 75, "not what was sent"),
+    ("s3", 400, "AuthorizationHeaderMalformed", errors.PermanentError, 74, "another region"),
+    ("s3", 301, "PermanentRedirect", errors.PermanentError, 74, "another region"),
+    ("s3", 307, "TemporaryRedirect", errors.TransientError, 75, "failed"),
+    ("s3", 425, "TooEarly", errors.TransientError, 75, "failed"),
+    ("s3", 500, "AccessDenied", errors.TransientError, 75, "failed"),
+    ("s3", 404, "NoSuchBucket", errors.AbsentError, 66, "no bucket b"),
+    ("s3", 418, "SomethingNew", errors.PermanentError, 74, "refused"),
+    ("gs", 403, "accountDisabled", errors.DeniedError, 77, "account"),
+    ("gs", 403, "UserProjectAccountProblem", errors.DeniedError, 77, "account"),
+    ("gs", 403, "rateLimitExceeded", errors.TransientError, 75, "throttled"),
+    ("gs", 403, "userRateLimitExceeded", errors.TransientError, 75, "throttled"),
+    ("gs", 403, "quotaExceeded", errors.UnwritableError, 74, "full"),
+    ("gs", 400, "cloudKmsDisabledKey", errors.PermanentError, 74, "encrypts"),
+    ("gs", 401, "authError", errors.UnauthenticatedError, 77, "refused"),
+    ("az", 403, "AuthenticationFailed", errors.UnauthenticatedError, 77, "refused"),
+    ("az", 403, "AccountIsDisabled", errors.DeniedError, 77, "account"),
+    ("az", 409, "BlobArchived", errors.PermanentError, 74, "archive"),
+    ("az", 409, "BlobBeingRehydrated", errors.PermanentError, 74, "archive"),
+    ("az", 503, "ServerBusy", errors.TransientError, 75, "throttled"),
+    ("az", 404, "ContainerNotFound", errors.AbsentError, 66, "container c in account account"),
 )
 
 
@@ -113,8 +105,8 @@ def verbs_of(store, tmp_path):
     }
 
 
-def failure_of(verb) -> StorageError:
-    with pytest.raises(StorageError) as raised:
+def failure_of(verb) -> errors.StorageError:
+    with pytest.raises(errors.StorageError) as raised:
         verb()
     assert "\n" not in str(raised.value)
     return raised.value
@@ -137,7 +129,7 @@ def test_every_row(server, store_of, scheme, tmp_path):
                 assert not answer.is_mute
             expected = answer.error(operation, "", "")
             is_alike = type(error) is type(expected)
-            if isinstance(error, TransientError) and isinstance(expected, TransientError):
+            if isinstance(error, errors.TransientError) and isinstance(expected, errors.TransientError):
                 is_alike = error.is_throttled is expected.is_throttled
             if not is_alike or (operation != "head" and code not in str(error)):
                 wrong.append((operation, status, code, type(error).__name__, str(error)))
@@ -161,17 +153,17 @@ def test_what_is_expected(server, store_of, row, tmp_path):
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (502, b"<html><body>Bad <b>Gateway</b></body></html>", TransientError),
-        (503, b"", TransientError),
-        (500, b"\xff\xfe{", TransientError),
-        (403, b"", DeniedError),
-        (403, b"<html>Blocked by the firewall", DeniedError),
-        (404, b"<html>404", AbsentError),
-        (400, b"", PermanentError),
-        (405, b"", PermanentError),
-        (413, b"<html>too large", PermanentError),
-        (429, b"slow down", TransientError),
-        (599, b"", TransientError),
+        (502, b"<html><body>Bad <b>Gateway</b></body></html>", errors.TransientError),
+        (503, b"", errors.TransientError),
+        (500, b"\xff\xfe{", errors.TransientError),
+        (403, b"", errors.DeniedError),
+        (403, b"<html>Blocked by the firewall", errors.DeniedError),
+        (404, b"<html>404", errors.AbsentError),
+        (400, b"", errors.PermanentError),
+        (405, b"", errors.PermanentError),
+        (413, b"<html>too large", errors.PermanentError),
+        (429, b"slow down", errors.TransientError),
+        (599, b"", errors.TransientError),
     ],
 )
 def test_pages_of_others(server, store_of, scheme, status, body, kind, tmp_path):
@@ -203,7 +195,7 @@ def test_if_absent_says_what_happened(server, store_of):
         server.say(status, code)
         assert store_of(scheme).put_bytes(b"x", "k", if_absent=True) is False
     server.say(409, "ConditionalRequestConflict")
-    with pytest.raises(TransientError):
+    with pytest.raises(errors.TransientError):
         store_of("s3").put_bytes(b"x", "k", if_absent=True)
 
 

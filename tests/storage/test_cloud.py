@@ -11,22 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from htcjob.errors import (
-    AbsentError,
-    ConfigurationError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-)
+from htcjob import errors
 from htcjob.retry import RetryPolicy
-from htcjob.storage import cloud, engines
+from htcjob.storage import cloud
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.cloud import SHA256_METADATA, Body, Bucket, CloudStore
 from htcjob.storage.contract import ObjectInfo
-
-from .contract import files_below, files_limited_to, keys_in
+from tests.storage.contract import files_below, files_limited_to, keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +57,7 @@ class ScriptedBucket(Bucket):
 
     def _info(self, name: str) -> ObjectInfo:
         if name not in self.objects:
-            raise SdkError(AbsentError)
+            raise SdkError(errors.AbsentError)
         data = self.objects[name]
         return ObjectInfo(name, len(data), md5(data).hexdigest(), NOW, self.checksum)
 
@@ -74,9 +65,9 @@ class ScriptedBucket(Bucket):
         self._begin("get", name, start, stop)
         info = self._info(name)
         if etag not in (None, info.etag):
-            raise SdkError(TransientError)
+            raise SdkError(errors.TransientError)
         if start and start >= info.size_bytes:
-            raise SdkError(PermanentError)
+            raise SdkError(errors.PermanentError)
         end = info.size_bytes if stop is None else min(stop, info.size_bytes)
         pieces = self.pieces(start, self.objects[name][start:end])
         return Body(info, start, end, pieces, self._close)
@@ -111,9 +102,9 @@ class ScriptedBucket(Bucket):
     def delete(self, name: str) -> None:
         self._begin("delete", name)
         if self.objects.pop(name, None) is None:
-            raise SdkError(AbsentError)
+            raise SdkError(errors.AbsentError)
 
-    def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
+    def error(self, operation: str, url: str, error: Exception) -> errors.StorageError | None:
         if not isinstance(error, SdkError) or error.args[0] is None:
             return None
         return error.args[0](operation, url, "scripted")
@@ -164,7 +155,9 @@ def _store(bucket: ScriptedBucket, source: ScriptedSource | None = None, prefix:
     return CloudStore("s3://bucket", bucket, prefix, Access(credentials=source, retry=retry, environ={}))
 
 
-def _failing(times: int, error: type[StorageError] | None, verb: str | None = None) -> Callable[..., None]:
+def _failing(
+    times: int, error: type[errors.StorageError] | None, verb: str | None = None
+) -> Callable[..., None]:
     """Give a script that fails so often."""
     left = [times]
     lock = threading.Lock()
@@ -192,9 +185,12 @@ def _verbs(store: CloudStore, folder: Path) -> dict[str, Callable[[], object]]:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("error", [TransientError, DeniedError, UnauthenticatedError, PermanentError])
+    @pytest.mark.parametrize(
+        "error",
+        [errors.TransientError, errors.DeniedError, errors.UnauthenticatedError, errors.PermanentError],
+    )
     def test_meaning(
-        self, bucket: ScriptedBucket, store: CloudStore, tmp_path: Path, error: type[StorageError]
+        self, bucket: ScriptedBucket, store: CloudStore, tmp_path: Path, error: type[errors.StorageError]
     ) -> None:
         """The SDK's error is ours with the verb and the object, after one request, caused by the SDK's."""
         for verb, call in _verbs(store, tmp_path).items():
@@ -221,7 +217,7 @@ class TestErrors:
         assert store.read_range("a", 4) == b""
         assert store.read_range("a", 4, 4) == b""
         for start in (5, 6):
-            with pytest.raises(PermanentError):
+            with pytest.raises(errors.PermanentError):
                 store.read_range("a", start)
 
 
@@ -231,7 +227,7 @@ class TestCredentials:
         source = ScriptedSource()
         for verb, call in _verbs(_store(bucket, source), tmp_path).items():
             bucket.objects["a"] = b"content"
-            bucket.script = _failing(1, UnauthenticatedError)
+            bucket.script = _failing(1, errors.UnauthenticatedError)
             before = bucket.renewed
             call()
             assert bucket.renewed == before + 1, verb
@@ -242,8 +238,8 @@ class TestCredentials:
         bucket.objects["a"] = b"content"
         for verb, call in _verbs(_store(bucket, source), tmp_path).items():
             bucket.requests.clear()
-            bucket.script = _failing(100, UnauthenticatedError)
-            with pytest.raises(UnauthenticatedError) as raised:
+            bucket.script = _failing(100, errors.UnauthenticatedError)
+            with pytest.raises(errors.UnauthenticatedError) as raised:
                 call()
             assert (raised.value.operation, len(bucket.requests)) == (verb, 2)
 
@@ -252,8 +248,8 @@ class TestCredentials:
         bucket.objects["a"] = b"content"
         for call in _verbs(_store(bucket, ScriptedSource(others=0)), tmp_path).values():
             bucket.requests.clear()
-            bucket.script = _failing(100, UnauthenticatedError)
-            with pytest.raises(UnauthenticatedError):
+            bucket.script = _failing(100, errors.UnauthenticatedError)
+            with pytest.raises(errors.UnauthenticatedError):
                 call()
             assert len(bucket.requests) == 1
         assert bucket.renewed == 0
@@ -268,11 +264,11 @@ class TestCredentials:
         store = _store(bucket, ScriptedSource(expires_at=expires_at))
         for call in _verbs(store, tmp_path).values():
             bucket.objects["a"] = b"content"
-            bucket.script = _failing(1, DeniedError)
+            bucket.script = _failing(1, errors.DeniedError)
             if is_renewed:
                 call()
             else:
-                with pytest.raises(DeniedError):
+                with pytest.raises(errors.DeniedError):
                     call()
 
     def test_listing_goes_on(self, bucket: ScriptedBucket) -> None:
@@ -284,7 +280,7 @@ class TestCredentials:
         def script(verb: str, *request: Any) -> None:
             if verb == "entry" and request[0] in ends:
                 ends.remove(request[0])
-                raise SdkError(UnauthenticatedError)
+                raise SdkError(errors.UnauthenticatedError)
 
         bucket.script = script
         assert keys_in(_store(bucket, ScriptedSource(), "p/")) == [key[2:] for key in keys]
@@ -296,11 +292,11 @@ class TestCredentials:
 
         def script(verb: str, *request: Any) -> None:
             if verb == "entry" and request[0] == "b":
-                raise SdkError(UnauthenticatedError)
+                raise SdkError(errors.UnauthenticatedError)
 
         bucket.script = script
         seen = []
-        with pytest.raises(UnauthenticatedError):
+        with pytest.raises(errors.UnauthenticatedError):
             seen.extend(info.key for info in _store(bucket, ScriptedSource()).list())
         assert (seen, len(bucket.requests)) == (["a"], 2)
 
@@ -334,7 +330,7 @@ class TestContent:
             store.get("a", str(tmp_path / "good"))
             assert (tmp_path / "good").read_bytes() == data
         for bucket.checksum in ("sha256:00", "md5:00"):
-            with pytest.raises(TransientError, match="checksum"):
+            with pytest.raises(errors.TransientError, match="checksum"):
                 store.get("a", str(tmp_path / "out" / "bad"))
             assert files_below(tmp_path / "out") == {}
 
@@ -345,10 +341,10 @@ class TestContent:
         """An answer that is shorter, or longer, than it said is transient and leaves nothing."""
         bucket.objects["a"] = b"x" * 1000
         bucket.pieces = lambda _, data: iter([b"x" * (len(data) + n_bytes)])
-        with pytest.raises(TransientError, match=f"{1000 + n_bytes} of 1000"):
+        with pytest.raises(errors.TransientError, match=f"{1000 + n_bytes} of 1000"):
             store.get("a", str(tmp_path / "out"))
         for start, stop in ((0, None), (10, 20)):
-            with pytest.raises(TransientError):
+            with pytest.raises(errors.TransientError):
                 store.read_range("a", start, stop)
         assert files_below(tmp_path) == {}
         assert bucket.closed == 3
@@ -364,7 +360,7 @@ class TestContent:
                 file.write(b"more")
 
         bucket.script = script
-        with pytest.raises(TransientError, match="in changed"):
+        with pytest.raises(errors.TransientError, match="in changed"):
             store.put(str(tmp_path / "in"), "a")
 
 
@@ -402,7 +398,7 @@ class TestParts:
             if start // PART_BYTES == part and left[0]:
                 left[0] -= 1
                 yield content[:10]
-                raise SdkError(TransientError)
+                raise SdkError(errors.TransientError)
             for at in range(0, len(content), 1 << 14):
                 yield content[at : at + (1 << 14)]
 
@@ -416,7 +412,7 @@ class TestParts:
     ) -> None:
         """A part that ends early, silently, is never taken for whole."""
         bucket.pieces = lambda start, content: iter([content[:-1] if start else content])
-        with pytest.raises(TransientError, match="ended after"):
+        with pytest.raises(errors.TransientError, match="ended after"):
             store.get("a", str(tmp_path / "out"))
         assert files_below(tmp_path) == {}
 
@@ -430,7 +426,7 @@ class TestParts:
                 bucket.objects["a"] = b"y" * self.SIZE
 
         bucket.script = script
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             store.get("a", str(tmp_path / "out"))
         assert files_below(tmp_path) == {}
         store.get("a", str(tmp_path / "out"))
@@ -443,7 +439,7 @@ class TestParts:
 
         def script(_: str, __: str, start: int, ___: object) -> None:
             if start and source.now is first:
-                raise SdkError(UnauthenticatedError)
+                raise SdkError(errors.UnauthenticatedError)
 
         bucket.script = script
         _store(bucket, source).get("a", str(tmp_path / "out"))
@@ -460,7 +456,7 @@ class TestParts:
         def pieces(start: int, content: bytes) -> Iterator[bytes]:
             if start // PART_BYTES == 1:
                 has_failed.set()
-                raise SdkError(PermanentError)
+                raise SdkError(errors.PermanentError)
             for at in range(0, len(content), 1 << 12):
                 has_failed.wait()
                 if is_ended.is_set():
@@ -468,7 +464,7 @@ class TestParts:
                 yield content[at : at + (1 << 12)]
 
         bucket.pieces = pieces
-        with pytest.raises(PermanentError):
+        with pytest.raises(errors.PermanentError):
             store.get("a", str(tmp_path / "out"))
         is_ended.set()
         assert late == []
@@ -476,7 +472,7 @@ class TestParts:
 
     def test_full_disk(self, bucket: ScriptedBucket, store: CloudStore, data: bytes, tmp_path: Path) -> None:
         """Parts that find no room are a permanent error that names the file; nothing is left."""
-        with files_limited_to(2 * PART_BYTES), pytest.raises(PermanentError, match="out"):
+        with files_limited_to(2 * PART_BYTES), pytest.raises(errors.PermanentError, match="out"):
             store.get("a", str(tmp_path / "out"))
         assert files_below(tmp_path) == {}
 
@@ -488,52 +484,3 @@ class TestParts:
             list(pool.map(lambda number: store.get("a", str(tmp_path / f"{number}")), range(12)))
         for number in range(12):
             assert (tmp_path / f"{number}").read_bytes() == data
-
-
-class TestEngines:
-    def test_what_is_opened(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Fast is the default where it is installed and can; else the SDK; what is missing is named."""
-        installed = {"obstore", "botocore"}
-        monkeypatch.setattr(engines, "_is_installed", lambda package: package in installed)
-        monkeypatch.setattr(engines, "import_module", lambda name: _Module(name.split(".")[2]))
-
-        def opened(engine: str, **environ: str) -> object:
-            return engines.open_bucket("s3", "bucket", Access(engine=engine, environ=environ))
-
-        assert opened("auto") == opened("fast") == "fast"
-        assert opened("auto", NOT="") == opened("fast", NOT="") == opened("sdk") == "s3"
-        installed.remove("botocore")
-        with pytest.raises(ConfigurationError, match=r"with something.*htcjob\[s3\]"):
-            opened("auto", NOT="")
-        with pytest.raises(ConfigurationError, match=r"htcjob\[s3\]"):
-            opened("sdk")
-        installed.clear()
-        with pytest.raises(ConfigurationError, match=r"htcjob\[fast\]"):
-            opened("fast")
-        with pytest.raises(ConfigurationError, match=r"htcjob\[s3\]"):
-            opened("auto")
-        with pytest.raises(ConfigurationError, match="expected one of auto, fast, sdk"):
-            opened("slow")
-
-    def test_buckets_are_shared(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A bucket is opened once for each access, however many stores lie in it."""
-        monkeypatch.setattr(engines, "_open", lambda *_: object())
-        access = Access(environ={})
-        assert engines.open_bucket("s3", "a", access) is engines.open_bucket("s3", "a", access)
-        assert engines.open_bucket("s3", "a", access) is not engines.open_bucket("gs", "a", access)
-        assert engines.open_bucket("s3", "a", access) is not engines.open_bucket(
-            "s3", "a", Access(environ={})
-        )
-
-
-class _Module:
-    """Stands for a module of a backend; opens its own name."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def why_not(self, _scheme: str, _container: str, access: Access) -> str:
-        return "with something" if "NOT" in access.environ else ""
-
-    def open_bucket(self, *_: object) -> str:
-        return self._name

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from htcjob.errors import (
-    ConfigurationError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-)
+from htcjob import errors
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.cloud import PART_BYTES
@@ -63,9 +58,9 @@ def test_etags_that_are_no_checksums(s3, store, tmp_path, etag, content):
 def test_etags_that_are_checksums(s3, store, tmp_path, content):
     """An ETag that is an MD5, as nothing says otherwise, is compared; what does not have it never arrives."""
     s3.etag, s3.objects["/b/k"] = "wrong", content
-    with pytest.raises(TransientError, match="does not have its checksum md5:"):
+    with pytest.raises(errors.TransientError, match="does not have its checksum md5:"):
         store.get("k", str(tmp_path / "out"))
-    with pytest.raises(TransientError, match="does not have its checksum md5:"):
+    with pytest.raises(errors.TransientError, match="does not have its checksum md5:"):
         store.read_range("k", 0)
     assert list(tmp_path.iterdir()) == []
 
@@ -74,7 +69,7 @@ def test_etags_that_are_checksums(s3, store, tmp_path, content):
 def test_parts_of_something_else(s3, store, tmp_path, quirk):
     """Parts of another range, another length or another version are never put together."""
     s3.objects["/b/k"], s3.quirk, s3.etag = LARGE, quirk, "multipart"
-    with pytest.raises(StorageError) as raised:
+    with pytest.raises(errors.StorageError) as raised:
         store.get("k", str(tmp_path / "out"))
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +145,7 @@ def test_region_of_files(s3, access, tmp_path):
 def test_line_breaks(access, name, value):
     """A space or a line break around a key, token or endpoint is told at once, by the variable's name alone."""
     place = {"AW": "s3://b", "AZ": "az://account/c", "ST": "gs://b", "GO": "gs://b"}[name[:2]]
-    with pytest.raises(ConfigurationError, match=name) as raised:
+    with pytest.raises(errors.ConfigurationError, match=name) as raised:
         open_store(place, access(**{**KEYS, name: value}))
     assert "\n" not in str(raised.value)
 
@@ -162,7 +157,7 @@ def test_token_file_with_a_line_break(access, tmp_path):
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:9/",
         "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
     }
-    with pytest.raises(ConfigurationError, match="AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
+    with pytest.raises(errors.ConfigurationError, match="AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
         open_store("s3://b", access(**variables))
 
 
@@ -189,14 +184,17 @@ def test_proxies(s3, access, variables, is_direct):
     if is_direct:
         assert store.read_range("k", 0) == b"one"
     else:
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             store.read_range("k", 0)
         assert s3.requests == []
 
 
 @pytest.mark.parametrize(
     ("code", "kind", "word"),
-    [("InternalError", TransientError, "InternalError"), ("SlowDown", TransientError, "throttled")],
+    [
+        ("InternalError", errors.TransientError, "InternalError"),
+        ("SlowDown", errors.TransientError, "throttled"),
+    ],
 )
 def test_uploads_that_fail_with_success(s3, store, tmp_path, code, kind, word):
     """The error that stands in the body of a success, as when parts are put together, is one."""
@@ -211,7 +209,7 @@ def test_no_credentials(s3, access):
     """Where there are none, and no machine to ask, that is told at once; unsigned requests need none."""
     s3.objects["/b/k"] = b"one"
     variables = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": s3.url, "AWS_REGION": "us-east-1"}
-    with pytest.raises(UnauthenticatedError, match="no credentials: set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(errors.UnauthenticatedError, match="no credentials: set AWS_ACCESS_KEY_ID"):
         open_store("s3://b", access(**variables)).read_range("k", 0)
     assert s3.requests == []
     unsigned = open_store("s3://b", access(**variables, AWS_SKIP_SIGNATURE="true"))

@@ -13,15 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from htcjob.errors import (
-    DeniedError,
-    HtcjobError,
-    PermanentError,
-    RunMismatchError,
-    TransientError,
-    UnauthenticatedError,
-    UnwritableError,
-)
+from htcjob import errors
 from htcjob.ledger.ledger import Ledger
 from htcjob.logs import events as logs
 from htcjob.manifest.manifest import EntryList
@@ -117,8 +109,8 @@ def read(path: str) -> bytes:
         return file.read()
 
 
-def failed(results) -> list[HtcjobError]:
-    return [result for result in results if isinstance(result, HtcjobError)]
+def failed(results) -> list[errors.HtcjobError]:
+    return [result for result in results if isinstance(result, errors.HtcjobError)]
 
 
 @pytest.mark.timeout(240)
@@ -189,7 +181,7 @@ def test_a_file_that_never_arrives_whole_never_has_its_name(store, direct, proxy
     direct.put(write(str(tmp_path / "a"), b"x" * 5000), "k", sha256=hashlib.sha256(b"x" * 5000).hexdigest())
     proxy.faults.add(kind, at=4000)
     (tmp_path / "down").mkdir()
-    with Transfers(RetryPolicy(retries=2, first_wait_s=0)) as transfers, pytest.raises(TransientError):
+    with Transfers(RetryPolicy(retries=2, first_wait_s=0)) as transfers, pytest.raises(errors.TransientError):
         transfers.get(store, "k", str(tmp_path / "down" / "k"))
     assert os.listdir(tmp_path / "down") == []
     assert proxy.struck[kind] == 3
@@ -253,7 +245,7 @@ def test_a_server_that_was_started_again_is_found_again(store, direct, proxy, tr
     direct.put_bytes(b"x", "k")
     store.head("k")
     with proxy.refusing(), Transfers(RetryPolicy(retries=2, first_wait_s=0)) as impatient:
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             impatient.get(store, "k", str(tmp_path / "b"))
         assert len(lines()) == 2
     transfers.get(store, "k", str(tmp_path / "b"))
@@ -288,9 +280,9 @@ def test_all_transfers_slow_down_together(rgw, direct, store, proxy, lines, tmp_
 @pytest.mark.parametrize(
     ("status", "code", "error"),
     [
-        (403, "AccessDenied", DeniedError),
-        (400, "ExpiredToken", UnauthenticatedError),
-        (403, "InvalidAccessKeyId", UnauthenticatedError),
+        (403, "AccessDenied", errors.DeniedError),
+        (400, "ExpiredToken", errors.UnauthenticatedError),
+        (403, "InvalidAccessKeyId", errors.UnauthenticatedError),
     ],
 )
 def test_a_refusal_is_no_reason_to_try_again(store, proxy, transfers, lines, tmp_path, status, code, error):
@@ -310,11 +302,11 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(
 ):
     """Not worth a retry; the message names the file, and nothing is left behind."""
     direct.put(write(str(tmp_path / "big"), b"x" * 300_000), "big")
-    with pytest.raises(UnwritableError, match="No space"):
+    with pytest.raises(errors.UnwritableError, match="No space"):
         transfers.get(store, "big", str(small_disk / "big"))
     assert os.listdir(small_disk) == []
     (tmp_path / "file").touch()
-    with pytest.raises(PermanentError, match="file/big"):
+    with pytest.raises(errors.PermanentError, match="file/big"):
         transfers.get(store, "big", str(tmp_path / "file" / "big"))
     assert lines() == []
 
@@ -322,7 +314,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(
 def test_a_read_only_folder_is_unwritable(store, direct, transfers, lines, tmp_path):
     """A read-only mount is like a full disk: the next object would meet the same."""
     direct.put_bytes(b"x", "k")
-    with read_only(tmp_path) as folder, pytest.raises(UnwritableError, match="Read-only"):
+    with read_only(tmp_path) as folder, pytest.raises(errors.UnwritableError, match="Read-only"):
         transfers.get(store, "k", os.path.join(folder, "k"))
     assert lines() == []
 
@@ -345,5 +337,5 @@ def test_a_run_is_opened_although_the_answer_to_its_first_write_was_lost(store, 
     Ledger(store, "r", retry).open_run(EntryList(["a"]), ["true"])
     assert len(lines()) == 1
     Ledger(direct, "r", retry).open_run(EntryList(["a"]), ["true"])
-    with pytest.raises(RunMismatchError):
+    with pytest.raises(errors.RunMismatchError):
         Ledger(direct, "r", retry).open_run(EntryList(["a"]), ["false"])

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from htcjob.errors import BadKeyError
 from htcjob.storage.keys import check_key, local_path
-
-from .contract import KEYS, REFUSED_KEYS
+from tests.storage.contract import KEYS, REFUSED_KEYS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,9 +18,8 @@ from htcjob.storage.memory.store import MemoryStore
 from htcjob.storage.urls import open_store
 from htcjob.transfer.locations import Location
 from htcjob.transfer.transfers import Transfers
+from tests.storage.contract import keys_in
 from tests.support.servers.listing_server import listing_server
-
-from .contract import keys_in
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 VARIABLES = {

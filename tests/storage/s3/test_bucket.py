@@ -14,23 +14,14 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from htcjob.errors import (
-    AbsentError,
-    ConfigurationError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-)
+from htcjob import errors
 from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.s3.bucket import S3Bucket
 from htcjob.storage.urls import open_store
+from tests.storage.contract import StoreContract, files_below, keys_in
 from tests.support.wire.wire import FaultProxy
-
-from .contract import StoreContract, files_below, keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,23 +34,23 @@ if TYPE_CHECKING:
 QUICK_RETRIES = RetryPolicy(retries=20, first_wait_s=0.05, longest_wait_s=0.5)
 NO_RETRIES = RetryPolicy(retries=0)
 ANSWERS = (
-    (400, "ExpiredToken", UnauthenticatedError, "ExpiredToken"),
-    (400, "InvalidToken", UnauthenticatedError, "InvalidToken"),
-    (403, "InvalidAccessKeyId", UnauthenticatedError, "InvalidAccessKeyId"),
-    (403, "SignatureDoesNotMatch", UnauthenticatedError, "SignatureDoesNotMatch"),
-    (403, "RequestTimeTooSkewed", TransientError, "RequestTimeTooSkewed"),
-    (403, "InvalidObjectState", PermanentError, "InvalidObjectState"),
-    (403, "AccessDenied", DeniedError, "access denied, or absent and the token may not list"),
-    (404, "NoSuchKey", AbsentError, "no such object"),
-    (404, "NoSuchBucket", AbsentError, "there is no bucket bucket-"),
-    (400, "RequestTimeout", TransientError, "RequestTimeout"),
-    (400, "SomethingNew", PermanentError, "SomethingNew: planned"),
-    (409, "OperationAborted", TransientError, "OperationAborted"),
-    (429, "SomethingNew", TransientError, "SomethingNew"),
-    (501, "NotImplemented", PermanentError, "NotImplemented"),
-    (502, "SomethingNew", TransientError, "SomethingNew"),
-    (301, "MovedPermanently", PermanentError, "http or https"),
-    (400, "IllegalLocationConstraintException", PermanentError, "another region or endpoint"),
+    (400, "ExpiredToken", errors.UnauthenticatedError, "ExpiredToken"),
+    (400, "InvalidToken", errors.UnauthenticatedError, "InvalidToken"),
+    (403, "InvalidAccessKeyId", errors.UnauthenticatedError, "InvalidAccessKeyId"),
+    (403, "SignatureDoesNotMatch", errors.UnauthenticatedError, "SignatureDoesNotMatch"),
+    (403, "RequestTimeTooSkewed", errors.TransientError, "RequestTimeTooSkewed"),
+    (403, "InvalidObjectState", errors.PermanentError, "InvalidObjectState"),
+    (403, "AccessDenied", errors.DeniedError, "access denied, or absent and the token may not list"),
+    (404, "NoSuchKey", errors.AbsentError, "no such object"),
+    (404, "NoSuchBucket", errors.AbsentError, "there is no bucket bucket-"),
+    (400, "RequestTimeout", errors.TransientError, "RequestTimeout"),
+    (400, "SomethingNew", errors.PermanentError, "SomethingNew: planned"),
+    (409, "OperationAborted", errors.TransientError, "OperationAborted"),
+    (429, "SomethingNew", errors.TransientError, "SomethingNew"),
+    (501, "NotImplemented", errors.PermanentError, "NotImplemented"),
+    (502, "SomethingNew", errors.TransientError, "SomethingNew"),
+    (301, "MovedPermanently", errors.PermanentError, "http or https"),
+    (400, "IllegalLocationConstraintException", errors.PermanentError, "another region or endpoint"),
 )
 """Status and code, and what they are understood as."""
 
@@ -140,7 +131,7 @@ class TestS3OverTls(StoreContract):
         """A server that nobody vouches for is a permanent error that names the cure."""
         monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
         store = open_store("s3://b", access_to(rgw, rgw_tls.endpoint))
-        with pytest.raises(PermanentError, match="AWS_CA_BUNDLE"):
+        with pytest.raises(errors.PermanentError, match="AWS_CA_BUNDLE"):
             store.head("a")
 
 
@@ -219,7 +210,7 @@ class TestWire:
         """No verb is tried again by us or by the SDK; an unknown server error is transient."""
         proxy.faults.add("answer", status=500, code="InternalError")
         for number, (name, verb) in enumerate(verbs_of(store, tmp_path).items(), start=1):
-            with pytest.raises(TransientError) as raised:
+            with pytest.raises(errors.TransientError) as raised:
                 verb()
             assert raised.value.operation == name
             assert not raised.value.is_throttled
@@ -229,7 +220,7 @@ class TestWire:
         """A server that has too much to do is told from others, with the time it asks for."""
         proxy.faults.add("answer", status=503, code="SlowDown", retry_after_s=7)
         for verb in verbs_of(store, tmp_path).values():
-            with pytest.raises(TransientError) as raised:
+            with pytest.raises(errors.TransientError) as raised:
                 verb()
             assert raised.value.is_throttled
             assert raised.value.retry_after_s == 7
@@ -247,16 +238,16 @@ class TestWire:
     @pytest.mark.parametrize(
         ("status", "code", "error"),
         [
-            (400, "ExpiredToken", UnauthenticatedError),
-            (400, "KMS.DisabledException", PermanentError),
-            (403, "AccessDenied", DeniedError),
-            (403, "RequestTimeTooSkewed", TransientError),
-            (404, "NoSuchKey", AbsentError),
-            (503, "SlowDown", TransientError),
+            (400, "ExpiredToken", errors.UnauthenticatedError),
+            (400, "KMS.DisabledException", errors.PermanentError),
+            (403, "AccessDenied", errors.DeniedError),
+            (403, "RequestTimeTooSkewed", errors.TransientError),
+            (404, "NoSuchKey", errors.AbsentError),
+            (503, "SlowDown", errors.TransientError),
         ],
     )
     def test_answers_without_a_code(
-        self, store: Store, proxy: FaultProxy, status: int, code: str, error: type[StorageError]
+        self, store: Store, proxy: FaultProxy, status: int, code: str, error: type[errors.StorageError]
     ) -> None:
         """The answer to a HEAD, which has a status only, is understood too: a GET is asked for the code."""
         proxy.faults.add("answer", status=status, code=code)
@@ -269,12 +260,12 @@ class TestWire:
         store.put_bytes(b"0123456789", "a")
         proxy.faults.add(kind)
         for verb in verbs_of(store, tmp_path).values():
-            with pytest.raises(TransientError):
+            with pytest.raises(errors.TransientError):
                 verb()
 
     def test_refused_connection(self, store: Store, proxy: FaultProxy) -> None:
         """A server that is not there at the moment is transient."""
-        with proxy.refusing(), pytest.raises(TransientError, match="Could not connect"):
+        with proxy.refusing(), pytest.raises(errors.TransientError, match="Could not connect"):
             store.head("a")
 
     @pytest.mark.parametrize("kind", ["reset", "truncate"])
@@ -282,9 +273,9 @@ class TestWire:
         """A body that ends early is transient, and leaves no file."""
         store.put_bytes(os.urandom(100_000), "a")
         proxy.faults.add(kind, method="GET", at=50_000)
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             store.get("a", str(tmp_path / "out"))
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             store.read_range("a", 10, 90_000)
         assert files_below(tmp_path) == {}
 
@@ -292,7 +283,7 @@ class TestWire:
         """A byte that changes between the server and us is noticed."""
         store.put_bytes(os.urandom(100_000), "a")
         proxy.faults.add("corrupt", method="GET", at=50_000)
-        with pytest.raises(TransientError, match="md5:"):
+        with pytest.raises(errors.TransientError, match="md5:"):
             store.get("a", str(tmp_path / "out"))
         assert proxy.struck["corrupt"] == 1
         assert files_below(tmp_path) == {}
@@ -301,7 +292,7 @@ class TestWire:
         """A byte that changes between us and the server is noticed there, and nothing is stored."""
         (tmp_path / "in").write_bytes(os.urandom(100_000))
         proxy.faults.add("corrupt_request", method="PUT", at=50_000)
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             store.put(str(tmp_path / "in"), "a")
         assert proxy.struck["corrupt_request"] == 1
         assert keys_in(store) == []
@@ -309,7 +300,7 @@ class TestWire:
     def test_conflicting_conditional_puts(self, store: Store, proxy: FaultProxy) -> None:
         """A conditional put that met another one is to be repeated; it is neither written nor refused."""
         proxy.faults.add("answer", status=409, code="ConditionalRequestConflict", times=1)
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             store.put_bytes(b"x", "a", if_absent=True)
         assert store.put_bytes(b"x", "a", if_absent=True) is True
 
@@ -324,7 +315,7 @@ class TestWire:
         """A bucket that does not exist is named."""
         store = open_store("s3://no-such-bucket", access_to(rgw))
         for verb in (lambda: [*store.list()], lambda: store.put_bytes(b"", "a")):
-            with pytest.raises(AbsentError, match="there is no bucket no-such-bucket"):
+            with pytest.raises(errors.AbsentError, match="there is no bucket no-such-bucket"):
                 verb()
 
 
@@ -347,7 +338,7 @@ class TestLarge:
         """An upload that fails for good ends at once, shows no object and leaves no parts behind."""
         proxy.faults.add("answer", path="partNumber=3", status=403, code="AccessDenied")
         (tmp_path / "in").write_bytes(bytes(30_000_000))
-        with pytest.raises(DeniedError, match="AccessDenied: planned"):
+        with pytest.raises(errors.DeniedError, match="AccessDenied: planned"):
             store.put(str(tmp_path / "in"), "large")
         assert proxy.struck["answer"] == 1
         assert keys_in(store) == []
@@ -369,7 +360,7 @@ class TestLarge:
         """A 200 with an error in it is no success."""
         proxy.faults.add("answer", status=200, code="InternalError", method="POST", path="uploadId=")
         (tmp_path / "in").write_bytes(bytes(10_000_000))
-        with pytest.raises(TransientError, match="InternalError"):
+        with pytest.raises(errors.TransientError, match="InternalError"):
             hasty_store.put(str(tmp_path / "in"), "large")
         assert keys_in(hasty_store) == []
 
@@ -392,7 +383,7 @@ class TestLarge:
             there_and_back(store, tmp_path, 10_000_000)
         else:
             (tmp_path / "in").write_bytes(bytes(10_000_000))
-            with pytest.raises(TransientError, match=r"large: .*NoSuchUpload"):
+            with pytest.raises(errors.TransientError, match=r"large: .*NoSuchUpload"):
                 store.put(str(tmp_path / "in"), "large")
             assert store.read_range("large", 0) == b"intruder"
         assert proxy.struck["lose"] == 1
@@ -425,7 +416,7 @@ class TestLarge:
             return send(*arguments)
 
         monkeypatch.setattr(S3Bucket, "_send_parts", shrink_and_send)
-        with pytest.raises(TransientError, match=f"{tmp_path}/in changed while it was read"):
+        with pytest.raises(errors.TransientError, match=f"{tmp_path}/in changed while it was read"):
             hasty_store.put(str(tmp_path / "in"), "large")
         assert keys_in(hasty_store) == []
 
@@ -442,7 +433,7 @@ class TestLarge:
             return get(self, name, **options)
 
         monkeypatch.setattr(S3Bucket, "get", replace_and_get)
-        with pytest.raises(TransientError, match="replaced meanwhile"):
+        with pytest.raises(errors.TransientError, match="replaced meanwhile"):
             hasty_store.get("large", str(tmp_path / "out"))
         assert files_below(tmp_path) == {}
 
@@ -452,7 +443,7 @@ class TestChecksum:
     def test_wrong_metadata(self, store: Store, owner: Any, bucket: str, tmp_path: Path, value: str) -> None:
         """An object whose own digest says otherwise is never accepted, whoever made it."""
         owner.put_object(Bucket=bucket, Key="a", Body=b"content", Metadata={"htcjob-sha256": value})
-        with pytest.raises(TransientError, match="sha256:"):
+        with pytest.raises(errors.TransientError, match="sha256:"):
             store.get("a", str(tmp_path / "out"))
         assert files_below(tmp_path) == {}
 
@@ -481,7 +472,7 @@ class TestCredentials:
         def is_over() -> bool:
             try:
                 probe.head("a")
-            except (DeniedError, UnauthenticatedError):
+            except (errors.DeniedError, errors.UnauthenticatedError):
                 return time.time() > short["expires_at"]
             return False
 
@@ -501,7 +492,7 @@ class TestCredentials:
         assert keys_in(mine) == ["large"]
         owner.put_object(Bucket=bucket, Key="others/a", Body=b"0123456789")
         for name, verb in verbs_of(open_store(f"s3://{bucket}/others", access), tmp_path).items():
-            with pytest.raises(DeniedError, match=f"{name} s3://{bucket}/others/"):
+            with pytest.raises(errors.DeniedError, match=f"{name} s3://{bucket}/others/"):
                 verb()
 
     def test_wrong_secret(self, rgw: Rgw, bucket: str, tmp_path: Path) -> None:
@@ -509,14 +500,14 @@ class TestCredentials:
         wrong = Vended({"AWS_ACCESS_KEY_ID": rgw.access_key, "AWS_SECRET_ACCESS_KEY": "wrong" * 8})
         store = open_store(f"s3://{bucket}", access_to(rgw, credentials=wrong))
         for verb in verbs_of(store, tmp_path).values():
-            with pytest.raises(DeniedError):
+            with pytest.raises(errors.DeniedError):
                 verb()
 
     def test_credentials_of_another_cloud(self, rgw: Rgw) -> None:
         """Credentials vended for another cloud are a clear error."""
         source = Vended({})
         source._all = [CloudCredentials("GCP", {"GCP_ACCESS_TOKEN": Secret("x")}, None)]
-        with pytest.raises(ConfigurationError, match="for GCP, not for AWS"):
+        with pytest.raises(errors.ConfigurationError, match="for GCP, not for AWS"):
             open_store("s3://b", access_to(rgw, credentials=source)).head("a")
 
     @pytest.fixture
@@ -538,7 +529,7 @@ class TestCredentials:
         """With no credentials the error names what to set, and no server is asked."""
         bare.setenv("AWS_EC2_METADATA_DISABLED", "true")
         store = open_store("s3://b", Access(engine="sdk", endpoint="http://127.0.0.1:9"))
-        with pytest.raises(UnauthenticatedError, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(errors.UnauthenticatedError, match="AWS_ACCESS_KEY_ID"):
             store.head("a")
 
     def test_silent_metadata_service(self, proxy: FaultProxy, bare: pytest.MonkeyPatch) -> None:
@@ -546,11 +537,11 @@ class TestCredentials:
         proxy.faults.add("stall")
         bare.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", proxy.url)
         store = open_store("s3://b", Access(engine="sdk", endpoint="http://127.0.0.1:9"))
-        with pytest.raises(UnauthenticatedError, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(errors.UnauthenticatedError, match="AWS_ACCESS_KEY_ID"):
             store.head("a")
         assert 1 <= proxy.requests <= 2
 
     def test_endpoint_that_is_none(self, rgw: Rgw) -> None:
         """An endpoint that is no URL is a configuration error."""
-        with pytest.raises(ConfigurationError, match="Invalid endpoint"):
+        with pytest.raises(errors.ConfigurationError, match="Invalid endpoint"):
             open_store("s3://b", access_to(rgw, "no url")).head("a")

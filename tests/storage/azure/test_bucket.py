@@ -16,16 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from azure.storage.blob import ContainerClient
 
-from htcjob.errors import (
-    AbsentError,
-    BadKeyError,
-    ConfigurationError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-)
+from htcjob import errors
 from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
@@ -33,9 +24,8 @@ from htcjob.storage.azure.account import find_account
 from htcjob.storage.azure.names import check_name
 from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.urls import open_store
+from tests.storage.contract import KEYS, REFUSED_KEYS, StoreContract, keys_in
 from tests.support.wire.wire import FaultProxy
-
-from .contract import KEYS, REFUSED_KEYS, StoreContract, keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,7 +153,7 @@ def test_no_retries_of_the_sdk(far: Store, proxy: FaultProxy, tmp_path: Path) ->
             code = "InternalError" if status == 500 else "ServerBusy"
             proxy.faults.add("answer", status=status, code=code, retry_after_s=7)
             before = proxy.requests
-            with pytest.raises(TransientError) as raised:
+            with pytest.raises(errors.TransientError) as raised:
                 verb()
             assert proxy.requests == before + 1
             assert raised.value.is_throttled is (status != 500)
@@ -178,7 +168,7 @@ def test_cut_bodies(far: Store, proxy: FaultProxy, tmp_path: Path, kind: str) ->
     proxy.faults.add(kind, method="GET", at=100_000)
     for read in (lambda: far.get("a", str(tmp_path / "out")), lambda: far.read_range("a", 0, 200_000)):
         before = proxy.requests
-        with pytest.raises(TransientError):
+        with pytest.raises(errors.TransientError):
             read()
         assert proxy.requests == before + 1
     assert list(tmp_path.iterdir()) == []
@@ -191,12 +181,12 @@ def test_lost_connections(far: Store, proxy: FaultProxy, tmp_path: Path) -> None
     for fault in ("lose", "drop"):
         proxy.faults.add(fault)
         for verb in verbs.values():
-            with pytest.raises(TransientError, match=r"127\.0\.0\.1"):
+            with pytest.raises(errors.TransientError, match=r"127\.0\.0\.1"):
                 verb()
         proxy.faults.clear()
     with proxy.refusing():
         for verb in verbs.values():
-            with pytest.raises(TransientError, match="Connection refused"):
+            with pytest.raises(errors.TransientError, match="Connection refused"):
                 verb()
 
 
@@ -204,12 +194,12 @@ def test_corrupted_on_the_way(far: Store, proxy: FaultProxy, tmp_path: Path) -> 
     """A byte that changes on the way up is noticed by the server, one on the way down by us."""
     (tmp_path / "in").write_bytes(b"content" * 1000)
     proxy.faults.add("corrupt_request", method="PUT", at=500)
-    with pytest.raises(TransientError, match="Md5Mismatch"):
+    with pytest.raises(errors.TransientError, match="Md5Mismatch"):
         far.put(str(tmp_path / "in"), "a")
     proxy.faults.clear()
     far.put(str(tmp_path / "in"), "a")
     proxy.faults.add("corrupt", method="GET", at=500)
-    with pytest.raises(TransientError, match="checksum"):
+    with pytest.raises(errors.TransientError, match="checksum"):
         far.get("a", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -237,11 +227,11 @@ def test_failed_upload_shows_nothing(far: Store, proxy: FaultProxy, tmp_path: Pa
         "answer", method="PUT", path="comp=block", status=403, code="AuthorizationFailure", times=1
     )
     for key in ("old", "new"):
-        with pytest.raises(DeniedError):
+        with pytest.raises(errors.DeniedError):
             far.put(str(tmp_path / "in"), key)
         proxy.faults.clear()
         proxy.faults.add("answer", method="PUT", path="comp=blocklist", status=400, code="InvalidBlockList")
-        with pytest.raises((DeniedError, PermanentError)):
+        with pytest.raises((errors.DeniedError, errors.PermanentError)):
             far.put(str(tmp_path / "in"), key)
         proxy.faults.clear()
         proxy.faults.add(
@@ -260,7 +250,7 @@ def test_unfinished_uploads(azurite: Azurite, container: str, tmp_path: Path) ->
         client.get_blob_client("b").stage_block("5" * 10, b"left behind")
     assert keys_in(store) == []
     store.put(str(tmp_path / "in"), "a")
-    with pytest.raises(PermanentError, match="unfinished upload"):
+    with pytest.raises(errors.PermanentError, match="unfinished upload"):
         store.put(str(tmp_path / "in"), "b")
     assert store.read_range("a", 0) == bytes(PART_BYTES + 1)
 
@@ -268,31 +258,35 @@ def test_unfinished_uploads(azurite: Azurite, container: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        (404, "BlobNotFound", AbsentError),
-        (404, "ContainerNotFound", AbsentError),
-        (403, "AuthenticationFailed", UnauthenticatedError),  # what Azure says to a SAS that has expired
-        (401, "InvalidAuthenticationInfo", UnauthenticatedError),
-        (403, "AuthorizationFailure", DeniedError),
-        (403, "AuthorizationPermissionMismatch", DeniedError),
-        (409, "PublicAccessNotPermitted", DeniedError),
-        (412, "ConditionNotMet", TransientError),
-        (500, "OperationTimedOut", TransientError),
-        (500, "InternalError", TransientError),
-        (502, "", TransientError),
-        (409, "InvalidBlobType", PermanentError),
-        (409, "SnapshotsPresent", PermanentError),
-        (412, "LeaseIdMissing", PermanentError),
-        (416, "InvalidRange", PermanentError),
-        (400, "InvalidHeaderValue", PermanentError),
+        (404, "BlobNotFound", errors.AbsentError),
+        (404, "ContainerNotFound", errors.AbsentError),
+        (
+            403,
+            "AuthenticationFailed",
+            errors.UnauthenticatedError,
+        ),  # what Azure says to a SAS that has expired
+        (401, "InvalidAuthenticationInfo", errors.UnauthenticatedError),
+        (403, "AuthorizationFailure", errors.DeniedError),
+        (403, "AuthorizationPermissionMismatch", errors.DeniedError),
+        (409, "PublicAccessNotPermitted", errors.DeniedError),
+        (412, "ConditionNotMet", errors.TransientError),
+        (500, "OperationTimedOut", errors.TransientError),
+        (500, "InternalError", errors.TransientError),
+        (502, "", errors.TransientError),
+        (409, "InvalidBlobType", errors.PermanentError),
+        (409, "SnapshotsPresent", errors.PermanentError),
+        (412, "LeaseIdMissing", errors.PermanentError),
+        (416, "InvalidRange", errors.PermanentError),
+        (400, "InvalidHeaderValue", errors.PermanentError),
     ],
 )
 def test_codes(
-    far: Store, proxy: FaultProxy, tmp_path: Path, status: int, code: str, expected: type[StorageError]
+    far: Store, proxy: FaultProxy, tmp_path: Path, status: int, code: str, expected: type[errors.StorageError]
 ) -> None:
     """Every verb takes a code of Azure for what it means, in one line that has the code."""
     proxy.faults.add("answer", status=status, code=code)
     for name, verb in every_verb(far, tmp_path).items():
-        if (name, expected) in (("delete", AbsentError), ("put large", TransientError)):
+        if (name, expected) in (("delete", errors.AbsentError), ("put large", errors.TransientError)):
             continue
         with pytest.raises(expected) as raised:
             verb()
@@ -305,7 +299,7 @@ def test_range_from_the_end(far: Store, proxy: FaultProxy) -> None:
     far.put_bytes(b"0123456789", "a")
     proxy.faults.add("answer", method="GET", status=416, code="InvalidRange")
     assert far.read_range("a", 10) == b""
-    with pytest.raises(PermanentError):
+    with pytest.raises(errors.PermanentError):
         far.read_range("a", 9)
 
 
@@ -343,7 +337,7 @@ def test_expired_sas(azurite: Azurite, container: str, tmp_path: Path) -> None:
     """A SAS that has expired and cannot be renewed is *unauthenticated* in every verb, not *denied*."""
     store = store_with_sas(azurite, container, azurite.sas(container, seconds=-10))
     for verb in every_verb(store, tmp_path).values():
-        with pytest.raises(UnauthenticatedError):
+        with pytest.raises(errors.UnauthenticatedError):
             verb()
 
 
@@ -353,7 +347,7 @@ def test_refused_for_ever(azurite: Azurite, container: str, tmp_path: Path) -> N
     access = Access(engine="sdk", credentials=source, endpoint=azurite.endpoint, environ={}, retry=AT_ONCE)
     for verb in every_verb(open_store(f"az://{azurite.account}/{container}", access), tmp_path).values():
         before = source.made
-        with pytest.raises(UnauthenticatedError):
+        with pytest.raises(errors.UnauthenticatedError):
             verb()
         assert source.made - before <= 3
 
@@ -367,7 +361,7 @@ def test_read_only_sas(azurite: Azurite, container: str, tmp_path: Path) -> None
         if name in ("get", "read_range", "head"):
             verb()
         else:
-            with pytest.raises(DeniedError, match="AuthorizationPermissionMismatch"):
+            with pytest.raises(errors.DeniedError, match="AuthorizationPermissionMismatch"):
                 verb()
 
 
@@ -377,12 +371,12 @@ def test_wrong_key(azurite: Azurite, container: str, tmp_path: Path) -> None:
     store = open_store(f"az://{azurite.account}/{container}", Access(engine="sdk", environ=environ))
     for verb in every_verb(store, tmp_path).values():
         # Azure says AuthenticationFailed (`test_codes`), Azurite AuthorizationFailure.
-        with pytest.raises(DeniedError, match="AuthorizationFailure"):
+        with pytest.raises(errors.DeniedError, match="AuthorizationFailure"):
             verb()
     environ["AZURE_STORAGE_ACCOUNT_KEY"] = "no key"
     environ["AZURE_STORAGE_ENDPOINT"] = "http://127.0.0.1:1/nobody"
     store = open_store(f"az://{azurite.account}/{container}", Access(engine="sdk", environ=environ))
-    with pytest.raises(UnauthenticatedError):
+    with pytest.raises(errors.UnauthenticatedError):
         store.head("a")
 
 
@@ -392,7 +386,7 @@ def test_absent_container(azurite: Azurite, tmp_path: Path) -> None:
     verbs = every_verb(store, tmp_path)
     verbs.pop("delete")()
     for verb in verbs.values():
-        with pytest.raises(AbsentError, match=f"no container nowhere in account {azurite.account}"):
+        with pytest.raises(errors.AbsentError, match=f"no container nowhere in account {azurite.account}"):
             verb()
 
 
@@ -417,13 +411,13 @@ def test_no_secret_in_any_error(azurite: Azurite, container: str, tmp_path: Path
         if fault:
             proxy.faults.add(fault, at=0, status=400, code="InvalidQueryParameterValue")
         for verb in verbs:
-            with pytest.raises(StorageError) as raised:
+            with pytest.raises(errors.StorageError) as raised:
                 verb()
             look(raised.value)
         proxy.faults.clear()
     with proxy.refusing():
         for verb in verbs:
-            with pytest.raises(TransientError) as raised:
+            with pytest.raises(errors.TransientError) as raised:
                 verb()
             look(raised.value)
     assert seen > 60
@@ -431,7 +425,7 @@ def test_no_secret_in_any_error(azurite: Azurite, container: str, tmp_path: Path
 
 def test_no_credentials() -> None:
     """Without credentials, or with another account's only, opening says what to set and sends nothing."""
-    with pytest.raises(UnauthenticatedError, match="AZURE_STORAGE_SAS_TOKEN") as raised:
+    with pytest.raises(errors.UnauthenticatedError, match="AZURE_STORAGE_SAS_TOKEN") as raised:
         open_store(
             "az://mine/c", Access(engine="sdk", environ={"AZURE_STORAGE_ENDPOINT": "http://127.0.0.1:1"})
         )
@@ -442,9 +436,9 @@ def test_no_credentials() -> None:
         {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=theirs;AccountKey=a2V5;BlobEndpoint=http://theirs"},
     ):
         access = Access(engine="sdk", environ=environ, endpoint="http://127.0.0.1:1")
-        with pytest.raises(UnauthenticatedError, match="the variables are those of theirs"):
+        with pytest.raises(errors.UnauthenticatedError, match="the variables are those of theirs"):
             open_store("az://mine/c", access)
-    with pytest.raises(ConfigurationError, match="AZURE_STORAGE_CONNECTION_STRING"):
+    with pytest.raises(errors.ConfigurationError, match="AZURE_STORAGE_CONNECTION_STRING"):
         open_store("az://mine/c", Access(engine="sdk", environ={"AZURE_STORAGE_CONNECTION_STRING": "a2V5"}))
 
 
@@ -459,7 +453,7 @@ def test_credentials_of_another_cloud(azurite: Azurite, container: str) -> None:
     store = open_store(
         f"az://{azurite.account}/{container}", Access(engine="sdk", credentials=source, environ={})
     )
-    with pytest.raises(UnauthenticatedError, match="AWS"):
+    with pytest.raises(errors.UnauthenticatedError, match="AWS"):
         store.head("a")
 
 
@@ -534,7 +528,7 @@ def test_checksums(azurite: Azurite, container: str, tmp_path: Path) -> None:
     with ContainerClient(azurite.endpoint, container, credential=azurite.key) as client:
         for wrong in ("0" * 64, "nonsense", right[:-1]):
             client.upload_blob("wrong", b"content", overwrite=True, metadata={"htcjob_sha256": wrong})
-            with pytest.raises(TransientError, match="checksum"):
+            with pytest.raises(errors.TransientError, match="checksum"):
                 store.get("wrong", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
@@ -577,7 +571,7 @@ def test_order_on_the_server(azurite: Azurite, container: str, monkeypatch: pyte
 def test_names_that_azure_changes() -> None:
     """A name that Azure or HTTP would turn into another's is refused; its neighbours are not."""
     for name in ("a\\b", "\\", "a.", "a..", "...", ".", "a/.", "./a", "a./b", "a/b./c", "a/.."):
-        with pytest.raises(BadKeyError):
+        with pytest.raises(errors.BadKeyError):
             check_name(name)
     for name in ("a", ".a", "a.b", "a/.b", "a/..b", "a//b", "a/", "..a/b"):
         check_name(name)

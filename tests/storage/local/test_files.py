@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from htcjob.errors import (
-    AbsentError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnwritableError,
-)
+from htcjob import errors
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.files import TEMP_PREFIX
 from htcjob.storage.local.store import LocalStore
-
-from .contract import failing, files_below
+from tests.storage.contract import failing, files_below
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,34 +29,52 @@ CALLS = (
 @pytest.mark.parametrize(
     ("code", "read_object", "write_object", "read_file", "write_file"),
     [
-        ("ENOENT", AbsentError, TransientError, PermanentError, TransientError),
-        ("ENOTDIR", AbsentError, PermanentError, PermanentError, PermanentError),
-        ("EISDIR", AbsentError, PermanentError, PermanentError, PermanentError),
-        ("ENAMETOOLONG", AbsentError, PermanentError, PermanentError, PermanentError),
-        ("EEXIST", PermanentError, PermanentError, PermanentError, PermanentError),
-        ("ELOOP", PermanentError, PermanentError, PermanentError, PermanentError),
-        ("EACCES", DeniedError, DeniedError, PermanentError, PermanentError),
-        ("EPERM", DeniedError, DeniedError, PermanentError, PermanentError),
+        ("ENOENT", errors.AbsentError, errors.TransientError, errors.PermanentError, errors.TransientError),
+        ("ENOTDIR", errors.AbsentError, errors.PermanentError, errors.PermanentError, errors.PermanentError),
+        ("EISDIR", errors.AbsentError, errors.PermanentError, errors.PermanentError, errors.PermanentError),
+        (
+            "ENAMETOOLONG",
+            errors.AbsentError,
+            errors.PermanentError,
+            errors.PermanentError,
+            errors.PermanentError,
+        ),
+        (
+            "EEXIST",
+            errors.PermanentError,
+            errors.PermanentError,
+            errors.PermanentError,
+            errors.PermanentError,
+        ),
+        ("ELOOP", errors.PermanentError, errors.PermanentError, errors.PermanentError, errors.PermanentError),
+        ("EACCES", errors.DeniedError, errors.DeniedError, errors.PermanentError, errors.PermanentError),
+        ("EPERM", errors.DeniedError, errors.DeniedError, errors.PermanentError, errors.PermanentError),
         *(
-            (code, PermanentError, PermanentError, PermanentError, PermanentError)
+            (code, errors.PermanentError, errors.PermanentError, errors.PermanentError, errors.PermanentError)
             for code in ("EFBIG", "EINVAL", "ENXIO")
         ),
         *(
-            (code, UnwritableError, UnwritableError, UnwritableError, UnwritableError)
+            (
+                code,
+                errors.UnwritableError,
+                errors.UnwritableError,
+                errors.UnwritableError,
+                errors.UnwritableError,
+            )
             for code in ("ENOSPC", "EDQUOT", "EROFS")
         ),
         *(
-            (code, TransientError, TransientError, TransientError, TransientError)
+            (code, errors.TransientError, errors.TransientError, errors.TransientError, errors.TransientError)
             for code in ("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "EMFILE", "ENOMEM", "EBUSY", "EAGAIN")
         ),
     ],
 )
 def test_what_an_errno_means(
     code: str,
-    read_object: type[StorageError],
-    write_object: type[StorageError],
-    read_file: type[StorageError],
-    write_file: type[StorageError],
+    read_object: type[errors.StorageError],
+    write_object: type[errors.StorageError],
+    read_file: type[errors.StorageError],
+    write_file: type[errors.StorageError],
 ) -> None:
     """An errno means to each side of a transfer what this table says; the message names the side."""
     error = OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
@@ -84,7 +94,11 @@ def test_what_an_errno_means(
 
 def test_only_os_errors_are_translated() -> None:
     """An error that is a StorageError already, or none of the file system, passes as it is."""
-    for error in (AbsentError("head", "other", "x"), DeniedError("head", "other", "x"), ValueError("x")):
+    for error in (
+        errors.AbsentError("head", "other", "x"),
+        errors.DeniedError("head", "other", "x"),
+        ValueError("x"),
+    ):
         with pytest.raises(type(error)) as raised, Blame("get", URL):
             raise error
         assert raised.value is error
@@ -98,8 +112,8 @@ def test_paths_that_would_break_a_line() -> None:
 
 def test_errors_are_the_built_in_kind() -> None:
     """Absent and denied objects are what `except FileNotFoundError` and `errno` say they are."""
-    assert AbsentError("get", URL, "x").errno == errno.ENOENT
-    assert DeniedError("get", URL, "x").errno == errno.EACCES
+    assert errors.AbsentError("get", URL, "x").errno == errno.ENOENT
+    assert errors.DeniedError("get", URL, "x").errno == errno.EACCES
 
 
 NOTHING: tuple[dict[str, bytes], set[str]] = ({}, set())
@@ -172,7 +186,7 @@ class FailingCalls:
         self.made, self.fails, self.is_armed = [], fails, True
         try:
             return action()
-        except StorageError as error:
+        except errors.StorageError as error:
             return error
         finally:
             self.is_armed = False
@@ -211,7 +225,7 @@ def test_any_call_may_fail(
         }
         removed = before.keys() - after.keys()
         if isinstance(answer, Exception):
-            assert isinstance(answer, TransientError), calls.made
+            assert isinstance(answer, errors.TransientError), calls.made
             assert (changed, removed) == NOTHING, calls.made
         else:
             assert (changed, removed) == CHANGES[verb], calls.made
@@ -228,7 +242,7 @@ def test_file_system_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("htcjob.storage.local.files._KERNEL_COPIES", ())
     real_write = os.write
     monkeypatch.setattr(os, "write", lambda target, data: real_write(target, data[:-1]) + 1)
-    with pytest.raises(TransientError, match="has 2 bytes after 3 were written"):
+    with pytest.raises(errors.TransientError, match="has 2 bytes after 3 were written"):
         case.action(verb)()
     after = files_below(tmp_path)
     assert {name: after[name] for name in after if isinstance(after[name], bytes)} == {
@@ -259,7 +273,7 @@ def test_what_does_not_fit_takes_no_room(small_disk: Path, monkeypatch: pytest.M
     writes = []
     for name in ("write", "copy_file_range", "sendfile"):
         monkeypatch.setattr(os, name, lambda *_: writes.append(1))
-    with pytest.raises(UnwritableError, match="No space left"):
+    with pytest.raises(errors.UnwritableError, match="No space left"):
         LocalStore(str(source.parent)).get("source", str(small_disk / "copy"))
     assert writes == []
     assert list(small_disk.iterdir()) == []

@@ -16,21 +16,13 @@ from typing import TYPE_CHECKING
 import pytest
 from google.cloud.storage.exceptions import InvalidResponse
 
-from htcjob.errors import (
-    AbsentError,
-    DeniedError,
-    PermanentError,
-    StorageError,
-    TransientError,
-    UnauthenticatedError,
-)
+from htcjob import errors
 from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.cloud import PART_BYTES
 from htcjob.storage.urls import open_store
-
-from .contract import StoreContract, files_below, keys_in
+from tests.storage.contract import StoreContract, files_below, keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,7 +160,7 @@ class TestCredentials:
     def test_refused_for_good(self, fake_gcs: FakeGcs, open_fake: Callable[..., Store]) -> None:
         """Where no better token is to be had a refusal is an UnauthenticatedError after one request."""
         fake_gcs.valid_tokens = {"another"}
-        with pytest.raises(UnauthenticatedError, match="401"):
+        with pytest.raises(errors.UnauthenticatedError, match="401"):
             open_fake("the-only-token").head("a")
         assert methods(fake_gcs) == ["GET"]
 
@@ -198,7 +190,7 @@ class TestCredentials:
         name = "GCP_APPLICATION_CREDENTIALS"
         store = open_fake(credentials=Tokens(json.dumps(account), name=name))
         # The fake exchanges nothing, and that is the right question to the right place.
-        with pytest.raises(StorageError) as raised:
+        with pytest.raises(errors.StorageError) as raised:
             store.head("a")
         assert [(r.method, r.path) for r in fake_gcs.requests] == [("POST", "/token")]
         assert "PRIVATE" not in str(raised.value)
@@ -209,7 +201,7 @@ class TestCredentials:
     def test_bad_service_account(self, open_fake: Callable[..., Store], text: str) -> None:
         """What is no service account is said to be malformed, and not repeated."""
         store = open_fake(credentials=Tokens(text, name="GCP_APPLICATION_CREDENTIALS"))
-        with pytest.raises(UnauthenticatedError, match="malformed") as raised:
+        with pytest.raises(errors.UnauthenticatedError, match="malformed") as raised:
             store.head("a")
         assert "secret" not in str(raised.value)
 
@@ -248,18 +240,18 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("status", "reason", "expected"),
         [
-            (400, "", PermanentError),
-            (401, "", UnauthenticatedError),
-            (403, "", DeniedError),
-            (403, "rateLimitExceeded", TransientError),
-            (403, "userRateLimitExceeded", TransientError),
-            (404, "", AbsentError),
-            (408, "", TransientError),
-            (429, "", TransientError),
-            (500, "", TransientError),
-            (502, "", TransientError),
-            (503, "", TransientError),
-            (504, "", TransientError),
+            (400, "", errors.PermanentError),
+            (401, "", errors.UnauthenticatedError),
+            (403, "", errors.DeniedError),
+            (403, "rateLimitExceeded", errors.TransientError),
+            (403, "userRateLimitExceeded", errors.TransientError),
+            (404, "", errors.AbsentError),
+            (408, "", errors.TransientError),
+            (429, "", errors.TransientError),
+            (500, "", errors.TransientError),
+            (502, "", errors.TransientError),
+            (503, "", errors.TransientError),
+            (504, "", errors.TransientError),
         ],
     )
     def test_statuses(
@@ -277,7 +269,7 @@ class TestErrors:
         ):
             fake_gcs.requests.clear()
             fake_gcs.fail_next(1, status, reason=reason)
-            with pytest.raises(StorageError) as raised:
+            with pytest.raises(errors.StorageError) as raised:
                 verb()
             assert type(raised.value) is expected
             assert "\n" not in str(raised.value)
@@ -288,11 +280,11 @@ class TestErrors:
     def test_throttled(self, fake_gcs: FakeGcs, store: Store) -> None:
         """A 429 carries how long to wait, and that all should slow down."""
         fake_gcs.fail_next(1, 429, {"Retry-After": "7"})
-        with pytest.raises(TransientError) as raised:
+        with pytest.raises(errors.TransientError) as raised:
             store.read_range("a", 0, 1)
         assert (raised.value.retry_after_s, raised.value.is_throttled) == (7.0, True)
         fake_gcs.fail_next(1, 403, reason="rateLimitExceeded")
-        with pytest.raises(TransientError) as raised:
+        with pytest.raises(errors.TransientError) as raised:
             store.put_bytes(b"x", "a")
         assert raised.value.is_throttled
 
@@ -306,7 +298,7 @@ class TestErrors:
             lambda: keys_in(store),
             lambda: store.head("a"),
         ):
-            with pytest.raises(AbsentError, match="there is no bucket no-such-bucket"):
+            with pytest.raises(errors.AbsentError, match="there is no bucket no-such-bucket"):
                 verb()
 
     def test_nobody_there(self, open_fake: Callable[..., Store]) -> None:
@@ -317,7 +309,7 @@ class TestErrors:
             lambda: store.read_range("a", 0),
             lambda: store.put_bytes(b"", "a"),
         ):
-            with pytest.raises(TransientError):
+            with pytest.raises(errors.TransientError):
                 verb()
 
 
@@ -351,7 +343,7 @@ class TestContent:
         store.put(str(tmp_path / "in"), "a")
         assert fake_gcs.buckets[bucket]["a"].has_md5 == (size < PART_BYTES)
         fake_gcs.corrupt_next(3)
-        with pytest.raises(TransientError, match="checksum"):
+        with pytest.raises(errors.TransientError, match="checksum"):
             store.get("a", str(tmp_path / "out"))
         fake_gcs.reset()
         assert set(files_below(tmp_path)) == {"in"}
@@ -376,7 +368,7 @@ class TestContent:
         fake_gcs.requests.clear()
         monkeypatch.setattr(_Handler, "_send_content", send_half)
         for verb in (lambda: store.get("a", str(tmp_path / "out")), lambda: store.read_range("a", 0)):
-            with pytest.raises(TransientError):
+            with pytest.raises(errors.TransientError):
                 verb()
         assert methods(fake_gcs) == ["GET", "GET"]
         assert files_below(tmp_path) == {}
@@ -396,7 +388,7 @@ class TestContent:
         real = module._check_hashes
         try:
             module._check_hashes = lambda data, sent: (seen.append(dict(sent)), real(data[:-1], sent))
-            with pytest.raises(TransientError, match="BadDigest"):
+            with pytest.raises(errors.TransientError, match="BadDigest"):
                 store.put_bytes(b"abc", "a")
         finally:
             module._check_hashes = real
@@ -458,7 +450,7 @@ class TestLarge:
     ) -> None:
         """An upload that fails for good shows no object and leaves no parts."""
         fake_gcs.fail_next(100, 403, method=method, path="uploadId=")
-        with pytest.raises(DeniedError):
+        with pytest.raises(errors.DeniedError):
             store.put(str(large), "a")
         assert fake_gcs.buckets[bucket] == {}
         assert fake_gcs.uploads == {}
@@ -523,7 +515,7 @@ class TestLarge:
         with pytest.raises(InvalidResponse) as raised:
             bucket.get("a", start=5, stop=10, etag=etag)
         meaning = bucket.error("get", "gs://b/a", raised.value)
-        assert isinstance(meaning, TransientError)
+        assert isinstance(meaning, errors.TransientError)
         assert "replaced" in meaning.reason
 
 
