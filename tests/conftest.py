@@ -19,6 +19,7 @@ from tests.support.disk import CannotMountError, small_disk
 from tests.support.servers.docker import base_image, bottom, docker, face_tagger_image  # noqa: F401
 from tests.support.servers.htc_api import htc_api_fixture  # noqa: F401
 from tests.support.servers.rgw import rgw  # noqa: F401
+from tests.support.servers.shared import SharedByWorkers, shared  # noqa: F401
 from tests.support.skipping import skip_or_fail
 
 REPOSITORY = Path(__file__).parents[1]
@@ -32,6 +33,11 @@ _OF_TESTS = ("HTCJOB_REQUIRE_", "HTCJOB_SHARED", "HTCJOB_TEST_SERVERS")
 for _name in list(os.environ):
     if _name.startswith(_OF_PLATFORMS) and not _name.startswith(_OF_TESTS):
         del os.environ[_name]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have what is costly only once, however many workers there are."""
+    config.pluginmanager.register(SharedByWorkers())
 
 
 class Htcjob:

@@ -145,7 +145,7 @@ def test_credentials_of_variables_stay(first, second, engine, scheme, environ, m
 def test_from_tls_to_none(first, second, engine, monkeypatch, tmp_path):
     """From https nothing goes to http, not even to the same host."""
     first.say(302, headers={"Location": f"{second.url}/b/k"})
-    with tls_in_front_of(first.url, tmp_path) as front:
+    with tls_in_front_of(tmp_path, first.url) as front:
         for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
             monkeypatch.setenv(name, front.ca_file)
         environ = {**AWS, "AWS_ENDPOINT_URL": front.endpoint, "AWS_CA_BUNDLE": front.ca_file}

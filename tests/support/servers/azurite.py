@@ -14,9 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+from tests.support.servers.shared import tied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,7 +103,7 @@ def running_azurite(directory: Path) -> Iterator[Azurite]:
     main = _installed()
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "azurite.log"
-    command = [node, str(main), "--blobHost", "127.0.0.1", "--blobPort", "0", "--silent"]
+    command = tied(node, str(main), "--blobHost", "127.0.0.1", "--blobPort", "0", "--silent")
     command += ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry"]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -119,13 +121,10 @@ def running_azurite(directory: Path) -> Iterator[Azurite]:
 
 
 @pytest.fixture(scope="session")
-def azurite(
-    tmp_path_factory: pytest.TempPathFactory, skip_or_fail: Callable[[str, str], None]
-) -> Iterator[Azurite]:
-    """Give a server that runs until the session ends."""
+def azurite(shared: Callable[..., Azurite], skip_or_fail: Callable[[str, str], NoReturn]) -> Azurite:
+    """A running server, one for all tests."""
     try:
-        with running_azurite(tmp_path_factory.mktemp("azurite")) as server:
-            yield server
+        return shared(running_azurite)
     except CannotStartError as error:
         skip_or_fail("HTCJOB_REQUIRE_SERVERS", str(error))
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,18 +115,22 @@ def bottom(docker: Docker) -> str:
 
 
 @pytest.fixture(scope="session")
-def base_image(docker: Docker, bottom: str) -> str:
+def base_image(shared: Callable[..., str], bottom: str) -> str:
     """The base image of this clone."""
-    dockerfile = REPOSITORY / "docker" / "base.Dockerfile"
-    return docker.build(dockerfile, f"htcjob-base:{TAG}", "--build-arg", f"BASE_IMAGE={bottom}")
+    return shared(built, "base.Dockerfile", f"htcjob-base:{TAG}", "--build-arg", f"BASE_IMAGE={bottom}")
 
 
 @pytest.fixture(scope="session")
-def face_tagger_image(docker: Docker, base_image: str) -> str:
+def face_tagger_image(shared: Callable[..., str], base_image: str) -> str:
     """The face tagger's image of this clone."""
-    dockerfile = REPOSITORY / "docker" / "face-tagger.Dockerfile"
     arguments = ("--build-arg", f"HTCJOB_IMAGE={base_image}")
-    return docker.build(dockerfile, f"htcjob-face-tagger:{TAG}", *arguments)
+    return shared(built, "face-tagger.Dockerfile", f"htcjob-face-tagger:{TAG}", *arguments)
+
+
+@contextmanager
+def built(_: Path, dockerfile: str, name: str, *arguments: str) -> Iterator[str]:
+    """Build an image of this clone; it stays, so that the next build is short."""
+    yield Docker().build(REPOSITORY / "docker" / dockerfile, name, *arguments)
 
 
 def bottom_image() -> str:

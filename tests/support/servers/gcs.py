@@ -21,9 +21,11 @@ import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+from tests.support.servers.shared import tied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +75,9 @@ def running_gcs_emulator(directory: Path) -> Iterator[GcsEmulator]:
     log = directory / "gcs-emulator.log"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [str(program), "start", "--host", "127.0.0.1", "--port", str(port), "--quiet", "--in-memory"]
+    command = tied(
+        str(program), "start", "--host", "127.0.0.1", "--port", str(port), "--quiet", "--in-memory"
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -92,12 +96,11 @@ def running_gcs_emulator(directory: Path) -> Iterator[GcsEmulator]:
 
 @pytest.fixture(scope="session")
 def gcs_emulator(
-    tmp_path_factory: pytest.TempPathFactory, skip_or_fail: Callable[[str, str], None]
-) -> Iterator[GcsEmulator]:
-    """Give a server that runs until the session ends."""
+    shared: Callable[..., GcsEmulator], skip_or_fail: Callable[[str, str], NoReturn]
+) -> GcsEmulator:
+    """A running server, one for all tests."""
     try:
-        with running_gcs_emulator(tmp_path_factory.mktemp("gcs-emulator")) as server:
-            yield server
+        return shared(running_gcs_emulator)
     except CannotStartError as error:
         skip_or_fail("HTCJOB_REQUIRE_SERVERS", str(error))
 

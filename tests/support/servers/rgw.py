@@ -17,19 +17,19 @@ import urllib.error
 import urllib.request
 import uuid
 from contextlib import ExitStack, contextmanager
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.servers.shared import tied
 from tests.support.skipping import skip_or_fail
 
 from .debian import InstallError, unpacked
 from .htc_api import Vended
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 START_S = 90
 """Seconds that a start may take; 2 are usual on two idle cores."""
@@ -108,7 +108,6 @@ class Rgw:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         """`http://127.0.0.1:PORT`"""
-        self._numbers = count()
         self._s3: Any = None
 
     def client(self, service: str = "s3") -> Any:
@@ -130,7 +129,7 @@ class Rgw:
     def new_bucket(self) -> str:
         """Make an empty bucket and give its name."""
         self._s3 = self._s3 or self.client()
-        name = f"bucket-{next(self._numbers)}-{uuid.uuid4().hex[:8]}"
+        name = f"bucket-{uuid.uuid4().hex}"
         self._s3.create_bucket(Bucket=name)
         return name
 
@@ -219,14 +218,12 @@ def running_rgw(directory: Path, *, memory_bytes: int = 1 << 30) -> Iterator[Rgw
 
 
 @pytest.fixture(scope="session")
-def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rgw]:
+def rgw(shared: Callable[..., Rgw]) -> Rgw:
     """A running server, one for all tests."""
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(running_rgw(tmp_path_factory.mktemp("rgw")))
-        except (InstallError, StartError) as error:
-            skip_or_fail("HTCJOB_REQUIRE_SERVERS", f"no Ceph RGW: {error}")
-        yield server
+    try:
+        return shared(running_rgw)
+    except (InstallError, StartError) as error:
+        skip_or_fail("HTCJOB_REQUIRE_SERVERS", f"no Ceph RGW: {error}")
 
 
 class _Daemons:
@@ -306,8 +303,7 @@ class _Daemons:
             raise self._failed(f"{program}: {error}") from None
 
     def _launch(self, program: str, *arguments: object) -> None:
-        # The kernel ends it with us, should we be killed.
-        command = ["setpriv", "--pdeathsig", "KILL", str(self._bin / program), *map(str, arguments)]
+        command = tied(str(self._bin / program), *map(str, arguments))
         try:
             with self._log(program) as log:
                 self._running.append(

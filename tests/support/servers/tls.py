@@ -6,7 +6,7 @@ import ipaddress
 import socket
 import subprocess
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -17,12 +17,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.support.servers.shared import tied
 from tests.support.skipping import skip_or_fail
 
 from .debian import InstallError, unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from .rgw import Rgw
@@ -60,7 +61,7 @@ class TlsFront:
 
 
 @contextmanager
-def tls_in_front_of(endpoint: str, directory: Path) -> Iterator[TlsFront]:
+def tls_in_front_of(directory: Path, endpoint: str) -> Iterator[TlsFront]:
     """
     Let the server at the URL *endpoint* be reached by TLS too.
 
@@ -76,9 +77,8 @@ def tls_in_front_of(endpoint: str, directory: Path) -> Iterator[TlsFront]:
     conf = _CONF.format(root=root, folder=directory, port=port, server=urlsplit(endpoint).netloc)
     (directory / "nginx.conf").write_text(conf)
     log = directory / "nginx.log"
-    # The kernel ends it with us, should we be killed.
-    command = ["setpriv", "--pdeathsig", "KILL", str(root / "usr/sbin/nginx"), "-p", str(directory)]
-    nginx = subprocess.Popen([*command, "-e", str(log), "-c", "nginx.conf"], stdin=subprocess.DEVNULL)
+    command = tied(str(root / "usr/sbin/nginx"), "-p", str(directory), "-e", str(log), "-c", "nginx.conf")
+    nginx = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         until = time.monotonic() + _START_S
         while not _answers(port):
@@ -92,14 +92,12 @@ def tls_in_front_of(endpoint: str, directory: Path) -> Iterator[TlsFront]:
 
 
 @pytest.fixture(scope="session")
-def rgw_tls(rgw: Rgw, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsFront]:
+def rgw_tls(rgw: Rgw, shared: Callable[..., TlsFront]) -> TlsFront:
     """TLS in front of the S3 server `rgw`."""
-    with ExitStack() as stack:
-        try:
-            front = stack.enter_context(tls_in_front_of(rgw.endpoint, tmp_path_factory.mktemp("tls")))
-        except InstallError as error:
-            skip_or_fail("HTCJOB_REQUIRE_SERVERS", f"no TLS: {error}")
-        yield front
+    try:
+        return shared(tls_in_front_of, rgw.endpoint)
+    except InstallError as error:
+        skip_or_fail("HTCJOB_REQUIRE_SERVERS", f"no TLS: {error}")
 
 
 def _answers(port: int) -> bool:
