@@ -1,7 +1,6 @@
 """`htcjob simulate`: real attempts, the platform's variables, its retries, and nothing left behind."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from htcjob.cli.options import MEMORY
 from tests.support.interrupt import press_ctrl_c
+from tests.support.processes import pids_with
 
 
 def simulate(htcjob, *arguments: str, size: int = 3, options: tuple[str, ...] = ()):
@@ -211,20 +211,7 @@ def test_ctrl_c_leaves_no_process_behind(htcjob, wait_until, tmp_path, interrupt
         wait_until(lambda: marker.exists() and marker.read_text().count("\n") == 2)
         press_ctrl_c(process, interrupts)
     assert process.returncode == 130
-    wait_until(lambda: not processes_with(f"MARK={tmp_path}"))
-
-
-def processes_with(variable: str) -> list[str]:
-    """Give the processes that have *variable* in their environment."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                if variable.encode() in file.read().split(b"\0"):
-                    found.append(pid)
-        except OSError:
-            pass
-    return found
+    wait_until(lambda: not pids_with(f"MARK={tmp_path}"))
 
 
 def test_a_killed_attempt_takes_its_command_with_it(htcjob, wait_until, tmp_path):
@@ -235,7 +222,7 @@ def test_a_killed_attempt_takes_its_command_with_it(htcjob, wait_until, tmp_path
     done = simulate(htcjob, *each(script), size=1)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "pids").read_text().split()) == 2
-    assert processes_with(f"MARK={tmp_path}") == []
+    assert pids_with(f"MARK={tmp_path}") == []
 
 
 def test_people_get_a_table(htcjob):
@@ -328,4 +315,4 @@ def test_a_fault_of_the_simulator_leaves_no_attempt_running(htcjob, tmp_path):
         *("--project-store", str(htcjob.project), "--task-store", str(htcjob.task), "--", *each(script)),
     )
     assert done.returncode not in (0, 65)
-    assert processes_with(f"MARK={tmp_path}") == []
+    assert pids_with(f"MARK={tmp_path}") == []

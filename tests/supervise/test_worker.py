@@ -9,6 +9,8 @@ from collections import Counter
 
 import pytest
 
+from tests.support.processes import commands_with
+
 MODULE = '''
 import os, signal, subprocess, sys, time
 
@@ -60,8 +62,9 @@ def module(htcjob, tmp_path):
     return tmp_path / "lib" / "mine.py"
 
 
-def alive(word: str) -> bool:
-    return subprocess.run(["pgrep", "-f", word], capture_output=True, check=False).returncode == 0
+def alive(htcjob, pattern: str) -> bool:
+    """Whether there is such a command among those that *htcjob* has started, and these in their turn."""
+    return any(re.search(pattern, command) for command in commands_with(f"HOME={htcjob.variables['HOME']}"))
 
 
 def test_a_worker_imports_once_and_is_fed_entries(htcjob, module):
@@ -135,8 +138,8 @@ def test_what_goes_wrong_costs_the_entry_in_hand_only(htcjob, module, workers):
     assert set(htcjob.outputs()) == {name for name in names if name.startswith("good")}
     assert "worker_program" not in done.stderr, "our own frames are nobody's business"
     assert "mine.py" in done.stderr
-    assert not alive("sleep 1234567$")
-    assert not alive(f"worker_program/program.py.*{module.stem}:copy")
+    assert not alive(htcjob, "sleep 1234567$")
+    assert not alive(htcjob, f"worker_program/program.py.*{module.stem}:copy")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +288,7 @@ def test_sigterm_lets_the_call_in_hand_finish(htcjob, module, wait_until, tmp_pa
         process.communicate(timeout=60)
     assert process.returncode == 143
     assert htcjob.results() == {0: "done"}
-    assert not alive("mine:slow")
+    assert not alive(htcjob, "mine:slow")
 
 
 @pytest.mark.parametrize(
@@ -305,12 +308,14 @@ def test_a_call_that_never_ends_is_ended_with_us(htcjob, module, wait_until, tmp
     command = ("run", "--workers", "2", "--grace", "1s", "--call", "mine:slow")
     with htcjob.start(*command, READY=str(ready)) as process:
         wait_until(ready.exists)
+        assert alive(htcjob, "mine:slow")
+        assert alive(htcjob, "sleep 1001")
         process.send_signal(signum)
         _, err = process.communicate(timeout=60)
     assert process.returncode == status
     assert "Traceback" not in err
     assert htcjob.records() == []
-    wait_until(lambda: not alive("mine:slow") and not alive("sleep 1001"))
+    wait_until(lambda: not alive(htcjob, "mine:slow") and not alive(htcjob, "sleep 1001"))
 
 
 FEW_DESCRIPTORS = """

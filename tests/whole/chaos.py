@@ -39,6 +39,7 @@ from htcjob.storage.contract import Store
 from htcjob.storage.urls import open_store
 from htcjob.transfer.transfers import Transfers
 from tests.support.disk import CannotMountError, small_disk
+from tests.support.processes import commands_with, pids_with
 from tests.support.servers.rgw import Rgw, running_rgw
 from tests.support.wire.wire import FaultProxy
 
@@ -329,7 +330,7 @@ class Chaos:
         # Killed, by itself at the very end of its grace period too: then nobody tidies up.
         is_cut = is_warned or status in KILLED or " given_up " in text
         until = time.monotonic() + (30 if is_cut else 0)
-        while left := _processes_with(f"CHAOS_ATTEMPT={variables['CHAOS_ATTEMPT']}"):
+        while left := commands_with(f"CHAOS_ATTEMPT={variables['CHAOS_ATTEMPT']}"):
             assert time.monotonic() < until, (status, left)
             time.sleep(0.05)
         if is_cut:
@@ -344,7 +345,7 @@ class Chaos:
         with suppress(subprocess.TimeoutExpired):
             process.wait(luck.uniform(0.3, 2.5))
         if process.poll() is None:
-            for pid in _pids_with(variable) if is_for_all else [process.pid]:
+            for pid in pids_with(variable) if is_for_all else [process.pid]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signum)
 
@@ -396,26 +397,6 @@ class Chaos:
     def _store(self, name: str, endpoint: str | None = None) -> Store:
         access = Access(environ=self.rgw.environ(), endpoint=endpoint or self.rgw.endpoint)
         return open_store(f"s3://{self.bucket}/{name}", access)
-
-
-def _pids_with(variable: str) -> list[int]:
-    """Return the processes that have *variable* in their environment: an attempt's, or its children."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError):
-                if variable.encode() in Path("/proc", name, "environ").read_bytes().split(b"\0"):
-                    found.append(int(name))
-    return found
-
-
-def _processes_with(variable: str) -> list[str]:
-    """Give the commands of these processes."""
-    found = []
-    for pid in _pids_with(variable):
-        with suppress(OSError):
-            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
 
 
 def main() -> None:
