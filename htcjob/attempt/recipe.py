@@ -478,7 +478,8 @@ def _scratch_directory(parent: str) -> Iterator[str]:
     base = real_path(parent)
     path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")
     try:
-        os.makedirs(base, exist_ok=True)
+        with suppress(FileExistsError):  # what is there instead, or hid it, the next call says
+            os.makedirs(base, exist_ok=True)
         os.mkdir(path, 0o700)
     except OSError as error:
         if is_passing(error):

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.support.processes import is_pending
 from tests.support.servers.quirky_s3 import quirky_s3
 
 COPY = ("--each", "--", "sh", "-c", 'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/$HTCJOB_ENTRY.out"')
@@ -393,6 +394,7 @@ def test_sigterm_lets_the_entry_in_hand_finish_and_leaves_the_rest(htcjob, wait_
     with htcjob.start("run", "--workers", "1", "--each", "--", "sh", "-c", script) as process:
         wait_until(ready.exists)
         process.terminate()
+        wait_until(lambda: not is_pending(process.pid, signal.SIGTERM))
         go.touch()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143

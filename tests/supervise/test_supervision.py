@@ -401,7 +401,8 @@ def work(number):
 with Signals() as signals:
     workers = [threading.Thread(target=work, args=[number]) for number in range(4)]
     for worker in workers: worker.start()
-    for worker in workers: worker.join()
+    for worker in workers:
+        while worker.is_alive(): worker.join(1)  # a signal that comes just before a wait wakes nobody
 print(results, signals.stop_signal, flush=True)
 """
 

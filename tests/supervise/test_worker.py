@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.support.processes import commands_with
+from tests.support.processes import commands_with, is_pending
 
 MODULE = '''
 import os, signal, subprocess, sys, time
@@ -284,6 +284,7 @@ def test_sigterm_lets_the_call_in_hand_finish(htcjob, module, wait_until, tmp_pa
     with htcjob.start(*command, READY=str(ready), GO=str(go)) as process:
         wait_until(ready.exists)
         process.terminate()
+        wait_until(lambda: not is_pending(process.pid, signal.SIGTERM))
         go.touch()
         process.communicate(timeout=60)
     assert process.returncode == 143

@@ -25,3 +25,9 @@ def commands_with(variable: str) -> list[str]:
         with suppress(OSError):
             found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().rstrip())
     return found
+
+
+def is_pending(pid: int, signum: int) -> bool:
+    """Whether a signal that a process was sent has not reached it yet."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return any(int(status[name], 16) >> (signum - 1) & 1 for name in ("SigPnd", "ShdPnd"))

@@ -262,7 +262,11 @@ def test_an_entry_that_asks_for_it_is_tried_again_within_the_attempt(htcjob, wor
     """After all others, in a fresh place, with one record; and no more often than allowed."""
     htcjob.entries("a", "b", "c")
     count = htcjob.project.parent / "count"
-    script = f'echo "$HTCJOB_ENTRY" >> {count}; touch "$HTCJOB_OUTPUT_DIR/x$HTCJOB_ENTRY"; [ "$(ls "$HTCJOB_OUTPUT_DIR" | wc -l)" = 1 ] || exit 9; [ "$HTCJOB_ENTRY" != a ] || [ "$(grep -c a {count})" -ge "$0" ] || exit 75'
+    # With two workers the second try of `a` may begin before `c` has got as far as to say so.
+    script = (
+        f'[ "$HTCJOB_ENTRY" != a ] || until ! grep -qs a {count} || grep -q c {count}; do sleep 0.01; done; '
+    )
+    script += f'echo "$HTCJOB_ENTRY" >> {count}; touch "$HTCJOB_OUTPUT_DIR/x$HTCJOB_ENTRY"; [ "$(ls "$HTCJOB_OUTPUT_DIR" | wc -l)" = 1 ] || exit 9; [ "$HTCJOB_ENTRY" != a ] || [ "$(grep -c a {count})" -ge "$0" ] || exit 75'
     options = ("--workers", workers, "--retry-entry", "2", "--each", "--", "sh", "-c", script)
     done = htcjob.run(*options, "3")
     assert done.returncode == 0, done.stderr
