@@ -11,7 +11,8 @@ from htcjob.environment.context import read_token_file
 from htcjob.errors import CommandNotStartedError, ConfigurationError, HtcjobError, TransientError
 from htcjob.outcome.endings import EntryResult, ending_of_error, judge_stage_in
 from htcjob.storage.local.errors import Blame
-from htcjob.supervise.command import Signals, _not_started, _started, check_program
+from htcjob.supervise.command import _not_started, _started, check_program
+from htcjob.supervise.signals import Signals
 from htcjob.trouble import Trouble, of_errno, of_error
 
 PASSING = (

@@ -47,7 +47,8 @@ from htcjob.logs.events import DEBUG, ERROR, INFO, WARNING, event, utc
 from htcjob.machine.limits import has_memory_limit
 from htcjob.outcome.endings import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
 from htcjob.supervise.bounded_call import OVERTIME_S, TooLongError, within
-from htcjob.supervise.command import Signals, check_program, run_command
+from htcjob.supervise.command import check_program, run_command
+from htcjob.supervise.signals import Signals
 from htcjob.trouble import in_words, is_passing, of_error
 
 if TYPE_CHECKING:
@@ -186,11 +187,11 @@ def _memory_guard(signals: Signals) -> AbstractContextManager[object]:
     """Give the memory guard, where there is a limit to guard."""
     if not has_memory_limit():
         return nullcontext()
-    from htcjob.machine.cgroup_memory import Memory
-    from htcjob.supervise.memory_guard import Guard
+    from htcjob.machine.cgroup_memory import CgroupMemory
+    from htcjob.supervise.memory_guard import MemoryGuard
 
     try:
-        return Guard(signals.children, Memory())
+        return MemoryGuard(signals.children, CgroupMemory())
     except OSError as error:
         event(__name__, WARNING, "memory_not_watched", cause=str(error))
         return nullcontext()

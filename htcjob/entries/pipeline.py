@@ -37,7 +37,8 @@ from htcjob.outcome.endings import (
     judge_stage_in,
     stops_attempt,
 )
-from htcjob.supervise.command import Signals, run_command
+from htcjob.supervise.command import run_command
+from htcjob.supervise.signals import Signals
 
 if TYPE_CHECKING:
     from htcjob.entries.outputs import OutputPatterns, Writers

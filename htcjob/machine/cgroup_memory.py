@@ -21,7 +21,7 @@ _LONGEST_FILE = 1 << 16
 """Bytes; memory.stat has 4 thousand."""
 
 
-class Use(NamedTuple):
+class MemoryUse(NamedTuple):
     """How full a control group is."""
 
     used_bytes: int
@@ -40,7 +40,7 @@ class Use(NamedTuple):
         return f"{self.used_bytes / 1e6:.0f} MB of {self.limit_bytes / 1e6:.0f} MB in use"
 
 
-class Memory:
+class CgroupMemory:
     """
     Our control group and those above it. Any thread may ask.
 
@@ -62,7 +62,7 @@ class Memory:
             self.close()
             raise
 
-    def use(self) -> Use | None:
+    def use(self) -> MemoryUse | None:
         """
         Give the use of the group that has the least room; None: no group has a limit any more.
 
@@ -128,12 +128,12 @@ class _Group:
             self.close()
             raise
 
-    def use(self) -> Use | None:
+    def use(self) -> MemoryUse | None:
         """Give how full it is; None: it has no limit."""
         limit = self._read(self._names.limit).strip()
         if not limit.isdigit() or int(limit) >= NO_MEMORY_LIMIT:
             return None
-        use = Use(int(self._read(self._names.usage)), int(limit))
+        use = MemoryUse(int(self._read(self._names.usage)), int(limit))
         if use.room_bytes > 0:
             return use  # that it is less without the page cache does not matter
         lines = dict(self._lines("memory.stat"))

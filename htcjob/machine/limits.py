@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from htcjob.trouble import let_go
+from htcjob.machine.proc import content_of
 
 
 def cpus(root: str = "/") -> float:
@@ -103,18 +103,8 @@ def _quota(group: str) -> Iterator[float]:
 
 
 def _read(path: str) -> str | None:
-    """Give a small file of the kernel's; without the layers of `open`, for many of them are not there."""
+    """Return a small file of the kernel's; None: it is not there, as many of them are not."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return content_of(path).decode("ascii", errors="replace")
     except OSError:
         return None
-    try:
-        return os.read(descriptor, _LARGEST).decode("ascii", errors="replace")
-    except OSError:
-        return None
-    finally:
-        let_go(descriptor)
-
-
-_LARGEST = 1 << 16
-"""Bytes."""

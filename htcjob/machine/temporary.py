@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def scratch() -> Iterator[str]:
+def temporary_directory() -> Iterator[str]:
     """
     Give a context that has a temporary directory, which is removed at its end.
 

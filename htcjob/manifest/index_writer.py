@@ -11,7 +11,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import PermanentError, TransientError
-from htcjob.machine.temporary import scratch
+from htcjob.machine.temporary import temporary_directory
 from htcjob.manifest.groups import Grouper
 from htcjob.manifest.index import (
     CRC,
@@ -190,7 +190,7 @@ def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
     url = store.url_of(key)
     info = retry.call(partial(store.head, key))
     with (
-        scratch() as folder,
+        temporary_directory() as folder,
         Blame("index", url, file=folder),
         IndexWriter() as writer,
     ):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from htcjob.errors import UsageError
 from htcjob.outcome.endings import TRY_AGAIN, CommandResult
-from htcjob.supervise.worker import Answer
+from htcjob.supervise.worker import CallResult
 from htcjob.supervise.worker_program.values import checked_value, cpu_s, peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Handover:
         self._offered: JobEntry | None = None
         self._in_hand: JobEntry | None = None
         """The entry that the loop has, until it is answered for."""
-        self._answer: Answer | None = None
+        self._answer: CallResult | None = None
         """What the loop said of it."""
         self._begun = self._cpu_s = 0.0
         """When it was taken, and what this process had used then."""
@@ -126,7 +126,7 @@ class Handover:
 
     # The flow's side
 
-    def act(self, stay: Stay, _worker: int, _timeout_s: float | None) -> Answer:
+    def act(self, stay: Stay, _worker: int, _timeout_s: float | None) -> CallResult:
         """
         Offer an entry to the loop, and wait for what it says.
 
@@ -143,7 +143,7 @@ class Handover:
                 if self._is_given_up(is_begun=self._in_hand is entry):
                     self._offered = self._in_hand = None
                     stop_signal = self._signals.stop_signal
-                    return Answer(CommandResult(1, stopped_by=stop_signal))
+                    return CallResult(CommandResult(1, stopped_by=stop_signal))
                 self._wait()
             answer, self._answer = self._answer, None
             return answer
@@ -233,5 +233,5 @@ class Handover:
             cpu_s=cpu_s() - self._cpu_s,
             peak_memory_bytes=peak_memory_bytes(),
         )
-        self._in_hand, self._answer = None, Answer(result, value, problem)
+        self._in_hand, self._answer = None, CallResult(result, value, problem)
         self._changed.notify_all()

@@ -36,8 +36,9 @@ from htcjob.logs import events as logs
 from htcjob.outcome.endings import CommandResult, Ending, TerminationReason, ending_of_error
 from htcjob.python_api.handover import Handover, JobEntry, LoopLeftError
 from htcjob.run_options import Plan
-from htcjob.supervise.command import FINISHING_SHARE, STOPPING, Signals
+from htcjob.supervise.command import FINISHING_SHARE
 from htcjob.supervise.last_resort import LastResort
+from htcjob.supervise.signals import STOPPING, Signals
 from htcjob.supervise.worker_program.values import exit_status_of, in_words
 from htcjob.trouble import let_go
 

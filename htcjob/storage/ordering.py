@@ -63,10 +63,11 @@ def in_order(bucket: Bucket, prefix: str, start_after: str | None, url: str) -> 
         held.sort(key=attrgetter("key"))  # str compares code points, as UTF-8 does
         yield from _behind(start_after, _once(held))
         return
+    # They bring tempfile and heapq, which most listings have no use for.
     from htcjob.machine.sorted_lines import SortedLines
-    from htcjob.machine.temporary import scratch  # tempfile and heapq, which most listings have no use for
+    from htcjob.machine.temporary import temporary_directory
 
-    with scratch() as folder, Blame("list", url, file=folder):
+    with temporary_directory() as folder, Blame("list", url, file=folder):
         lines = SortedLines(folder)
         for info in chain(held, rest, infos):
             lines.add(_line_of(info))

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import os
 import resource  # `os.wait4` imports it, maybe when no file descriptor is left to do so
-import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from htcjob.trouble import let_go
+from htcjob.machine import proc
+from htcjob.supervise.kernel import (
+    be_subreaper,
+    let_die_first,
+    signal_group,
+    wait_for_any,
+    wait_readable,
+)
 
 if TYPE_CHECKING:
-    from htcjob.machine.cgroup_memory import Memory
-
-_PR_SET_CHILD_SUBREAPER = 36
-"""https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html"""
+    from htcjob.machine.cgroup_memory import CgroupMemory
 
 LEFTOVERS_GRACE_S = 2.0
 """Seconds that processes which outlive their command have after SIGTERM."""
@@ -33,11 +36,8 @@ LEFTOVERS_GRACE_S = 2.0
 REAP_S = 1.0
 """Seconds that an orphan which has ended waits at most, where nobody is told of each child's end."""
 
-_WATCHED = 32
-"""So many leftovers are waited for at a time: each costs a file descriptor."""
 
-
-class Command:
+class RunningCommand:
     """What is known of a running command; its process group bears its process id."""
 
     __slots__ = ("is_job", "mark", "may_finish", "oom_kills", "shortage")
@@ -63,7 +63,7 @@ class Children:
     """
 
     def __init__(self) -> None:
-        self.running: dict[int, Command] = {}
+        self.running: dict[int, RunningCommand] = {}
         """Commands that were started and are still to be waited for, by process id."""
         self.lock = threading.RLock()
         """Held where a process id must not change hands; signal handlers of its thread come in between."""
@@ -74,7 +74,7 @@ class Children:
         self._is_reaping_due = False
         self._adopts: bool | None = None
         """Whether orphans come to us and can be seen; None: not arranged yet."""
-        self.memory: Memory | None = None
+        self.memory: CgroupMemory | None = None
         """Our control group's, where it is limited and watched."""
         self._earlier: frozenset[int] = frozenset()
         """Children that were ours before the first command."""
@@ -83,20 +83,20 @@ class Children:
         """End whatever orphan is left, and have orphans go where they went before."""
         self.end_leftovers(None, grace_s=LEFTOVERS_GRACE_S)
         if self._adopts:
-            _be_subreaper(False)
+            be_subreaper(False)
 
     @property
     def adopts(self) -> bool:
         """Whether orphans come to us, so that everything a command leaves behind can be found."""
         return bool(self._adopts)
 
-    def start(self, spawn: Callable[[], int], command: Command) -> int:
+    def start(self, spawn: Callable[[], int], command: RunningCommand) -> int:
         """Start *command* by *spawn*, which gives its process id and must put it into a group of its own."""
         self.begin(command)
         with self.lock:
             if self._adopts is None:
-                self._adopts = _be_subreaper(True) and _sees_itself()
-                self._earlier = frozenset(_children() if self._adopts else ())
+                self._adopts = be_subreaper(True) and proc.sees_itself()
+                self._earlier = frozenset(proc.children() if self._adopts else ())
             self.is_starting = True
             try:
                 pid = spawn()
@@ -104,7 +104,7 @@ class Children:
             finally:
                 self.is_starting = False
         if self.memory is not None:
-            _let_die_first(pid)
+            let_die_first(pid)
         if self._is_reaping_due:
             self.reap()
         return pid
@@ -118,12 +118,12 @@ class Children:
         self.reap()  # orphans may have been hidden behind it
         return status, usage
 
-    def begin(self, command: Command) -> None:
+    def begin(self, command: RunningCommand) -> None:
         """Note what `shortage` needs: *command*, or another entry of a warm worker's, begins now."""
         if self.memory is not None:
             command.oom_kills = self.memory.oom_kills()
 
-    def shortage(self, command: Command, code: int) -> str:
+    def shortage(self, command: RunningCommand, code: int) -> str:
         """
         Say what memory was short when *command* ended; empty: that is not why it ended.
 
@@ -193,7 +193,7 @@ class Children:
                     told.add(group)
                     signal_group(group, signum)
                     signal_group(group, signal.SIGCONT)
-                if not _wait_for_any([pid for pid, _ in left], until):
+                if not wait_for_any([pid for pid, _ in left], until):
                     break
         return False
 
@@ -208,7 +208,7 @@ class Children:
         """Give the living orphans of *command*, with their process groups, and all other living orphans."""
         found, others = [], []
         with self.lock:
-            for pid in _children():
+            for pid in proc.children():
                 with suppress(ChildProcessError, ProcessLookupError):  # reaped in a signal handler meanwhile
                     if (
                         self._is_orphan(pid)
@@ -241,141 +241,4 @@ class Children:
         mark = self.running[command].mark
         if belongs_to & others or mark is None:
             return False
-        with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            return mark in file.read().split(b"\0")
-        return False
-
-
-def signal_group(group: int, signum: int) -> bool:
-    """Send *signum* to every process of *group*; False when there is none left to take it."""
-    try:
-        os.killpg(group, signum)
-    except (ProcessLookupError, PermissionError):  # macOS says "not permitted" of a group of zombies
-        return False
-    return True
-
-
-_LONGEST_POLL_MS = 2**31 - 1
-"""poll(2) takes a C int."""
-
-
-def wait_readable(descriptors: Sequence[int], until: float | None) -> list[int]:
-    """Give the descriptors that are readable before the moment *until*; None: wait for ever."""
-    poller = select.poll()
-    for descriptor in descriptors:
-        poller.register(descriptor, select.POLLIN)
-    milliseconds = None if until is None else max(until - time.monotonic(), 0.0) * 1000
-    if milliseconds is not None:
-        milliseconds = min(milliseconds, _LONGEST_POLL_MS)  # whoever waits longer just comes again
-    return [descriptor for descriptor, _ in poller.poll(milliseconds)]
-
-
-@contextmanager
-def exit_fd(pid: int) -> Iterator[int]:
-    """Give a descriptor that is readable once our child *pid* has ended; it is still to be waited for."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError):  # not Linux, before 5.3, or forbidden by a seccomp profile
-        descriptor, write = os.pipe()
-
-        def wait() -> None:
-            with suppress(ChildProcessError):  # whoever gave up on it has waited for it
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            let_go(write)
-
-        threading.Thread(target=wait, daemon=True).start()
-    try:
-        yield descriptor
-    finally:
-        let_go(descriptor)
-
-
-def _wait_for_any(pids: Sequence[int], until: float) -> bool:
-    """Wait for the end of any of *pids*, children of ours; False: the moment *until* came first."""
-    descriptors: list[int] = []
-    try:
-        descriptors.extend(map(os.pidfd_open, pids[:_WATCHED]))
-        return bool(wait_readable(descriptors, until))
-    except (AttributeError, OSError):  # no pidfd here, or no file descriptor left
-        time.sleep(0.01)
-        return time.monotonic() < until
-    finally:
-        for descriptor in descriptors:
-            let_go(descriptor)
-
-
-def _be_subreaper(is_one: bool) -> bool:
-    """Have the orphans among our descendants become our children, or no more; False when that cannot be."""
-    if os.getpid() == 1:
-        return True  # they do anyway
-    try:
-        # `ctypes` on top of it is 3 ms of start-up, more than any other module of ours.
-        import _ctypes
-
-        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
-        done = _ctypes.call_function(prctl, (_PR_SET_CHILD_SUBREAPER, int(is_one), 0, 0, 0))
-    except (ImportError, AttributeError, OSError):  # a Python without it, or not Linux
-        return False
-    return bool(done == 0)
-
-
-def _let_die_first(pid: int) -> None:
-    """
-    Have the kernel, where memory is short before anybody could act, choose that process before this one.
-
-    Its children inherit it. The number is in thousandths of the memory there is, added to what a process
-    uses: https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html. A platform may have set ours.
-    """
-    with suppress(OSError, ValueError):
-        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
-            ours = int(file.read())
-        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
-            file.write(b"%d" % min(ours + 500, 1000))
-
-
-def _sees_itself() -> bool:
-    """Tell whether /proc is of our PID namespace: in another one's, the numbers are other processes'."""
-    try:
-        return os.readlink("/proc/self") == str(os.getpid())
-    except OSError:
-        return False
-
-
-def _children() -> list[int]:
-    """
-    Give the process ids of the main thread's children, which all orphans are.
-
-    The lock must be held: the kernel's list may leave one out when another is reaped meanwhile.
-    """
-    pid = os.getpid()
-    try:
-        return [int(child) for child in _content_of(f"/proc/self/task/{pid}/children").split()]
-    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(name) == pid]
-
-
-def _parent_of(name: str) -> int:
-    try:
-        return int(_content_of(f"/proc/{name}/stat").rpartition(b")")[2].split()[1])
-    except OSError:
-        return 0
-
-
-def is_suspended(pid: int) -> bool:
-    """Whether the process *pid* is stopped by a signal, and takes no other one until it goes on."""
-    try:
-        return _content_of(f"/proc/{pid}/stat").rpartition(b")")[2].split()[:1] == [b"T"]
-    except OSError:  # gone, or no /proc here
-        return False
-
-
-def _content_of(path: str) -> bytes:
-    """Give the content of a file of /proc, with a third of the system calls of `open`: every command pays."""
-    pieces = []
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while piece := os.read(descriptor, 1 << 16):
-            pieces.append(piece)
-    finally:
-        let_go(descriptor)
-    return b"".join(pieces)
+        return proc.has_variable(pid, mark)

@@ -12,19 +12,19 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from enum import Enum
 
 from htcjob.errors import ShortageError
+from htcjob.machine.proc import is_suspended
 from htcjob.outcome.endings import CommandResult
 from htcjob.supervise.bounded_call import OVERTIME_S
-from htcjob.supervise.children import LEFTOVERS_GRACE_S, Command, exit_fd, is_suspended, signal_group
-from htcjob.supervise.signals import STOPPING, Signals
+from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
+from htcjob.supervise.kernel import EMPTY_STDIN, RESET, dies_with_us, exit_fd, signal_group
+from htcjob.supervise.signals import Signals
 from htcjob.supervise.terminal import is_interactive
-from htcjob.trouble import in_words, is_passing, let_go, look
-
-__all__ = ["STOPPING", "Signals", "check_program", "run_command"]
+from htcjob.trouble import in_words, is_passing, look
 
 FINISHING_SHARE = 0.8
 """Part of the grace period in which a command that may finish is left alone; the rest is for SIGTERM."""
@@ -32,15 +32,6 @@ FINISHING_SHARE = 0.8
 LOOK_AGAIN_S = 1.0
 """How long a command that is being stopped is waited for at a time: a signal that comes just before poll(2)
 wakes nobody, and where one came, more may follow at once."""
-
-EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
-
-RESET = tuple(
-    signum
-    for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
-    if (signum := getattr(signal, name, None)) is not None
-)
-"""Python ignores the first two, whoever started us perhaps the last; a command must not inherit that."""
 
 START_WAITS_S = (0.05, 0.2, 0.5, 1.0)
 """Seconds before each further try to start a command that passing trouble keeps from starting: there is no
@@ -86,7 +77,7 @@ def run_command(
     """
     started = time.monotonic()
     output_dir = environment.get("HTCJOB_OUTPUT_DIR")
-    command = Command(
+    command = RunningCommand(
         may_finish=may_finish,
         is_job=signals.terminal is not None and not may_finish,
         mark=None if output_dir is None else os.fsencode(f"HTCJOB_OUTPUT_DIR={output_dir}"),
@@ -215,34 +206,6 @@ def _await_exit(
                 stop, kill_at = _Stop.SIGNAL, now + grace_s * (1 - FINISHING_SHARE)
             signal_group(pid, signal.SIGTERM)
             signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
-
-
-@contextmanager
-def dies_with_us(group: int) -> Iterator[None]:
-    """
-    Have the kernel kill the process group *group* when this process is gone, however it went.
-
-    A pipe of which we hold both ends and nobody else any: whichever end is closed first, the other one's
-    owner, which is the group, is sent the signal that it asked for (https://man7.org/linux/man-pages/man2/F_SETSIG.2const.html).
-    PR_SET_PDEATHSIG would reach the command only, not its children, and needs a program between us and it.
-    Processes that left the group live on. PID 1 needs none of this, with it everything is gone. The end of
-    the context kills whatever is in the group still.
-    """
-    ends: tuple[int, ...] = ()
-    if sys.platform == "linux" and os.getpid() != 1:
-        import fcntl
-
-        with suppress(OSError):
-            ends = os.pipe()
-            for end in ends:
-                fcntl.fcntl(end, fcntl.F_SETOWN, -group)
-                fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
-                fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC)
-    try:
-        yield
-    finally:
-        for end in ends:
-            let_go(end)
 
 
 def _end_group(group: int, *, grace_s: float) -> None:

@@ -15,8 +15,10 @@ import time
 from contextlib import suppress
 
 from htcjob.logs.events import event
-from htcjob.machine.cgroup_memory import FULL_SHARE, Memory, Use
-from htcjob.supervise.children import Children, Command, signal_group
+from htcjob.machine import proc
+from htcjob.machine.cgroup_memory import FULL_SHARE, CgroupMemory, MemoryUse
+from htcjob.supervise.children import Children, RunningCommand
+from htcjob.supervise.kernel import signal_group
 
 log = logging.getLogger(__name__)
 
@@ -33,24 +35,24 @@ SETTLE_S = 2.0
 """Seconds in which what an ended command leaves in a tmpfs is removed, before another one is ended."""
 
 
-class Guard:
+class MemoryGuard:
     """
     Watches our control group's memory, from `__enter__` to `__exit__`, in a thread of its own.
 
-    Where it is full (`memory.FULL_SHARE`), the command with the most memory is sent SIGKILL with everything
-    it started, and `Command.shortage` says so. The next one is chosen only when that one's memory is back,
-    or others have filled it again; so too where the kernel has ended one first. Where
-    memory would be full without any command, none is ended.
+    Where it is full (`cgroup_memory.FULL_SHARE`), the command with the most memory is sent SIGKILL with
+    everything it started, and `RunningCommand.shortage` says so. The next one is chosen only when that one's
+    memory is back, or others have filled it again; the same holds where the kernel has ended one first.
+    Where memory would be full without any command, none is ended.
 
     Args:
         children: The commands.
         memory: Closed in `__exit__`.
     """
 
-    def __init__(self, children: Children, memory: Memory) -> None:
+    def __init__(self, children: Children, memory: CgroupMemory) -> None:
         self._children = children
         self._memory = memory
-        self._victim: tuple[int, Command] | None = None
+        self._victim: tuple[int, RunningCommand] | None = None
         self._used_then = 0
         """What was used when the victim had gone, or the kernel's was going."""
         self._settled_at: float | None = None
@@ -60,7 +62,7 @@ class Guard:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> MemoryGuard:
         self._children.memory = self._memory
         self._oom_kills = self._memory.oom_kills()
         try:
@@ -98,7 +100,7 @@ class Guard:
                 return FUTILE_PAUSE_S
         return SHORTEST_PAUSE_S
 
-    def _is_next_due(self, use: Use) -> bool:
+    def _is_next_due(self, use: MemoryUse) -> bool:
         """Tell whether another victim may be chosen; see that the last one is gone."""
         if self._victim is not None:
             pid, command = self._victim
@@ -113,11 +115,11 @@ class Guard:
             return True
         return use.used_bytes > self._used_then or time.monotonic() >= self._settled_at
 
-    def _choose(self, use: Use) -> bool:
+    def _choose(self, use: MemoryUse) -> bool:
         """End the biggest command; False: there is none, or nothing would be won by it."""
         running = self._children.running
         families = self._families()
-        sizes = {pid: sum(map(_memory_of, families.get(pid, []))) for pid in running}
+        sizes = {pid: sum(map(proc.memory_of, families.get(pid, []))) for pid in running}
         of_others = use.used_bytes - use.tmpfs_bytes - sum(sizes.values())
         if not sizes or of_others >= use.limit_bytes * FULL_SHARE:
             return False
@@ -135,7 +137,7 @@ class Guard:
         to the one whose it can be told to be (`Children.owner_of`).
         """
         running, us = self._children.running, os.getpid()
-        processes = _processes() if self._children.adopts else {}  # else /proc may be others'
+        processes = proc.all_processes() if self._children.adopts else {}  # else /proc may be others'
         processes.pop(us, None)
         owners: dict[int, int | None] = {}
         for process in processes:
@@ -164,23 +166,3 @@ def _kill(group: int, others: list[int]) -> None:
     for pid in others:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _processes() -> dict[int, tuple[int, int, int]]:
-    """Give parent, group and session of every process that we see."""
-    found = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError), open(f"/proc/{name}/stat", "rb", buffering=0) as file:
-                parent, group, session = file.read().rpartition(b")")[2].split()[1:4]
-                found[int(name)] = int(parent), int(group), int(session)
-    return found
-
-
-def _memory_of(pid: int) -> int:
-    """Give the bytes of a process that the kernel cannot take back; 0: it is gone."""
-    with suppress(OSError), open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-        sizes = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
-        names = (b"RssAnon", b"RssShmem") if b"RssAnon" in sizes else (b"VmRSS",)
-        return sum(int(sizes[name].split()[0]) * 1024 for name in names if name in sizes)
-    return 0

@@ -20,7 +20,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from htcjob.outcome.endings import StopCause, signal_name
-from htcjob.supervise.children import Children, Command, signal_group, wait_readable
+from htcjob.supervise.children import Children, RunningCommand
+from htcjob.supervise.kernel import signal_group, wait_readable
 from htcjob.supervise.terminal import Terminal, is_orphaned
 from htcjob.trouble import let_go
 
@@ -249,7 +250,7 @@ class Signals:
         """Wait, from any thread; True when a stop signal came, at once."""
         return bool(wait_readable([self._stop_read], time.monotonic() + seconds))
 
-    def start(self, spawn: Callable[[], int], command: Command, *, lends_terminal: bool) -> int:
+    def start(self, spawn: Callable[[], int], command: RunningCommand, *, lends_terminal: bool) -> int:
         """
         Start a command, and give its process id; what arrives goes to its process group too, until `wait`.
 
@@ -303,7 +304,7 @@ class Signals:
             # The kernel refuses it to PID 1; the commands are stopped all the same.
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _pass_on(self, signum: int, commands: dict[int, Command]) -> None:
+    def _pass_on(self, signum: int, commands: dict[int, RunningCommand]) -> None:
         for pid, command in commands.items():
             if command.may_finish and signum not in _FOR_ALL:
                 continue

@@ -18,8 +18,17 @@ from typing import NamedTuple
 
 from htcjob.errors import CommandNotStartedError, ShortageError
 from htcjob.outcome.endings import TRY_AGAIN, CommandResult, signal_name
-from htcjob.supervise.children import LEFTOVERS_GRACE_S, Command, exit_fd, signal_group, wait_readable
-from htcjob.supervise.command import EMPTY_STDIN, FINISHING_SHARE, RESET, Signals, dies_with_us
+from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
+from htcjob.supervise.command import FINISHING_SHARE
+from htcjob.supervise.kernel import (
+    EMPTY_STDIN,
+    RESET,
+    dies_with_us,
+    exit_fd,
+    signal_group,
+    wait_readable,
+)
+from htcjob.supervise.signals import Signals
 from htcjob.supervise.worker_answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answer
 from htcjob.trouble import let_go
 
@@ -32,7 +41,7 @@ _FULL_PIPE_S = 0.005
 """Seconds until more of a request is written that a pipe does not hold as a whole."""
 
 
-class Answer(NamedTuple):
+class CallResult(NamedTuple):
     """What became of one call."""
 
     result: CommandResult
@@ -50,7 +59,7 @@ class _Stop(Enum):
 
 class _Process(NamedTuple):
     pid: int
-    command: Command
+    command: RunningCommand
     requests: int
     answers: int
     has_ended: int
@@ -133,7 +142,7 @@ class Worker:
             self._process = _Process(pid, command, requests, answers, has_ended, resources.pop_all())
         self._pid, self._number, self._unread = None, 0, b""
 
-    def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> tuple[int, Command]:
+    def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> tuple[int, RunningCommand]:
         argv = [*self._argv, *map(str, numbers), self._target]
         moves = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(ends, numbers, strict=True)]
 
@@ -149,7 +158,7 @@ class Worker:
             )
 
         mark = f"HTCJOB_WORKER={self._environment['HTCJOB_WORKER']}".encode()
-        command = Command(may_finish=True, is_job=False, mark=mark)
+        command = RunningCommand(may_finish=True, is_job=False, mark=mark)
         try:
             return self._signals.start(spawn, command, lends_terminal=False), command
         except (FileNotFoundError, PermissionError) as error:
@@ -158,7 +167,7 @@ class Worker:
                 127 if isinstance(error, FileNotFoundError) else 126, reason
             ) from error
 
-    def call(self, request: Mapping[str, object], *, timeout_s: float | None) -> Answer:
+    def call(self, request: Mapping[str, object], *, timeout_s: float | None) -> CallResult:
         """
         Call the function for *request*, and tell how that ended; raises nothing for what the function does.
 
@@ -180,7 +189,7 @@ class Worker:
         except NoAnswerError as error:
             _, cpu_s = self._end()
             result = CommandResult(1, elapsed_s=time.monotonic() - started, cpu_s=cpu_s)
-            return Answer(result, problem=f"the worker was ended, its answer is none: {error}")
+            return CallResult(result, problem=f"the worker was ended, its answer is none: {error}")
         elapsed_s = time.monotonic() - started
         if said is None:
             return self._ended(stop, elapsed_s)
@@ -194,7 +203,7 @@ class Worker:
             cpu_s=said.cpu_s,
             peak_memory_bytes=said.peak_memory_bytes,
         )
-        return Answer(result, said.value, said.problem)
+        return CallResult(result, said.value, said.problem)
 
     def _may_have_ended(self, exit_status: int) -> bool:
         """Tell whether a call that ended with that status has perhaps ended of a request to stop."""
@@ -232,7 +241,7 @@ class Worker:
         has_ended = self._pid is not None and bool(wait_readable(signs, time.monotonic()))
         return has_ended or bool(self._process.command.shortage)
 
-    def _await_ready(self) -> Answer | None:
+    def _await_ready(self) -> CallResult | None:
         """Wait until the process can take a request; give the ending of the call when it never can."""
         said, stop, problem, shortage, status = None, None, "", "", 126
         try:
@@ -249,7 +258,7 @@ class Worker:
         elif not problem:
             result = self._ended(stop, START_S).result
             if result.excuse or result.stopped_by is not None:
-                return Answer(result)
+                return CallResult(result)
             status, shortage = result.exit_status, result.shortage
             how = f"exit status {result.exit_status}" if result.signal is None else signal_name(result.signal)
             problem = (
@@ -260,7 +269,7 @@ class Worker:
         self._end()
         if status == TRY_AGAIN:
             raise ShortageError(f"worker cannot be started now: {self._target}: {problem}")
-        return Answer(
+        return CallResult(
             CommandResult(
                 126 if said is None else status,
                 shortage=shortage,
@@ -335,7 +344,7 @@ class Worker:
         self._unread = b""
         return said
 
-    def _ended(self, stop: _Stop | None, elapsed_s: float) -> Answer:
+    def _ended(self, stop: _Stop | None, elapsed_s: float) -> CallResult:
         """Give the ending of a call in the middle of which the process ended."""
         command = self._process.command if self._process is not None else None
         code, cpu_s = self._end()
@@ -353,8 +362,8 @@ class Worker:
             cpu_s=cpu_s,
         )
         if code == 0:  # which is no success: the function did not return
-            return Answer(result._replace(exit_status=1), problem="the worker ended in the middle of it")
-        return Answer(result)
+            return CallResult(result._replace(exit_status=1), problem="the worker ended in the middle of it")
+        return CallResult(result)
 
     def _end(self) -> tuple[int, float]:
         """End the process and all that it started; give its exit code and CPU seconds."""

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from htcjob.machine.cgroup_memory import Memory, Use
+from htcjob.machine.cgroup_memory import CgroupMemory, MemoryUse
 from htcjob.machine.limits import available_memory, cpus, has_memory_limit
 
 
@@ -84,10 +84,10 @@ def make(root, *parts: dict[str, str]) -> str:
         ([V2], None),
         ([V2, group("a/b", "max\n", "5\n"), group("a", "max\n", "7\n")], None),
         ([V1, group("memory", UNLIMITED, "5\n")], None),
-        ([V2, group("a/b", "1000\n", "500\n")], Use(500, 1000)),
+        ([V2, group("a/b", "1000\n", "500\n")], MemoryUse(500, 1000)),
         # A group above ours counts, when it has less room; one that has more does not.
-        ([V2, group("a/b", "1000\n", "500\n"), group("a", "2000\n", "1890\n")], Use(1890, 2000)),
-        ([V2, group("a/b", "1000\n", "500\n"), group("a", "2000\n", "1000\n")], Use(500, 1000)),
+        ([V2, group("a/b", "1000\n", "500\n"), group("a", "2000\n", "1890\n")], MemoryUse(1890, 2000)),
+        ([V2, group("a/b", "1000\n", "500\n"), group("a", "2000\n", "1000\n")], MemoryUse(500, 1000)),
         # Page cache is taken back before anything is ended; a tmpfs is not.
         (
             [
@@ -99,7 +99,7 @@ def make(root, *parts: dict[str, str]) -> str:
                     stat="anon 10\nactive_file 300\ninactive_file 100\nslab_reclaimable 50\nshmem 40\n",
                 ),
             ],
-            Use(540, 1000, 40),
+            MemoryUse(540, 1000, 40),
         ),
         # Version 1 in a container: the path is the host's. What groups below use is in the totals.
         (
@@ -113,7 +113,7 @@ def make(root, *parts: dict[str, str]) -> str:
                     "total_inactive_file 100\ntotal_shmem 40\n",
                 ),
             ],
-            Use(590, 1000, 40),
+            MemoryUse(590, 1000, 40),
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_the_memory_limit_with_the_least_room_counts(tmp_path, parts, expected):
     """cgroup v1 and v2, ours and those above; page cache does not count as used."""
     root = make(tmp_path, *parts)
     assert has_memory_limit(root) == (expected is not None)
-    memory = Memory(root)
+    memory = CgroupMemory(root)
     assert memory.use() == expected
     memory.close()
 
@@ -129,9 +129,9 @@ def test_the_memory_limit_with_the_least_room_counts(tmp_path, parts, expected):
 def test_a_limit_that_changes_is_seen(tmp_path):
     """`docker update --memory` raises it, or takes it away."""
     root = make(tmp_path, V2, group("a/b", "1000\n", "500\n"))
-    memory = Memory(root)
+    memory = CgroupMemory(root)
     (tmp_path / "sys/fs/cgroup/a/b/memory.max").write_text("5000\n")
-    assert memory.use() == Use(500, 5000)
+    assert memory.use() == MemoryUse(500, 5000)
     (tmp_path / "sys/fs/cgroup/a/b/memory.max").write_text("max\n")
     assert memory.use() is None
     memory.close()
@@ -142,14 +142,14 @@ def test_a_limit_that_changes_is_seen(tmp_path):
 )
 def test_the_kernels_kills_are_counted(tmp_path, parts):
     """In our own group, from the line of that name."""
-    memory = Memory(make(tmp_path, *parts))
+    memory = CgroupMemory(make(tmp_path, *parts))
     assert memory.oom_kills() == 3
     memory.close()
 
 
 def test_a_kernel_that_counts_no_kills_is_one_without_any(tmp_path):
     """Version 1 before Linux 4.13."""
-    memory = Memory(make(tmp_path, V1, group("memory", "9\n", "5\n")))
+    memory = CgroupMemory(make(tmp_path, V1, group("memory", "9\n", "5\n")))
     assert memory.oom_kills() == 0
     memory.close()
 
@@ -159,7 +159,7 @@ def test_files_that_cannot_be_read_are_an_error(tmp_path):
     root = make(tmp_path, V2, {"sys/fs/cgroup/a/b/memory.max": "9\n"})
     assert has_memory_limit(root)
     with pytest.raises(OSError, match=r"memory\.current"):
-        Memory(root)
+        CgroupMemory(root)
 
 
 @pytest.mark.parametrize(

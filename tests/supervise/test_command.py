@@ -11,8 +11,10 @@ import time
 import pytest
 
 from htcjob.errors import ShortageError
-from htcjob.supervise.command import Signals, check_program, run_command
+from htcjob.supervise.command import check_program, run_command
+from htcjob.supervise.signals import Signals
 
+IMPORTS = "from htcjob.supervise.command import run_command\nfrom htcjob.supervise.signals import Signals\n"
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
 
@@ -166,7 +168,7 @@ def test_a_command_that_may_finish_has_no_stdin():
 
 def in_child(script: str, *arguments: str, **options) -> subprocess.Popen:
     """Run Python code that uses run_command in a process of its own, so that signals can be sent to it."""
-    preamble = "import os, signal, sys, time\nfrom htcjob.supervise.command import Signals, run_command\n"
+    preamble = "import os, signal, sys, time\n" + IMPORTS
     return subprocess.Popen(
         [sys.executable, "-c", preamble + script, *arguments],
         stdout=subprocess.PIPE,

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from htcjob.machine.cgroup_memory import Memory
+from htcjob.machine.cgroup_memory import CgroupMemory
 from htcjob.outcome.endings import EntryResult, judge_command
-from htcjob.supervise.children import Children, Command
+from htcjob.supervise.children import Children, RunningCommand
 from htcjob.supervise.command import run_command
-from htcjob.supervise.memory_guard import FUTILE_PAUSE_S, Guard
+from htcjob.supervise.memory_guard import FUTILE_PAUSE_S, MemoryGuard
 from htcjob.supervise.signals import Signals
 from htcjob.supervise.worker import Worker
 from tests.conftest import REPOSITORY, wait_until
@@ -241,10 +241,11 @@ def test_the_kernel_is_told_to_take_commands_first(limited):
 
 IN_GROUP = """
 import os, sys
-from htcjob.supervise.command import Signals, run_command
-from htcjob.machine.cgroup_memory import Memory
+from htcjob.supervise.command import run_command
+from htcjob.supervise.signals import Signals
+from htcjob.machine.cgroup_memory import CgroupMemory
 with Signals() as signals:
-    signals.children.memory = Memory()
+    signals.children.memory = CgroupMemory()
     for script in sys.argv[1:]:
         result = run_command(["sh", "-c", script], environment=os.environ, signals=signals)
         print(result.exit_status, result.shortage or "-", flush=True)
@@ -272,7 +273,7 @@ def numbers(tmp_path):
     root = make(tmp_path, V2, group("a/b", str(1000 * MB), f"{0:020}", stat=f"shmem {0:020}", kills=0))
 
     class Numbers:
-        memory = Memory(root)
+        memory = CgroupMemory(root)
 
         def use(self, megabytes: int, *, tmpfs: int = 0) -> None:
             for name, text in (("stat", f"shmem {tmpfs * MB:020}"), ("current", f"{megabytes * MB:020}")):
@@ -288,12 +289,12 @@ def numbers(tmp_path):
     return Numbers()
 
 
-def hog(signals: Signals, megabytes: int) -> tuple[int, Command]:
+def hog(signals: Signals, megabytes: int) -> tuple[int, RunningCommand]:
     """Start a command with so much memory, and wait until it has it."""
     code = FILL + f"held = fill({megabytes})\nos.write({{}}, b'x')\ntime.sleep(1000)"
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
-    command = Command(may_finish=True, is_job=False, mark=None)
+    command = RunningCommand(may_finish=True, is_job=False, mark=None)
     argv = [sys.executable, "-S", "-c", code.replace("{}", str(writer))]
     pid = signals.start(
         lambda: os.posix_spawn(argv[0], argv, os.environ, setsid=True), command, lends_terminal=False
@@ -311,7 +312,7 @@ def code_of(signals: Signals, pid: int) -> int:
 
 def test_the_next_one_is_ended_when_the_memory_is_not_back(numbers):
     """The biggest first; the smallest is spared when there is room again."""
-    with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
+    with Signals() as signals, MemoryGuard(signals.children, numbers.memory) as guard:
         small, middle, big = (hog(signals, megabytes) for megabytes in (30, 60, 120))
         numbers.use(970, tmpfs=900)
         assert code_of(signals, big[0]) == -signal.SIGKILL
@@ -329,7 +330,7 @@ def test_the_next_one_is_ended_when_the_memory_is_not_back(numbers):
 def test_where_the_kernel_is_first_no_other_one_is_ended(numbers, monkeypatch):
     """Memory of the kernel's victim is on its way back; a small command must not pay for it as well."""
     monkeypatch.setattr("htcjob.supervise.memory_guard.SETTLE_S", 1000.0)
-    with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
+    with Signals() as signals, MemoryGuard(signals.children, numbers.memory) as guard:
         small = hog(signals, 30)
         numbers.kernel_kills(1)
         numbers.use(990, tmpfs=900)
@@ -346,7 +347,7 @@ def test_where_the_kernel_is_first_no_other_one_is_ended(numbers, monkeypatch):
 
 def test_a_victim_that_is_not_gone_is_waited_for(numbers):
     """Its memory is not back yet: that is no reason to end another one."""
-    with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
+    with Signals() as signals, MemoryGuard(signals.children, numbers.memory) as guard:
         small, big = hog(signals, 30), hog(signals, 60)
         numbers.use(970, tmpfs=900)
         wait_until(lambda: not is_alive(big[0]))  # and nobody has waited for it
@@ -364,7 +365,7 @@ def test_a_victim_that_is_not_gone_is_waited_for(numbers):
 
 def test_no_command_is_ended_when_that_would_not_help(numbers):
     """Memory that is full of others, or of htcjob itself, is no entry's fault; nor is it looked at all the time."""
-    with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
+    with Signals() as signals, MemoryGuard(signals.children, numbers.memory) as guard:
         numbers.use(999)
         pid, command = hog(signals, 10)
         looks = []
@@ -380,7 +381,7 @@ def test_no_command_is_ended_when_that_would_not_help(numbers):
 
 def test_one_that_ends_at_that_very_moment_has_ended(numbers):
     """Whatever the guard meant to do to it, its own exit status counts, and a timeout stays one."""
-    command = Command(may_finish=True, is_job=False, mark=None)
+    command = RunningCommand(may_finish=True, is_job=False, mark=None)
     command.shortage = "much"
     children = Children()
     assert children.shortage(command, 0) == children.shortage(command, 3) == ""
@@ -440,7 +441,7 @@ def test_without_a_limit_nothing_is_watched(htcjob):
 
 def test_files_that_vanish_are_said_once_and_the_job_goes_on(numbers, caplog, tmp_path):
     """A control group may be removed, or be closed to us."""
-    with Signals() as signals, Guard(signals.children, numbers.memory) as guard:
+    with Signals() as signals, MemoryGuard(signals.children, numbers.memory) as guard:
         numbers.memory._groups[0]._files["memory.max"] = os.open(tmp_path, os.O_RDONLY)  # EISDIR
         guard._thread.join(timeout=30)
         assert not guard._thread.is_alive()

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from htcjob.supervise.children import Children, Command
-from htcjob.supervise.command import Signals, run_command
+from htcjob.machine import proc
+from htcjob.supervise.children import Children, RunningCommand
+from htcjob.supervise.command import run_command
+from htcjob.supervise.signals import Signals
 from tests.conftest import REPOSITORY, wait_until
 from tests.support.skipping import skip_or_fail
 
@@ -79,7 +81,8 @@ def python(code: str, *arguments: str) -> tuple[str, ...]:
     """Give the argv of Python code that may use run_command."""
     preamble = (
         "import os, resource, signal, subprocess, sys, threading, time\n"
-        "from htcjob.supervise.command import Signals, run_command\n"
+        "from htcjob.supervise.command import run_command\n"
+        "from htcjob.supervise.signals import Signals\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
     )
     return (sys.executable, "-c", preamble + code, *arguments)
@@ -490,7 +493,7 @@ def test_a_signal_during_the_start_is_not_lost(signum, may_finish):
             os.kill(os.getpid(), signum)
             return pid
 
-        command = Command(may_finish=may_finish, is_job=False, mark=None)
+        command = RunningCommand(may_finish=may_finish, is_job=False, mark=None)
         pid = signals.start(spawn, command, lends_terminal=False)
         status, _ = signals.wait(pid)
         assert os.WTERMSIG(status) == signum
@@ -499,7 +502,7 @@ def test_a_signal_during_the_start_is_not_lost(signum, may_finish):
 @pytest.mark.parametrize("has_pidfd", [True, False])
 def test_where_orphans_are_not_ours_the_group_is_ended(monkeypatch, has_pidfd, tmp_path):
     """A system without prctl, or with another namespace's /proc."""
-    monkeypatch.setattr("htcjob.supervise.children._sees_itself", lambda: False)
+    monkeypatch.setattr("htcjob.machine.proc.sees_itself", lambda: False)
     if not has_pidfd:
         monkeypatch.delattr(os, "pidfd_open")
     with Signals() as signals:
@@ -512,18 +515,20 @@ def test_where_orphans_are_not_ours_the_group_is_ended(monkeypatch, has_pidfd, t
 
 def test_a_kernel_without_the_list_of_children_is_scanned(monkeypatch, tmp_path):
     """CONFIG_PROC_CHILDREN is an option; pidfds are from Linux 5.3."""
-    real_open = open
+    real, refused = proc.content_of, []
 
-    def refuse(path, *arguments, **options):
-        if str(path).endswith("/children"):
+    def refuse(path):
+        if path.endswith("/children"):
+            refused.append(path)
             raise FileNotFoundError(path)
-        return real_open(path, *arguments, **options)
+        return real(path)
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(proc, "content_of", refuse)
     monkeypatch.delattr(os, "pidfd_open")
     with Signals() as signals:
         run_command(script("daemon", str(tmp_path / "pids")), environment=ENVIRONMENT, signals=signals)
         assert signals.children.adopts
+    assert refused
     assert not any(is_alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 

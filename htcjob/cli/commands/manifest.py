@@ -18,7 +18,7 @@ from htcjob.cli.targets import Stores
 from htcjob.cli.transfers import moving, talking
 from htcjob.errors import AbsentError, BadKeyError, UsageError
 from htcjob.logs.redact import redact
-from htcjob.machine.temporary import scratch
+from htcjob.machine.temporary import temporary_directory
 from htcjob.manifest.index import SUFFIX
 from htcjob.manifest.names import why_no_key
 from htcjob.retry import RetryPolicy
@@ -123,7 +123,7 @@ def build(
         exclude=[glob.removesuffix("/") for glob in exclude],
         as_json=jsonl,
     )
-    with moving("build") as transfers, scratch() as folder:
+    with moving("build") as transfers, temporary_directory() as folder:
         made = build_manifest(source, target, transfers, folder)
     if made.indexed is None:
         for problem in made.unusable:
@@ -161,7 +161,7 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     stores = Stores()
     place = place_of(key, stores)
     n_problems = 0
-    with _named(place), talking() as transfers, scratch() as folder:
+    with _named(place), talking() as transfers, temporary_directory() as folder:
         made = Check(place, transfers, RetryPolicy(), folder)
         for problem in made.problems(partial(_open, stores) if exists else None):
             n_problems += 1
@@ -196,7 +196,7 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     from htcjob.manifest.split import split as split_manifest
 
     place = place_of(key, Stores())
-    with _named(place), talking() as transfers, scratch() as folder:
+    with _named(place), talking() as transfers, temporary_directory() as folder:
         for part in split_manifest(place, array_size, balance, transfers, RetryPolicy(), folder):
             ends = (part.first, part.last)
             if as_json:

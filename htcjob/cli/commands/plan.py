@@ -17,7 +17,7 @@ from htcjob.cli.options import FloatRange
 from htcjob.cli.output import write
 from htcjob.environment import context as env
 from htcjob.errors import ConfigurationError, UsageError
-from htcjob.machine.temporary import scratch
+from htcjob.machine.temporary import temporary_directory
 from htcjob.simulate.injection import without_injected
 from htcjob.simulate.processes import htcjob_argv
 from htcjob.submit.array_plan import LARGEST_BATCH, Submission, plan_submission, worthwhile_target_s
@@ -132,7 +132,7 @@ def _measured_start_s() -> float:
     # Empty, it is no copy at all: the container's own record is not to be overwritten.
     environ |= {"HTCJOB_TERMINATION_LOG": "", "HTCJOB_LOG_LEVEL": "error"}
     elapsed = []
-    with scratch() as directory:
+    with temporary_directory() as directory:
         project = os.path.join(directory, "project")
         os.mkdir(project)
         with open(os.path.join(project, "empty"), "wb"):

@@ -21,7 +21,7 @@ from htcjob.cli.targets import (
 from htcjob.cli.transfers import moving, talking
 from htcjob.errors import BadKeyError, HtcjobError, TransientError, UsageError
 from htcjob.logs.redact import redact
-from htcjob.machine.temporary import scratch
+from htcjob.machine.temporary import temporary_directory
 from htcjob.outcome.endings import EXIT_STATUS, Ending, TerminationReason, ending_of_error
 from htcjob.storage.contract import LeftOut
 from htcjob.storage.keys import real_path
@@ -195,7 +195,7 @@ def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
     else:
         target = target_in_store(destination, stores, is_many=is_many)
     check_apart(place or source, target, is_recursive=is_recursive)
-    with moving("cp") as transfers, scratch() as folder:
+    with moving("cp") as transfers, temporary_directory() as folder:
         is_new = is_many and is_empty(target, transfers)
         copier = Copier(target, transfers, is_new=is_new, scratch=folder)
         if place is None:

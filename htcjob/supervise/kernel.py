@@ -1,0 +1,148 @@
+"""
+What supervision asks of the kernel, and does without where it is an old one or not Linux.
+
+Process groups, descriptors that tell of a process's end, whose child an orphan becomes, what dies with us.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from htcjob.trouble import let_go
+
+EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
+
+RESET = tuple(
+    signum
+    for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
+    if (signum := getattr(signal, name, None)) is not None
+)
+"""Python ignores the first two, whoever started us perhaps the last; a command must not inherit that."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+"""https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html"""
+
+_WATCHED = 32
+"""So many leftovers are waited for at a time: each costs a file descriptor."""
+
+
+def signal_group(group: int, signum: int) -> bool:
+    """Send *signum* to every process of *group*; False when there is none left to take it."""
+    try:
+        os.killpg(group, signum)
+    except (ProcessLookupError, PermissionError):  # macOS says "not permitted" of a group of zombies
+        return False
+    return True
+
+
+_LONGEST_POLL_MS = 2**31 - 1
+"""poll(2) takes a C int."""
+
+
+def wait_readable(descriptors: Sequence[int], until: float | None) -> list[int]:
+    """Give the descriptors that are readable before the moment *until*; None: wait for ever."""
+    poller = select.poll()
+    for descriptor in descriptors:
+        poller.register(descriptor, select.POLLIN)
+    milliseconds = None if until is None else max(until - time.monotonic(), 0.0) * 1000
+    if milliseconds is not None:
+        milliseconds = min(milliseconds, _LONGEST_POLL_MS)  # whoever waits longer just comes again
+    return [descriptor for descriptor, _ in poller.poll(milliseconds)]
+
+
+@contextmanager
+def exit_fd(pid: int) -> Iterator[int]:
+    """Give a descriptor that is readable once our child *pid* has ended; it is still to be waited for."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, before 5.3, or forbidden by a seccomp profile
+        descriptor, write = os.pipe()
+
+        def wait() -> None:
+            with suppress(ChildProcessError):  # whoever gave up on it has waited for it
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            let_go(write)
+
+        threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield descriptor
+    finally:
+        let_go(descriptor)
+
+
+def wait_for_any(pids: Sequence[int], until: float) -> bool:
+    """Wait for the end of any of *pids*, children of ours; False: the moment *until* came first."""
+    descriptors: list[int] = []
+    try:
+        descriptors.extend(map(os.pidfd_open, pids[:_WATCHED]))
+        return bool(wait_readable(descriptors, until))
+    except (AttributeError, OSError):  # no pidfd here, or no file descriptor left
+        time.sleep(0.01)
+        return time.monotonic() < until
+    finally:
+        for descriptor in descriptors:
+            let_go(descriptor)
+
+
+def be_subreaper(is_one: bool) -> bool:
+    """Have the orphans among our descendants become our children, or no more; False when that cannot be."""
+    if os.getpid() == 1:
+        return True  # they do anyway
+    try:
+        # `ctypes` on top of it is 3 ms of start-up, more than any other module of ours.
+        import _ctypes
+
+        prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+        done = _ctypes.call_function(prctl, (_PR_SET_CHILD_SUBREAPER, int(is_one), 0, 0, 0))
+    except (ImportError, AttributeError, OSError):  # a Python without it, or not Linux
+        return False
+    return bool(done == 0)
+
+
+def let_die_first(pid: int) -> None:
+    """
+    Have the kernel, where memory is short before anybody could act, choose that process before this one.
+
+    Its children inherit it. The number is in thousandths of the memory there is, added to what a process
+    uses: https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html. A platform may have set ours.
+    """
+    with suppress(OSError, ValueError):
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            ours = int(file.read())
+        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"%d" % min(ours + 500, 1000))
+
+
+@contextmanager
+def dies_with_us(group: int) -> Iterator[None]:
+    """
+    Have the kernel kill the process group *group* when this process is gone, however it went.
+
+    A pipe of which we hold both ends and nobody else any: whichever end is closed first, the other one's
+    owner, which is the group, is sent the signal that it asked for (https://man7.org/linux/man-pages/man2/F_SETSIG.2const.html).
+    PR_SET_PDEATHSIG would reach the command only, not its children, and needs a program between us and it.
+    Processes that left the group live on. PID 1 needs none of this, with it everything is gone. The end of
+    the context kills whatever is in the group still.
+    """
+    ends: tuple[int, ...] = ()
+    if sys.platform == "linux" and os.getpid() != 1:
+        import fcntl
+
+        with suppress(OSError):
+            ends = os.pipe()
+            for end in ends:
+                fcntl.fcntl(end, fcntl.F_SETOWN, -group)
+                fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+                fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC)
+    try:
+        yield
+    finally:
+        for end in ends:
+            let_go(end)
