@@ -3,14 +3,17 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
 
 import htcjob
@@ -94,6 +97,49 @@ def test_commands_are_shown_with_their_output():
     """On the front page and on the pages of those who run a job; so the test above is not empty."""
     assert sum(len(commands_in(name)) for name in PAGES) >= 24
     assert len(commands_in("README.md")) >= 4
+
+
+def test_a_command_that_is_only_shown_is_one_that_htcjob_understands(monkeypatch):
+    """In a block of `bash` or in a sentence: its options are there and take what they are given; it is not run."""
+    from htcjob.cli.main import cli
+
+    monkeypatch.setenv("HTCJOB_PROJECT_STORE", "in")
+    monkeypatch.setenv("HTCJOB_TASK_STORE", "out")
+    understood = 0
+    for name, page in PAGES.items():
+        lines = "".join(blocks("bash", name)).splitlines() + re.findall(r"`([^`\n]+)`", page)
+        for line in lines:
+            if re.match(r"(?:\w+=\S* )*htcjob \w+ [^…|]*$", line):
+                words = shlex.split(line, comments=True)
+                command: click.Command = cli
+                words = words[words.index("htcjob") + 1 :]
+                while isinstance(command, click.Group):
+                    _, command, words = command.resolve_command(click.Context(command), words)
+                # A name alone stands for the command, whatever that needs; --help ends by itself.
+                with suppress(click.exceptions.Exit, *([] if words else [click.MissingParameter])):
+                    command.make_context(command.name, words)
+                understood += 1
+    assert understood > 24
+
+
+def test_every_option_that_a_sentence_names_is_one():
+    """Of some command of htcjob, or of another program that the sentence is about."""
+    from htcjob.cli.main import cli
+
+    def options(command: click.Command) -> set[str]:
+        own = {option for parameter in command.params for option in parameter.opts}
+        if not isinstance(command, click.Group):
+            return own
+        context = click.Context(command)
+        return own.union(*(options(command.get_command(context, n)) for n in command.list_commands(context)))
+
+    others = {"--user", "--tmpfs", "--joblog", "--resume", "--token", "--array"}
+    known = options(cli) | others
+    named = {
+        (page, option) for page, text in PAGES.items() for option in re.findall(r"`(--[a-z][a-z-]*)", text)
+    }
+    assert [(page, option) for page, option in sorted(named) if option not in known] == []
+    assert len(named) > 30
 
 
 def test_the_front_page_is_read_in_one_go():
