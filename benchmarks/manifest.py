@@ -53,12 +53,14 @@ RUN_ENTRIES_COUNTED = 20_000
 RETRY = RetryPolicy()
 _FIND = """
 import random, sys
+from htcjob.job_stores import access_of_environment
 from htcjob.manifest.chunk import Share
 from htcjob.manifest.manifest import open_chunk
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store
 size = int(sys.argv[3])
-open_chunk(open_store(sys.argv[1]), sys.argv[2], Share(random.randrange(size), size), RetryPolicy())
+store = open_store(sys.argv[1], access_of_environment())
+open_chunk(store, sys.argv[2], Share(random.randrange(size), size), RetryPolicy())
 """
 """What a job does to find its chunk, and nothing else."""
 MB = 1_000_000

@@ -14,6 +14,7 @@ from benchmarks.measure import HTCJOB, Cost, cost_of
 from benchmarks.peers.scale_work import OUTPUT_BYTES, WORK_S
 from benchmarks.scale_model import Design
 from htcjob.cli.commands.plan import CONTAINER_START_S
+from htcjob.job_stores import access_of_environment
 from htcjob.ledger.ledger import Ledger
 from htcjob.manifest.chunk import Share
 from htcjob.manifest.manifest import Manifest, open_chunk
@@ -163,7 +164,7 @@ class _Bench:
 
     def _parts(self, run: str, index: int, n_entries: int) -> int:
         """Give the parts of the ledger that a job wrote: the model has them by time."""
-        store = open_store(f"{self._url}/task")
+        store = open_store(f"{self._url}/task", access_of_environment())
         needle = f'"position":{index * n_entries},'.encode()
         keys = [info.key for info in store.list(f".htcjob/{run}/done/")]
         writer = next(key for key in keys if needle in store.read_range(key, 0)).rpartition("-")[0]
@@ -172,7 +173,8 @@ class _Bench:
     def _steps(self) -> list[Step]:
         """Do what a job does, one step after the other, in this process."""
         retry = RetryPolicy()
-        project, task = (open_store(f"{self._url}/{name}") for name in ("project", "task"))
+        access = access_of_environment()
+        project, task = (open_store(f"{self._url}/{name}", access) for name in ("project", "task"))
         project.head("list.txt"), task.head(".htcjob/of-1/run.json")  # the connections are part of the start
         located: list[tuple[Manifest, range]] = []
 

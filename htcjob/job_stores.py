@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from htcjob.environment import context as env
@@ -124,6 +125,21 @@ def require_task_store(context: JobContext, retry: RetryPolicy) -> Store:
     return store
 
 
+def open_with_own_credentials(url: str) -> Store:
+    """Return the store of a URL, reached with the SDK's own credentials."""
+    return open_store(url, access_of_environment())
+
+
+@cache
+def access_of_environment() -> Access:
+    """Return the one `Access` of this process without vended credentials, as its environment says."""
+    from htcjob.storage.access import Access
+
+    environ = env.current()
+    env.hide_credentials(environ)
+    return Access(engine=environ.get("HTCJOB_STORAGE_ENGINE") or "auto", environ=environ)
+
+
 class _Opener:
     """Opens stores, each with the credentials that are for it."""
 
@@ -188,9 +204,7 @@ class _Opener:
         credentials = vended.credentials if vended else None
         access = self._accesses.get(credentials)
         if access is None:
-            from htcjob.storage.access import Access
-
-            access = replace(Access.of_environment(), retry=self._retry, buckets={})
+            access = replace(access_of_environment(), retry=self._retry, buckets={})
             if vended is not None:
                 endpoint = vended.endpoint
                 access = replace(access, credentials=credentials, region=vended.region, endpoint=endpoint)

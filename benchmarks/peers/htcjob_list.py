@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 
+from htcjob.job_stores import access_of_environment
 from htcjob.storage.urls import open_store
 
 
 def main() -> None:
     bucket, prefix = sys.argv[1:]
-    print(sum(1 for info in open_store(f"s3://{bucket}").list(prefix) if info.key and info.size_bytes >= 0))
+    store = open_store(f"s3://{bucket}", access_of_environment())
+    print(sum(1 for info in store.list(prefix) if info.key and info.size_bytes >= 0))
 
 
 if __name__ == "__main__":

@@ -359,13 +359,13 @@ def _run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     if context.task_store is not None:
         # Here and not in the other thread, where an import takes three times as long.
         import htcjob.storage.local.store  # noqa: F401
+        from htcjob.job_stores import open_with_own_credentials
         from htcjob.ledger.ledger import Ledger
         from htcjob.retry import RetryPolicy
-        from htcjob.storage.urls import open_store
 
         url = context.task_store
         try:
-            task = within(RECORD_S, lambda: open_store(url))
+            task = within(RECORD_S, lambda: open_with_own_credentials(url))
             attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
         except TooLongError:
             event(__name__, WARNING, "exit_record_not_written", cause=f"{url}: it cannot be opened in time")

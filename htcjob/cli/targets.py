@@ -47,9 +47,9 @@ class Stores:
 
     def open(self, url: str) -> Store:
         """Give the store of a URL, reached with the SDK's own credentials."""
-        from htcjob.storage.urls import open_store
+        from htcjob.job_stores import open_with_own_credentials
 
-        return open_store(url)
+        return open_with_own_credentials(url)
 
 
 def sources(texts: Iterable[str], stores: Stores, *, is_recursive: bool) -> list[Location]:

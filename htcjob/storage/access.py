@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from htcjob.environment import context as env
 from htcjob.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -51,10 +49,12 @@ class CredentialSource(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """How the stores of the clouds are reached. Stores opened with one `Access` share their connections."""
 
+    environ: Mapping[str, str] = field(repr=False)
+    """Where the SDKs' variables are, for what we must know of them."""
     engine: str = "auto"
     """`fast` (obstore), `sdk` (botocore, google-cloud-storage, azure-storage-blob), or `auto`: fast where
     that is installed and can."""
@@ -66,19 +66,5 @@ class Access:
     """URL of a compatible server; None: variables may name one, else the cloud's own."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     """For the parts of large objects: with each part a try of its own, a file of any size arrives."""
-    environ: Mapping[str, str] = field(default_factory=env.current, repr=False)
-    """Where the SDKs' variables are, for what we must know of them."""
     buckets: dict[tuple[str, str], object] = field(default_factory=dict, repr=False, compare=False)
     """Those open already, by scheme and container (`engines.py`)."""
-
-    @staticmethod
-    def of_environment() -> Access:
-        """Give the one access of this process without vended credentials, as its environment says."""
-        return _of_environment()
-
-
-@cache
-def _of_environment() -> Access:
-    environ = env.current()
-    env.hide_credentials(environ)
-    return Access(engine=environ.get("HTCJOB_STORAGE_ENGINE") or "auto", environ=environ)

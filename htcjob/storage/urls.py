@@ -24,7 +24,7 @@ def open_store(url_or_directory: str, access: Access | None = None) -> Store:
     Args:
         url_or_directory: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://account/container/prefix`,
             `file:///directory`, `memory:name` or a directory.
-        access: How the clouds are reached. None: as the environment says.
+        access: How the clouds are reached; only local storage can be opened without one.
 
     Raises:
         ConfigurationError: it means no store, or what serves it is not installed. A query, fragment or
@@ -43,6 +43,8 @@ def open_store(url_or_directory: str, access: Access | None = None) -> Store:
     except _MalformedError as error:
         raise ConfigurationError(f"store {scheme}:…: {error}") from None
     if scheme in _CLOUDS:
+        if access is None:
+            raise TypeError(f"a store of {scheme}:// is opened with an Access (job_stores.py)")
         return _open_cloud(scheme, location, access)
     return _OPENERS[scheme](location)
 
@@ -179,9 +181,8 @@ def _open_memory(name: str) -> Store:
     return MemoryStore.named(name.rstrip("/"))
 
 
-def _open_cloud(scheme: str, location: str, access: Access | None) -> Store:
+def _open_cloud(scheme: str, location: str, access: Access) -> Store:
     """Open `bucket/prefix`, as the user wrote it."""
-    from htcjob.storage.access import Access
     from htcjob.storage.cloud import CloudStore
     from htcjob.storage.engines import open_bucket
 
@@ -189,7 +190,6 @@ def _open_cloud(scheme: str, location: str, access: Access | None) -> Store:
     prefix = parts.pop() if len(parts) > _CONTAINER_PARTS[scheme] else ""
     if prefix and not prefix.endswith("/"):
         prefix += "/"
-    access = access or Access.of_environment()
     container = "/".join(parts)
     return CloudStore(f"{scheme}://{container}", open_bucket(scheme, container, access), prefix, access)
 

@@ -114,6 +114,7 @@ def test_urls_are_looked_for_in_their_own_stores(htcjob, tmp_path):
 @pytest.mark.parametrize("engine", ["fast", "sdk"])
 def test_on_s3_absent_objects_are_found_with_listings_or_one_by_one(rgw, monkeypatch, tmp_path, engine, step):
     """Whether most objects of the store are in the manifest, or few."""
+    from htcjob.storage.access import Access
     from htcjob.storage.urls import open_store
 
     for name, value in rgw.environ().items():
@@ -121,7 +122,7 @@ def test_on_s3_absent_objects_are_found_with_listings_or_one_by_one(rgw, monkeyp
     monkeypatch.setenv("HTCJOB_STORAGE_ENGINE", engine)
     monkeypatch.setattr(manifest_check, "BATCH", 10)
     monkeypatch.setattr(manifest_check, "LISTED", 50)
-    store = open_store(f"s3://{rgw.new_bucket()}/in")
+    store = open_store(f"s3://{rgw.new_bucket()}/in", Access(engine=engine, environ=rgw.environ()))
     keys = [f"{n:04}" for n in range(600)]
     absent = {0, 60, 420, 599}
     with Transfers(RetryPolicy()) as transfers:

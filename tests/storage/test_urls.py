@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htcjob.errors import BadKeyError, ConfigurationError
+from htcjob.storage.access import Access
 from htcjob.storage.local.store import LocalStore
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.storage.urls import is_url, open_store, split_object_url
@@ -89,7 +90,7 @@ class TestOpen:
     def test_clouds_are_opened_without_a_request(self, url: str) -> None:
         """Opening a cloud's store shows its URL, and asks nobody for anything."""
         scheme, _, rest = url.partition("://")
-        assert open_store(url).url == f"{scheme.lower()}://{rest.rstrip('/')}/"
+        assert open_store(url, Access(environ={})).url == f"{scheme.lower()}://{rest.rstrip('/')}/"
 
     @pytest.mark.parametrize("url", ["http://host/x", "ftp://host", "s4://bucket", "gcs://bucket", "x://"])
     def test_unknown(self, url: str) -> None:

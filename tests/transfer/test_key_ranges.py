@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htcjob.retry import RetryPolicy
+from htcjob.storage.access import Access
 from htcjob.storage.keys import LAST_CHARACTER
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.storage.urls import open_store
@@ -67,10 +68,11 @@ def test_on_a_real_server_a_long_listing_is_cut_where_its_keys_differ(rgw, trans
     """Numbers in folders, as they are in practice: a range for each digit in each folder."""
     for name, value in rgw.environ().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("HTCJOB_STORAGE_ENGINE", engine)
     monkeypatch.setattr(listing, "WORTHWHILE", 40)
     monkeypatch.setattr(listing, "is_cut", lambda _: True)  # it is no cloud, but keeps the order
-    store = open_store(f"s3://{rgw.new_bucket()}/in/{os.urandom(3).hex()}")
+    store = open_store(
+        f"s3://{rgw.new_bucket()}/in/{os.urandom(3).hex()}", Access(engine=engine, environ=rgw.environ())
+    )
     keys = [f"photos/part-{n % 4}/photo-{n:03}.jpg" for n in range(120)]
     for put in transfers.each(lambda key: store.put_bytes(b"x", key), [*keys, "a", "z"]):
         assert put is True

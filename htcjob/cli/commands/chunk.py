@@ -214,14 +214,15 @@ def _mistyped() -> Iterator[str]:
 
 def _open_manifest(context: JobContext, balance: str) -> tuple[Manifest, range]:
     from htcjob.attempt.recipe import open_manifest
-    from htcjob.job_stores import open_project_store
-    from htcjob.storage.urls import open_store
+    from htcjob.job_stores import open_project_store, open_with_own_credentials
 
     if context.manifest is None:
         raise ConfigurationError("no manifest is known: set --manifest or HTCJOB_MANIFEST")
     project = open_project_store(context, RetryPolicy())
     share = Share(context.array_index, context.require_array_size(), balance)
-    return open_manifest(context.manifest, share, project, RetryPolicy(), lambda url, _key: open_store(url))
+    return open_manifest(
+        context.manifest, share, project, RetryPolicy(), lambda url, _key: open_with_own_credentials(url)
+    )
 
 
 def _shown(value: object) -> object:

@@ -18,13 +18,13 @@ from htcjob.cli.options import injected, look_table
 from htcjob.cli.output import write, write_bytes
 from htcjob.environment import context as env
 from htcjob.errors import ConfigurationError
-from htcjob.job_stores import require_task_store
+from htcjob.job_stores import open_with_own_credentials, require_task_store
 from htcjob.ledger.reader import Identity, Summary, choose_run, final_records, read_run, summarize
 from htcjob.ledger.records import Unreadable
 from htcjob.logs.redact import redact
 from htcjob.outcome.endings import FAILED_FOR_GOOD, EntryResult
 from htcjob.retry import RetryPolicy
-from htcjob.storage.urls import is_url, open_store, split_object_url
+from htcjob.storage.urls import is_url, split_object_url
 from htcjob.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _left(run: str, identity: Identity, records: Iterator[dict[str, Any]]) -> It
     if not is_url(identity.manifest):
         raise ConfigurationError(f"run {run!r} is of entries given with --entry, and of no manifest")
     store_url, key = split_object_url(identity.manifest)
-    manifest = Manifest(open_store(store_url), key)
+    manifest = Manifest(open_with_own_credentials(store_url), key)
     if manifest.size_bytes != identity.size_bytes:
         raise ConfigurationError(f"manifest {manifest.url} has changed since run {run!r} began")
     ended = (record["position"] for record in records if record["result"] != EntryResult.RETRY)

@@ -22,6 +22,7 @@ from htcjob.cli.options import DURATION, MEMORY, MOST_JOBS, FloatRange, exit_tab
 from htcjob.cli.output import write
 from htcjob.environment import context as env
 from htcjob.errors import HtcjobError, UsageError
+from htcjob.job_stores import open_with_own_credentials
 from htcjob.ledger.reader import final_records
 from htcjob.logs.events import utc
 from htcjob.machine.limits import available_memory, cpus
@@ -33,7 +34,7 @@ from htcjob.simulate.injection import without_injected
 from htcjob.simulate.processes import Processes
 from htcjob.simulate.summary import rows, summarise
 from htcjob.storage.keys import real_path
-from htcjob.storage.urls import local_directory, open_store
+from htcjob.storage.urls import local_directory
 from htcjob.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _records(task_store: str, ends: list[AttemptEnd]) -> Iterator[dict[str, Any]
     for name in sorted({end.record["run"] for end in ends if end.record.get("run")}):
         try:
             with Transfers(RetryPolicy()) as transfers:
-                yield from final_records(open_store(task_store), name, transfers)
+                yield from final_records(open_with_own_credentials(task_store), name, transfers)
         except HtcjobError as error:
             say(f"htcjob: warning: records of run {name}: {error}")
 

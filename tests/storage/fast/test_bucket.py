@@ -125,10 +125,10 @@ class TestContent:
         with (tmp_path / "in").open("wb") as file:
             file.truncate(size_bytes)
         program = f"""
-import sys
+import os, sys
 from htcjob.storage.access import Access
 from htcjob.storage.urls import open_store
-store = open_store("s3://{rgw.new_bucket()}", Access(engine="fast"))
+store = open_store("s3://{rgw.new_bucket()}", Access(engine="fast", environ=os.environ))
 store.put("{tmp_path}/in", "a") if sys.argv[1] == "put" else None
 store.get("a", "{tmp_path}/out") if sys.argv[1] == "get" else None
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])

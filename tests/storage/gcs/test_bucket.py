@@ -219,6 +219,8 @@ class TestCredentials:
 
 
 NONE = """
+import os
+
 import google.auth
 from htcjob.errors import StorageError
 from htcjob.storage.access import Access
@@ -226,7 +228,7 @@ from htcjob.storage.urls import open_store
 
 real, calls = google.auth.default, []
 google.auth.default = lambda *arguments, **options: calls.append(1) or real(*arguments, **options)
-store = open_store("gs://bucket", Access(engine="sdk"))
+store = open_store("gs://bucket", Access(engine="sdk", environ=os.environ))
 for _ in range(2):
     try:
         store.head("a")

@@ -521,14 +521,14 @@ class TestCredentials:
         """Without vended credentials the SDK's variables serve, for the endpoint too."""
         for name, value in rgw.environ().items():
             bare.setenv(name, value)
-        store = open_store(f"s3://{bucket}", Access(engine="sdk"))
+        store = open_store(f"s3://{bucket}", Access(engine="sdk", environ=os.environ))
         assert store.put_bytes(b"x", "a") is True
         assert keys_in(store) == ["a"]
 
     def test_none(self, rgw: Rgw, bare: pytest.MonkeyPatch) -> None:
         """With no credentials the error names what to set, and no server is asked."""
         bare.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        store = open_store("s3://b", Access(engine="sdk", endpoint="http://127.0.0.1:9"))
+        store = open_store("s3://b", Access(engine="sdk", endpoint="http://127.0.0.1:9", environ=os.environ))
         with pytest.raises(errors.UnauthenticatedError, match="AWS_ACCESS_KEY_ID"):
             store.head("a")
 
@@ -536,7 +536,7 @@ class TestCredentials:
         """A metadata service that never answers does not hold a job up for long."""
         proxy.faults.add("stall")
         bare.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", proxy.url)
-        store = open_store("s3://b", Access(engine="sdk", endpoint="http://127.0.0.1:9"))
+        store = open_store("s3://b", Access(engine="sdk", endpoint="http://127.0.0.1:9", environ=os.environ))
         with pytest.raises(errors.UnauthenticatedError, match="AWS_ACCESS_KEY_ID"):
             store.head("a")
         assert 1 <= proxy.requests <= 2
