@@ -24,11 +24,14 @@ from tabulate import tabulate
 
 from benchmarks.measure import HTCJOB, Cost, cost_of, interleaved, print_machine
 from htcjob.ledger.layout import BLOCK_ENTRIES
-from htcjob.ledger.ledger import Ledger, Output, Record
+from htcjob.ledger.ledger import Ledger
+from htcjob.ledger.records import Output, Record
 from htcjob.manifest.chunk import Share
+from htcjob.manifest.entry_list import EntryList
 from htcjob.manifest.index_writer import make_index
-from htcjob.manifest.manifest import EntryList, Manifest, open_chunk
-from htcjob.outcome.endings import EntryResult
+from htcjob.manifest.manifest import Manifest
+from htcjob.manifest.opening import open_chunk
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.local.store import LocalStore
@@ -55,7 +58,7 @@ _FIND = """
 import random, sys
 from htcjob.job_stores import access_of_environment
 from htcjob.manifest.chunk import Share
-from htcjob.manifest.manifest import open_chunk
+from htcjob.manifest.opening import open_chunk
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store
 size = int(sys.argv[3])

@@ -14,9 +14,10 @@ import sys
 import tempfile
 
 from benchmarks.measure import HTCJOB, WAITING, cost_of, print_machine, until_begun
-from htcjob.ledger.ledger import Ledger, Output, Record
+from htcjob.ledger.ledger import Ledger
+from htcjob.ledger.records import Output, Record
 from htcjob.manifest.manifest import Manifest
-from htcjob.outcome.endings import EntryResult
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.local.store import LocalStore
 

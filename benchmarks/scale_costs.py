@@ -17,7 +17,8 @@ from htcjob.cli.commands.plan import CONTAINER_START_S
 from htcjob.job_stores import access_of_environment
 from htcjob.ledger.ledger import Ledger
 from htcjob.manifest.chunk import Share
-from htcjob.manifest.manifest import Manifest, open_chunk
+from htcjob.manifest.manifest import Manifest
+from htcjob.manifest.opening import open_chunk
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store
 from htcjob.transfer.transfers import Transfers

@@ -9,7 +9,8 @@ import pytest
 
 from htcjob.environment.context import read_token_file
 from htcjob.errors import CommandNotStartedError, ConfigurationError, HtcjobError, TransientError
-from htcjob.outcome.endings import EntryResult, ending_of_error, judge_stage_in
+from htcjob.outcome.endings import ending_of_error
+from htcjob.outcome.results import EntryResult, judge_stage_in
 from htcjob.storage.local.errors import Blame
 from htcjob.supervise.command import _not_started, _started, check_program
 from htcjob.supervise.signals import Signals

@@ -45,7 +45,8 @@ from htcjob.errors import (
 )
 from htcjob.logs.events import DEBUG, ERROR, INFO, WARNING, event, utc
 from htcjob.machine.limits import has_memory_limit
-from htcjob.outcome.endings import Ending, EntryResult, Facts, FailureBudget, decide, signal_name
+from htcjob.outcome.endings import Ending, Facts, FailureBudget, decide
+from htcjob.outcome.results import EntryResult, signal_name
 from htcjob.supervise.bounded_call import OVERTIME_S, TooLongError, within
 from htcjob.supervise.command import check_program, run_command
 from htcjob.supervise.signals import Signals
@@ -211,7 +212,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
     from htcjob.job_stores import open_job_stores
     from htcjob.ledger.ledger import Ledger
     from htcjob.manifest.chunk import Share, chunk_bounds
-    from htcjob.manifest.manifest import EntryList
+    from htcjob.manifest.entry_list import EntryList
     from htcjob.retry import RetryPolicy
     from htcjob.transfer.transfers import Transfers
 
@@ -443,7 +444,7 @@ def open_manifest(
         AbsentError: it is not there.
         ConfigurationError: it is no key and no URL of an object.
     """
-    from htcjob.manifest.manifest import open_chunk
+    from htcjob.manifest.opening import open_chunk
     from htcjob.storage.keys import check_key
     from htcjob.storage.urls import is_url, split_object_url
 

@@ -9,7 +9,7 @@ import time
 import click
 
 from htcjob.cli.endings import say
-from htcjob.outcome.endings import TerminationReason
+from htcjob.outcome.reasons import TerminationReason
 from htcjob.simulate.array import AttemptEnd
 
 PROGRESS_EVERY_S = 30.0

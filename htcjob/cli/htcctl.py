@@ -22,7 +22,8 @@ from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, HtcjobEr
 from htcjob.ledger.layout import RESERVED_PREFIX
 from htcjob.logs import events as logs
 from htcjob.logs.redact import Secret, redact
-from htcjob.outcome.endings import EXIT_STATUS, TerminationReason, ending_of_error
+from htcjob.outcome.endings import ending_of_error
+from htcjob.outcome.reasons import EXIT_STATUS, TerminationReason
 from htcjob.retry import RetryPolicy
 from htcjob.transfer.transfers import Transfers
 

@@ -16,7 +16,8 @@ from htcjob.cli.endings import forget, report_bug, say, say_ending
 from htcjob.cli.output import OutputError, finish, take_standard_output
 from htcjob.errors import HtcjobError
 from htcjob.logs import events as logs
-from htcjob.outcome.endings import Ending, TerminationReason, ending_of_error
+from htcjob.outcome.endings import Ending, ending_of_error
+from htcjob.outcome.reasons import TerminationReason
 from htcjob.supervise.bounded_call import is_any_left
 
 COMMANDS = {

@@ -10,7 +10,8 @@ import click
 
 from htcjob.environment import context as env
 from htcjob.logs.events import LEVELS
-from htcjob.outcome.endings import EXIT_TABLE, FailureBudget
+from htcjob.outcome.endings import FailureBudget
+from htcjob.outcome.reasons import EXIT_TABLE
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

@@ -26,15 +26,15 @@ from htcjob.errors import (
     UnwritableError,
 )
 from htcjob.logs.events import event
-from htcjob.outcome.endings import EntryResult, judge_command, stops_attempt
+from htcjob.outcome.results import EntryResult, judge_command, stops_attempt
 
 if TYPE_CHECKING:
     from htcjob.entries.crew import Crew
     from htcjob.entries.pipeline import Pipeline
     from htcjob.entries.stragglers import Stragglers
-    from htcjob.ledger.ledger import Record
-    from htcjob.manifest.manifest import Entry
-    from htcjob.outcome.endings import CommandResult
+    from htcjob.ledger.records import Record
+    from htcjob.manifest.entry import Entry
+    from htcjob.outcome.results import CommandResult
 
 log = logging.getLogger(__name__)
 

@@ -27,23 +27,18 @@ from htcjob.entries.work_directories import (
 )
 from htcjob.environment.context import command_environment
 from htcjob.errors import BadKeyError, HtcjobError
-from htcjob.ledger.ledger import Ledger, Record
+from htcjob.ledger.ledger import Ledger
+from htcjob.ledger.records import Record
 from htcjob.logs.events import event, utc
-from htcjob.outcome.endings import (
-    CommandResult,
-    EntryResult,
-    Facts,
-    judge_command,
-    judge_stage_in,
-    stops_attempt,
-)
+from htcjob.outcome.endings import Facts
+from htcjob.outcome.results import CommandResult, EntryResult, judge_command, judge_stage_in, stops_attempt
 from htcjob.supervise.command import run_command
 from htcjob.supervise.signals import Signals
 
 if TYPE_CHECKING:
     from htcjob.entries.outputs import OutputPatterns, Writers
     from htcjob.environment.context import JobContext
-    from htcjob.manifest.manifest import Entry
+    from htcjob.manifest.entry import Entry
     from htcjob.run_options import Plan
 
 log = logging.getLogger(__name__)

@@ -14,13 +14,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from htcjob.errors import BadKeyError, HtcjobError, OutputError
-from htcjob.ledger.ledger import Output
+from htcjob.ledger.records import Output
 from htcjob.storage.keys import path_of_copy
 from htcjob.storage.urls import split_object_url
 from htcjob.transfer.progress import Progress
 
 if TYPE_CHECKING:
-    from htcjob.manifest.manifest import Entry
+    from htcjob.manifest.entry import Entry
     from htcjob.storage.contract import Store
     from htcjob.transfer.transfers import Transfers
 

@@ -20,14 +20,14 @@ from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from htcjob.errors import FailureReportError, StorageError, TransientError, UnwritableError
-from htcjob.ledger.ledger import LONGEST_MESSAGE
+from htcjob.ledger.records import LONGEST_MESSAGE
 from htcjob.logs.events import event
 from htcjob.logs.redact import redact
 from htcjob.machine.temporary import clear_away
 from htcjob.trouble import in_words, is_passing, let_go
 
 if TYPE_CHECKING:
-    from htcjob.manifest.manifest import Entry
+    from htcjob.manifest.entry import Entry
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,12 +30,14 @@ from htcjob.ledger.parts import Parts
 from htcjob.ledger.records import is_sound
 from htcjob.logs.events import event
 from htcjob.logs.json_object import json_line, parse_object
-from htcjob.logs.redact import REDACTED, redact, redact_words
-from htcjob.outcome.endings import EntryResult
+from htcjob.logs.redact import REDACTED, redact_words
+from htcjob.outcome.results import EntryResult
 
 if TYPE_CHECKING:
     from htcjob.ledger.parts import Block
-    from htcjob.manifest.manifest import EntryList, Manifest
+    from htcjob.ledger.records import Record
+    from htcjob.manifest.entry_list import EntryList
+    from htcjob.manifest.manifest import Manifest
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
 
@@ -51,56 +52,6 @@ FULL_BUFFER = 1000
 
 SCATTERED_PARTS = 16
 """Parts of a block that are too many: a later attempt puts them together."""
-
-LONGEST_MESSAGE = 500
-"""Characters of a reason that are kept in a record."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One object that an entry put into task storage."""
-
-    key: str
-    """In task storage."""
-    size_bytes: int
-    sha256: str
-    """Of its bytes, in hexadecimal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What became of one entry in one attempt."""
-
-    position: int
-    """In the manifest, from 0."""
-    entry: str
-    """The manifest line."""
-    result: EntryResult
-    message: str = ""
-    """Why it is not done, for a person."""
-    exit_status: int | None = None
-    """Of its command; None when the command did not run."""
-    array_index: int = 0
-    attempt: int = 1
-    value: object = None
-    """What the function of `--call` returned; anything that JSON has."""
-    outputs: Sequence[Output] = ()
-    """What it put into task storage. A command of a whole chunk puts its outputs as one set; they are
-    listed with the first entry of that set, and the others point to it with `outputs_at`."""
-    outputs_at: int | None = None
-    """Position of the entry whose record lists the outputs, where that is another one."""
-    stage_in_s: float = 0.0
-    work_s: float = 0.0
-    stage_out_s: float = 0.0
-    cpu_s: float = 0.0
-    peak_memory_bytes: int = 0
-    ended_at: str = ""
-    """UTC."""
-
-    def to_json(self) -> str:
-        """Give the record as one JSON line, without the fields that say nothing."""
-        members = {**asdict(self), "message": redact(self.message)[:LONGEST_MESSAGE]}
-        return json_line({name: value for name, value in members.items() if value not in ("", None, ())})
 
 
 class Ledger:

@@ -12,7 +12,7 @@ from htcjob.ledger.layout import RESERVED_PREFIX, check_run_name, run_in, run_ke
 from htcjob.ledger.parts import Parts
 from htcjob.ledger.records import Spot, Unreadable, is_count
 from htcjob.logs.json_object import parse_object
-from htcjob.outcome.endings import EntryResult
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 
 if TYPE_CHECKING:

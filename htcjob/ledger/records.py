@@ -7,12 +7,14 @@ A line that is no record says nothing: its entry is done again. It is counted an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeGuard
 
 from htcjob.ledger.layout import block_of
-from htcjob.outcome.endings import EntryResult
+from htcjob.logs.json_object import json_line
+from htcjob.logs.redact import redact
+from htcjob.outcome.results import EntryResult
 
 SHOWN = 10
 """Objects and lines that cannot be read which are named; the others are counted."""
@@ -27,6 +29,56 @@ _LONGEST_S = 1e12
 """Seconds; sums of a few million of them are exact enough."""
 _LONGEST_TIME = 40
 """Characters of a moment."""
+
+LONGEST_MESSAGE = 500
+"""Characters of a reason that are kept in a record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One object that an entry put into task storage."""
+
+    key: str
+    """In task storage."""
+    size_bytes: int
+    sha256: str
+    """Of its bytes, in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What became of one entry in one attempt."""
+
+    position: int
+    """In the manifest, from 0."""
+    entry: str
+    """The manifest line."""
+    result: EntryResult
+    message: str = ""
+    """Why it is not done, for a person."""
+    exit_status: int | None = None
+    """Of its command; None when the command did not run."""
+    array_index: int = 0
+    attempt: int = 1
+    value: object = None
+    """What the function of `--call` returned; anything that JSON has."""
+    outputs: Sequence[Output] = ()
+    """What it put into task storage. A command of a whole chunk puts its outputs as one set; they are
+    listed with the first entry of that set, and the others point to it with `outputs_at`."""
+    outputs_at: int | None = None
+    """Position of the entry whose record lists the outputs, where that is another one."""
+    stage_in_s: float = 0.0
+    work_s: float = 0.0
+    stage_out_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    ended_at: str = ""
+    """UTC."""
+
+    def to_json(self) -> str:
+        """Give the record as one JSON line, without the fields that say nothing."""
+        members = {**asdict(self), "message": redact(self.message)[:LONGEST_MESSAGE]}
+        return json_line({name: value for name, value in members.items() if value not in ("", None, ())})
 
 
 class Spot(NamedTuple):

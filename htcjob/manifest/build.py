@@ -17,9 +17,9 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from htcjob.errors import AbsentError, DisorderError, HtcjobError, TransientError
-from htcjob.manifest.index import SUFFIX
+from htcjob.manifest.entry import parse_entry
+from htcjob.manifest.index_format import SUFFIX
 from htcjob.manifest.index_writer import IndexWriter
-from htcjob.manifest.manifest import parse_entry
 from htcjob.storage.contract import LeftOut
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.urls import is_url

@@ -25,7 +25,8 @@ from htcjob.errors import (
     UnwritableError,
 )
 from htcjob.machine.sorted_lines import SortedLines
-from htcjob.manifest.index import SUFFIX, Index
+from htcjob.manifest.index import Index
+from htcjob.manifest.index_format import SUFFIX
 from htcjob.manifest.manifest import Manifest
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.store import LocalStore
@@ -35,7 +36,7 @@ from htcjob.transfer.key_ranges import can_begin_anywhere, in_range, range_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from htcjob.manifest.manifest import Entry
+    from htcjob.manifest.entry import Entry
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
     from htcjob.transfer.locations import Location

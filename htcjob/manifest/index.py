@@ -1,53 +1,22 @@
-"""
-The index of a manifest: what it looks like, byte by byte, and how a place in the manifest is found in it.
-
-`<manifest>.idx` lets a job find its chunk without reading what lies before it. The manifest is cut into
-groups of whole consecutive lines, of at most 16 KiB together (a longer line is a group by itself); the index
-says where each begins. All numbers are unsigned and little-endian; offsets and positions count from 0.
-
-    head     0   8 bytes  magic: 89 48 54 43 49 44 58 0A  ("\\x89HTCIDX\\n")
-             8   2        version, 1
-            10   2        flags; 1: sizes are there
-            12   4        length of the head, with its table and its CRC
-            16   8        length of the index
-            24   8        length of the manifest
-            32  32        SHA-256 of the manifest
-            64   8        entries
-            72   8        size of all entries together, in bytes; 0 without sizes
-            80   4        groups
-            84   4        groups in a page (fewer in the last one)
-            88   4        pages, at most 512
-            92   4        length of the tag
-            96   …        tag of the manifest's version: its ETag without quotation marks, on Google Cloud
-                          Storage its generation; UTF-8, at most 512 bytes
-             …  16 each   table, a row for each page: position of its first entry; size of all entries before
-             …   4        CRC-32 of all the head before it
-    pages    …   8        position of the first entry
-             …   8        offset of the first line in the manifest
-             …   8        number of the first line, from 1
-             …   8        size of all entries before
-             …  16 each   a row for each group: bytes (4), entries (2), lines (2), size of its entries (8)
-             …   4        CRC-32 of the page before it
-    sizes    …            only with the flag: for each group
-             …   8 each   size of each of its entries
-             …   4        CRC-32 of these sizes
-
-CRC-32 is that of zlib and PNG. Pages follow the head, sizes follow the pages, each without a gap. The place
-of a page follows from its number, the place of a group's sizes from its number and its first position.
-"""
+"""The index of a manifest in a store: how a job's chunk is found in it with few requests."""
 
 from __future__ import annotations
 
-import struct
-import zlib
-from bisect import bisect_left, bisect_right
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import PermanentError, UnusableIndexError
 from htcjob.manifest.chunk import chunk_bounds, weighted_bounds
 from htcjob.manifest.groups import Group
+from htcjob.manifest.index_format import (
+    HEAD_BYTES,
+    SUFFIX,
+    Page,
+    find_weight,
+    read_head,
+    read_page,
+    weight_in,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,128 +25,9 @@ if TYPE_CHECKING:
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import ObjectInfo, Store
 
-SUFFIX = ".idx"
-"""Behind the manifest's key: the key of its index."""
-
-MOST_PAGES = 512
-"""So that the head stays small."""
-PAGE_GROUPS = 128
-"""Groups in a page at least; more of them where the pages would be too many."""
-LONGEST_TAG_BYTES = 512
-HEAD_BYTES = 9 * 1024
-"""No head is longer: one read of so much has all of it, and of a small index everything."""
 GAP_BYTES = 8 * 1024
 """Of what lies between two pages, or two groups' sizes, that are wanted: more of it is left out, by another
 request."""
-SIZE_BYTES = 8
-"""Of one size."""
-
-MAGIC = b"\x89HTCIDX\n"
-VERSION = 1
-HAS_SIZES = 1
-
-HEAD = struct.Struct("<8sHHIQQ32sQQIIII")
-TABLE_ROW = struct.Struct("<QQ")
-PAGE_START = struct.Struct("<QQQQ")
-GROUP_ROW = struct.Struct("<IHHQ")
-CRC = struct.Struct("<I")
-
-
-class Head(NamedTuple):
-    """What the index says of the manifest, and where its pages are."""
-
-    index_bytes: int
-    """Length of the index."""
-    manifest_bytes: int
-    """Length of the manifest."""
-    sha256: str
-    """Of the manifest, in hexadecimal."""
-    tag: str
-    """Of the version of the manifest that it was made of."""
-    n_entries: int
-    """Entries in the manifest."""
-    weight: int | None
-    """Size of all entries together, in bytes; None: it has no sizes."""
-    n_groups: int
-    page_groups: int
-    """Groups in a page; fewer in the last one."""
-    head_bytes: int
-    positions: list[int]
-    """Of the first entry of each page."""
-    weights: list[int]
-    """Size of all entries before each page."""
-
-    @property
-    def page_bytes(self) -> int:
-        """Length of every page but the last."""
-        return page_length(self.page_groups)
-
-    @property
-    def pages_stop(self) -> int:
-        """Where the last page ends, and the sizes begin."""
-        return pages_stop(self.head_bytes, self.n_groups, self.page_groups)
-
-    def page_bounds(self, page: int) -> tuple[int, int]:
-        """Give where a page begins and ends in the index."""
-        start = self.head_bytes + page * self.page_bytes
-        return start, min(start + self.page_bytes, self.pages_stop)
-
-    def page_of(self, position: int) -> int:
-        """Give the number of the page that has the group of *position*, which must be an entry's."""
-        return bisect_right(self.positions, position) - 1
-
-    def page_before(self, weight: int) -> int:
-        """Give the last page before which the entries have less than *weight* together; 0: the first."""
-        return max(bisect_left(self.weights, weight) - 1, 0)
-
-    def sizes_bounds(self, group: Group) -> tuple[int, int]:
-        """Give where the sizes of a group's entries begin and end in the index, with their CRC."""
-        start = self.pages_stop + group.position * SIZE_BYTES + group.number * CRC.size
-        return start, start + group.n_entries * SIZE_BYTES + CRC.size
-
-
-class Page(NamedTuple):
-    """
-    A page of the index, whose CRC is right: what it says of each of its groups.
-
-    The lists but `entries` have one number more, of what follows the last group.
-    """
-
-    first: int
-    """Number of its first group."""
-    entries: Sequence[int]
-    """In each group."""
-    positions: Sequence[int]
-    """Of the first entry of each group."""
-    offsets: Sequence[int]
-    """Of the first line in the manifest."""
-    line_numbers: Sequence[int]
-    """Of the first line, from 1."""
-    weights: Sequence[int]
-    """Size of all entries before."""
-
-    def group_of(self, position: int) -> Group:
-        """Give the group that has the entry at *position*, which is on this page."""
-        group = self._group(bisect_right(self.positions, position) - 1)
-        if not group.position <= position < group.position + group.n_entries:
-            raise UnusableIndexError(f"no group has position {position}")
-        return group
-
-    def group_before(self, weight: int) -> Group:
-        """Give the last group before which the entries have less than *weight* together; 0: the first."""
-        return self._group(max(bisect_left(self.weights, weight) - 1, 0))
-
-    def _group(self, row: int) -> Group:
-        row = min(row, len(self.entries) - 1)
-        return Group(
-            self.first + row,
-            self.positions[row],
-            self.entries[row],
-            self.offsets[row],
-            self.offsets[row + 1] - self.offsets[row],
-            self.line_numbers[row],
-            self.weights[row],
-        )
 
 
 class Span(NamedTuple):
@@ -313,139 +163,3 @@ class Index:
             return self._retry.call(partial(self._store.read_part, self._key, start, stop))
         except PermanentError as error:
             raise UnusableIndexError(f"it cannot be read: {error.reason}") from error
-
-
-def page_length(n_groups: int) -> int:
-    """Give the length of a page of so many groups."""
-    return PAGE_START.size + n_groups * GROUP_ROW.size + CRC.size
-
-
-def pages_stop(head_bytes: int, n_groups: int, page_groups: int) -> int:
-    """Give where the pages end."""
-    full, rest = divmod(n_groups, page_groups)
-    return head_bytes + full * page_length(page_groups) + (page_length(rest) if rest else 0)
-
-
-def read_head(data: bytes, index_bytes: int) -> Head:
-    """
-    Give the head of an index.
-
-    Args:
-        data: Its first `HEAD_BYTES`, or all of a shorter one.
-        index_bytes: Length of the object.
-
-    Raises:
-        UnusableIndexError: it is none, or damaged, or of another version.
-    """
-    if len(data) < HEAD.size or not data.startswith(MAGIC):
-        raise UnusableIndexError("it is no index of a manifest")
-    (_, version, flags, head_bytes, said_bytes, manifest_bytes, sha256, n_entries, weight, n_groups) = (
-        HEAD.unpack_from(data)[:10]
-    )
-    page_groups, n_pages, tag_bytes = HEAD.unpack_from(data)[10:]
-    if version != VERSION:
-        raise UnusableIndexError(f"version {version} is not known here, only {VERSION}")
-    table_at = HEAD.size + tag_bytes
-    table_stop = table_at + n_pages * TABLE_ROW.size
-    if not table_stop + CRC.size == head_bytes <= len(data):
-        raise UnusableIndexError("its head is damaged")
-    _check(data[:head_bytes], "head")
-    rows = list(TABLE_ROW.iter_unpack(data[table_at:table_stop]))
-    head = Head(
-        index_bytes=said_bytes,
-        manifest_bytes=manifest_bytes,
-        sha256=sha256.hex(),
-        tag=data[HEAD.size : table_at].decode(errors="replace"),
-        n_entries=n_entries,
-        weight=weight if flags & HAS_SIZES else None,
-        n_groups=n_groups,
-        page_groups=page_groups,
-        head_bytes=head_bytes,
-        positions=[row[0] for row in rows],
-        weights=[row[1] for row in rows],
-    )
-    is_forward = all(
-        numbers == sorted(numbers) and numbers[:1] in ([], [0]) and (not numbers or numbers[-1] <= whole)
-        for numbers, whole in ((head.positions, n_entries), (head.weights, weight))
-    )
-    if (
-        page_groups < 1
-        or n_pages != -(-n_groups // page_groups)
-        or (n_entries and not n_groups)
-        or not is_forward
-    ):
-        raise UnusableIndexError("its numbers contradict each other")
-    sizes_bytes = n_entries * SIZE_BYTES + n_groups * CRC.size if flags & HAS_SIZES else 0
-    if not said_bytes == index_bytes == head.pages_stop + sizes_bytes:
-        raise UnusableIndexError(f"it has {index_bytes} bytes and says {said_bytes}")
-    return head
-
-
-def read_page(data: bytes, page: int, head: Head) -> Page:
-    """
-    Give a page from its bytes.
-
-    Raises:
-        UnusableIndexError: it is damaged.
-    """
-    _check(data, f"page {page}")
-    start, stop = head.page_bounds(page)
-    if len(data) != stop - start:
-        raise UnusableIndexError(f"its page {page} is damaged")
-    position, offset, line_number, weight = PAGE_START.unpack_from(data)
-    rows = list(GROUP_ROW.iter_unpack(data[PAGE_START.size : -CRC.size]))
-    if not rows:
-        raise UnusableIndexError(f"its page {page} is empty")
-    sizes, entries, lines, weights = zip(*rows, strict=True)
-    read = Page(
-        page * head.page_groups,
-        entries,
-        list(accumulate(entries, initial=position)),
-        list(accumulate(sizes, initial=offset)),
-        list(accumulate(lines, initial=line_number)),
-        list(accumulate(weights, initial=weight)),
-    )
-    if read.positions[-1] > head.n_entries or read.offsets[-1] > head.manifest_bytes:
-        raise UnusableIndexError(f"its page {page} contradicts its head")
-    return read
-
-
-def find_weight(data: bytes, group: Group, weight: int) -> int:
-    """
-    Give the first position of *group*, or the one behind it, before which the entries have *weight* or more.
-
-    Args:
-        data: The group's sizes, with their CRC.
-        group: The group, before which they have less.
-        weight: In bytes.
-
-    Raises:
-        UnusableIndexError: they are damaged.
-    """
-    _check(data, f"sizes of group {group.number}")
-    sizes = struct.unpack_from(f"<{group.n_entries}Q", data)
-    sums = list(accumulate(sizes, initial=group.weight_before))
-    return group.position + min(bisect_left(sums, weight), group.n_entries)
-
-
-def weight_in(data: bytes, group: Group, position: int) -> int:
-    """
-    Give the size of all entries before *position*, which is in *group*.
-
-    Args:
-        data: The group's sizes, with their CRC.
-        group: Whose sizes they are.
-        position: In the manifest.
-
-    Raises:
-        UnusableIndexError: they are damaged.
-    """
-    _check(data, f"sizes of group {group.number}")
-    sizes: tuple[int, ...] = struct.unpack_from(f"<{position - group.position}Q", data)
-    return group.weight_before + sum(sizes)
-
-
-def _check(data: bytes, what: str) -> None:
-    """Compare the CRC at the end of *data*."""
-    if len(data) < CRC.size or CRC.unpack(data[-CRC.size :])[0] != zlib.crc32(data[: -CRC.size]):
-        raise UnusableIndexError(f"its {what} is damaged")

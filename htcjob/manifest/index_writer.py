@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from htcjob.errors import PermanentError, TransientError
 from htcjob.machine.temporary import temporary_directory
 from htcjob.manifest.groups import Grouper
-from htcjob.manifest.index import (
+from htcjob.manifest.index_format import (
     CRC,
     GROUP_ROW,
     HAS_SIZES,

@@ -6,110 +6,25 @@ Streamed: memory does not grow with the manifest, but by ten bytes for each 16 K
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from htcjob.errors import (
-    AbsentError,
-    BadKeyError,
-    ConfigurationError,
-    DeniedError,
     PermanentError,
     RunMismatchError,
     UnusableIndexError,
 )
-from htcjob.logs.events import event
-from htcjob.manifest.chunk import chunk_bounds
+from htcjob.manifest.entry import LONGEST_LINE_BYTES, Entry, parse_entry
 from htcjob.manifest.groups import BOM, Grouper, is_entry
-from htcjob.manifest.index import SUFFIX, Index, Span
+from htcjob.manifest.index import Index, Span
 from htcjob.retry import RetryPolicy
-from htcjob.storage.keys import check_key
-from htcjob.storage.urls import is_url, split_object_url
 
 if TYPE_CHECKING:
-    from htcjob.manifest.chunk import Share
     from htcjob.storage.contract import ObjectInfo, Store
 
 BLOCK_BYTES = 4 * 1024 * 1024
 """Read at a time."""
-
-LONGEST_LINE_BYTES = 64 * 1024
-"""A longer line is a bad entry: a binary file given as manifest must not fill the memory."""
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of work."""
-
-    position: int
-    """Place among the entries, from 0; blank lines and comments do not count."""
-    line_number: int
-    """Place among all lines, from 1, as an editor shows it."""
-    text: str
-    """The line as it stands, without its line end."""
-    key: str = ""
-    """The object's key in project storage, or its full URL."""
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    """The other members of a JSON line."""
-    problem: str | None = None
-    """Why this line cannot be worked on; such an entry fails, the others go on."""
-
-    @property
-    def is_url(self) -> bool:
-        """Tell whether `key` is a full URL."""
-        return is_url(self.key)
-
-
-def parse_entry(line: bytes, *, position: int, line_number: int, where: str = "manifest line") -> Entry:
-    """
-    Give the entry of one manifest line.
-
-    Never raises: what is wrong with the line becomes the entry's `problem`, which says *where* and the line
-    number. A `./` before a key, as `find .` writes it, is left out of the key.
-    """
-    text = line.decode(errors="backslashreplace")
-
-    def bad(reason: str) -> Entry:
-        shown = text if len(text) <= 200 else text[:200] + "…"
-        return Entry(position, line_number, shown, problem=f"{where} {line_number}: {reason}")
-
-    if len(line) > LONGEST_LINE_BYTES:
-        return bad(f"longer than {LONGEST_LINE_BYTES} bytes")
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return bad("not valid UTF-8")
-    key: object = text.removeprefix("./")
-    parameters: dict[str, object] = {}
-    if text.startswith("{"):
-        try:
-            parameters = json.loads(text)
-            json.dumps(parameters, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return bad("holds a lone surrogate, which is no character")
-        except (ValueError, RecursionError):
-            return bad("begins with '{' and is not a JSON object")
-        key = parameters.pop("key", None)
-    if not isinstance(key, str):
-        return bad('the JSON object has no "key" that is a string')
-    try:
-        if is_url(key):
-            split_object_url(key)
-        else:
-            check_key(key)
-    except BadKeyError as error:
-        from htcjob.manifest.names import ENTRIES_HINT
-
-        hint = f"; {ENTRIES_HINT}" if key.startswith(("/", "../")) else ""
-        return bad(f"key: {error.reason}{hint}")
-    return Entry(position, line_number, text, key, parameters)
 
 
 class Manifest:
@@ -239,73 +154,6 @@ class Manifest:
         return RunMismatchError(
             f"manifest {self.url} was changed while this job read it; give another list another name"
         )
-
-
-def open_chunk(store: Store, key: str, share: Share, retry: RetryPolicy) -> tuple[Manifest, range]:
-    """
-    Give the manifest *key* of *store*, and the positions of a job's share of it.
-
-    With an index that takes three requests for a chunk of up to 4 MiB, and one more when it is larger: the
-    index's head, its pages at both ends, and the chunk, whose first 4 MiB are kept. Without one, or with one
-    that is not of this version of the manifest, the whole manifest is read.
-
-    Raises:
-        AbsentError: there is no such manifest.
-        ConfigurationError: the share is of bytes, and no index tells the sizes of the entries.
-    """
-    url = store.url_of(key + SUFFIX)
-    try:
-        index = Index(store, key, retry)
-        chunk = index.chunk(share)
-        manifest = Manifest(store, key, retry, index=index)
-        manifest.check(chunk)
-        return manifest, chunk
-    except (AbsentError, DeniedError):  # of the manifest too: then what follows says so
-        cause = "it is not there"
-    except RunMismatchError:
-        cause = "it is of another version of the manifest"
-    except UnusableIndexError as error:
-        cause = str(error)
-    except BadKeyError as error:
-        cause = error.reason
-    if share.is_weighted:
-        retry.call(partial(store.head, key))
-        raise ConfigurationError(
-            f"--balance bytes (HTCJOB_BALANCE) needs the sizes of all entries from index {url}: {cause}; "
-            "make list and index with htcjob manifest build"
-        )
-    if cause != "it is not there":
-        event(log, logging.WARNING, "index_not_used", index=url, cause=cause)
-    manifest = Manifest(store, key, retry)
-    chunk = chunk_bounds(
-        array_index=share.array_index, array_size=share.array_size, n_entries=manifest.n_entries
-    )
-    return manifest, chunk
-
-
-class EntryList:
-    """Entries that were given on the command line, in place of a manifest; the same members."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        """Take *lines* as they would stand in a manifest."""
-        self._lines = [line.encode(errors="surrogateescape") for line in lines]
-        data = b"\n".join(self._lines)
-        self.etag = hashlib.sha256(data).hexdigest()
-        self.size_bytes = len(data)
-        self.url = f"entries:{self.etag[:12]}"
-        self.n_entries = len(lines)
-        # A run of its own: trying one entry by hand must not clash with the run of the whole manifest.
-        self.default_run = f"entries-{self.etag[:12]}"
-
-    def sha256(self) -> str:
-        """Give the digest of all lines."""
-        return self.etag
-
-    def entries(self, chunk: range) -> Iterator[Entry]:
-        """Give the entries at the positions of *chunk*, in order."""
-        for position in chunk:
-            line = self._lines[position]
-            yield parse_entry(line, position=position, line_number=position + 1, where="--entry")
 
 
 def _content(line: bytes, *, begins_file: bool) -> bytes:

@@ -19,8 +19,10 @@ from htcjob.errors import (
 )
 from htcjob.manifest.chunk import Share, chunk_bounds
 from htcjob.manifest.groups import GROUP_BYTES
-from htcjob.manifest.index import SUFFIX, Index
-from htcjob.manifest.manifest import Manifest, open_chunk
+from htcjob.manifest.index import Index
+from htcjob.manifest.index_format import SUFFIX
+from htcjob.manifest.manifest import Manifest
+from htcjob.manifest.opening import open_chunk
 from htcjob.storage.local.store import LocalStore
 
 if TYPE_CHECKING:

@@ -1,10 +1,7 @@
-"""What became of an entry, and how an attempt ends: pure verdicts over collected facts."""
+"""How an attempt ends: facts in, one ending out. Pure."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Mapping
-from enum import Enum
 from typing import NamedTuple
 
 from htcjob.errors import (
@@ -19,147 +16,11 @@ from htcjob.errors import (
     TokenError,
     TransientError,
     UnauthenticatedError,
-    UnwritableError,
     UsageError,
 )
+from htcjob.outcome.reasons import EXIT_STATUS, StopCause, TerminationReason
+from htcjob.outcome.results import FAILED_FOR_GOOD, CommandResult, EntryResult, judge_command, signal_name
 from htcjob.trouble import Trouble, in_words, is_passing, of_error
-
-
-class EntryResult(str, Enum):
-    """What became of one entry in one attempt."""
-
-    DONE = "done"
-    """Its outputs are in task storage."""
-    FAILED = "failed"
-    """For good: trying it again unchanged would end the same way."""
-    RETRY = "retry"
-    """Transient trouble; worth another attempt."""
-    TIMED_OUT = "timed_out"
-    """Its command was stopped because it took longer than the timeout."""
-    OUT_OF_MEMORY = "out_of_memory"
-    """Its command was stopped because it needed more memory than there is."""
-
-
-class TerminationReason(str, Enum):
-    """Why an attempt ended. The reason is the truth, the exit status a hint."""
-
-    SUCCEEDED = "succeeded"
-    """Every entry of the chunk is committed, or its failures are inside the budget."""
-    EMPTY_CHUNK = "empty_chunk"
-    """There are fewer entries than jobs, and none was left for this one."""
-    COMMAND_FAILED = "command_failed"
-    """The command ended with a non-zero status of its own."""
-    COMMAND_KILLED = "command_killed"
-    """The command was ended by a signal that was not ours."""
-    OUT_OF_MEMORY = "out_of_memory"
-    """The command was ended because it needed more memory than there is."""
-    COMMAND_NOT_EXECUTABLE = "command_not_executable"
-    """The command exists and cannot be executed."""
-    COMMAND_NOT_FOUND = "command_not_found"
-    """There is no such command."""
-    ENTRIES_FAILED = "entries_failed"
-    """More entries failed for good than the budget allows."""
-    TIMED_OUT = "timed_out"
-    """The timeout ended the command, or every failed entry."""
-    WORK_LEFT = "work_left"
-    """Some entries met transient trouble; what is done is committed."""
-    STORAGE_UNAVAILABLE = "storage_unavailable"
-    """Transient storage trouble outlasted the retries."""
-    PREEMPTED = "preempted"
-    """A signal asked this attempt to stop while work was left."""
-    INPUT_ABSENT = "input_absent"
-    """The manifest is not there."""
-    STAGING_FAILED = "staging_failed"
-    """Files cannot be staged, for good: disk full, read-only, refused."""
-    DENIED = "denied"
-    """Storage denied access, or the bearer token is invalid or expired."""
-    BAD_CONFIGURATION = "bad_configuration"
-    """The injected environment is wrong, or the task holds another run."""
-    BAD_USAGE = "bad_usage"
-    """The command line is wrong."""
-    INTERNAL_ERROR = "internal_error"
-    """A bug in htcjob."""
-
-
-class StopCause(Enum):
-    """Who asked an attempt to stop."""
-
-    SIGNAL = "signal"
-    """Somebody else, by a signal."""
-    DEADLINE = "deadline"
-    """We ourselves, at the attempt's deadline."""
-    NOTICE = "notice"
-    """The cloud, which takes the machine away."""
-
-
-EXIT_STATUS: Mapping[TerminationReason, int] = {
-    TerminationReason.SUCCEEDED: 0,
-    TerminationReason.EMPTY_CHUNK: 0,
-    TerminationReason.BAD_USAGE: 64,
-    TerminationReason.ENTRIES_FAILED: 65,
-    TerminationReason.INPUT_ABSENT: 66,
-    TerminationReason.INTERNAL_ERROR: 70,
-    TerminationReason.STAGING_FAILED: 74,
-    TerminationReason.STORAGE_UNAVAILABLE: 75,
-    TerminationReason.WORK_LEFT: 75,
-    TerminationReason.DENIED: 77,
-    TerminationReason.BAD_CONFIGURATION: 78,
-    TerminationReason.TIMED_OUT: 124,
-    TerminationReason.COMMAND_NOT_EXECUTABLE: 126,
-    TerminationReason.COMMAND_NOT_FOUND: 127,
-    TerminationReason.OUT_OF_MEMORY: 128 + signal.SIGKILL,
-}
-"""Numbers of sysexits.h, GNU timeout and the shell. Reasons not here take the command's or a signal's."""
-
-TRY_AGAIN = 75
-"""The one status that asks the platform for another attempt; a command may end with it too."""
-
-EXIT_TABLE = (
-    ("0", "everything committed, or failures inside the budget, or an empty chunk", ""),
-    ("the command's own", "whole-chunk mode: passed on", "the user knows"),
-    ("64", "usage", "no"),
-    ("65", "entries failed for good, beyond the budget", "no"),
-    ("66", "manifest absent (an absent input is a failed entry: 65)", "no"),
-    ("70", "a bug in htcjob", "no"),
-    ("74", "staging impossible for good (disk full, refused, checksum never right)", "no"),
-    ("75", "transient trouble outlasted the retries, or work is left", "yes"),
-    ("77", "denied, or token invalid or expired and not renewable", "no"),
-    ("78", "injected environment wrong, or run mismatch", "no"),
-    ("124", "timeout, nothing left to try", "no"),
-    ("126 / 127", "command not executable / not found", "no"),
-    ("137", "out of memory (a command of a whole chunk, or a plain one), or killed", "killed: yes"),
-    ("128+n", "ended by signal n (143 preempted or cancelled)", "yes"),
-)
-"""Status, meaning, try again?: the rows that `--help` and the README show."""
-
-
-class CommandResult(NamedTuple):
-    """How one run of the command ended."""
-
-    exit_status: int
-    """As a shell would say it: its own 0–255, 126, 127, or 128+n when signal n ended it."""
-    signal: int | None = None
-    """The signal that ended it."""
-    timed_out: bool = False
-    """We stopped it at its timeout; stays true even if it then exits 0."""
-    stopped_by: int | None = None
-    """The signal that asked the attempt to stop while it ran."""
-    excuse: str = ""
-    """What from outside it has perhaps ended of: then its ending is no verdict on its entry."""
-    shortage: str = ""
-    """It was ended for want of memory: what was short."""
-    start_error: str | None = None
-    """Why it could not be started."""
-    is_unusable: bool = False
-    """The program itself is why: it would not start for another entry either."""
-    is_all_over: bool = False
-    """No process that it started is alive."""
-    elapsed_s: float = 0.0
-    """Wall time."""
-    cpu_s: float = 0.0
-    """User and system time of the command and the children it waited for."""
-    peak_memory_bytes: int = 0
-    """Resident memory of its largest single process (`ru_maxrss`)."""
 
 
 class FailureBudget(NamedTuple):
@@ -222,10 +83,6 @@ class Facts:
     def left(self) -> int:
         """Entries that are neither committed nor failed for good."""
         return self.chunk_size - self.already_done - self.results[EntryResult.DONE] - self.failed
-
-
-FAILED_FOR_GOOD = (EntryResult.FAILED, EntryResult.TIMED_OUT, EntryResult.OUT_OF_MEMORY)
-"""Results that another attempt would only repeat."""
 
 
 class Ending(NamedTuple):
@@ -299,56 +156,6 @@ def ending_of_error(error: BaseException) -> Ending:
     if trouble is Trouble.PASSING:
         return _ending(TerminationReason.WORK_LEFT, f"{in_words(error)}; run the same again")
     return _ending(TerminationReason.STAGING_FAILED, in_words(error))
-
-
-def stops_attempt(error: HtcjobError, *, staging_out: bool) -> bool:
-    """
-    Tell whether *error* is about the storage as a whole rather than about one entry.
-
-    Credentials that are refused, a token that has ended and a full disk concern every entry. Otherwise an
-    input that cannot be fetched concerns its own entry, and so does an output that can never be put (a name
-    that is too long); task storage that does not take results now, or denies them, concerns all.
-    """
-    if isinstance(error, (UnauthenticatedError, TokenError, UnwritableError)):
-        return True
-    return staging_out and not isinstance(error, PermanentError)
-
-
-def judge_stage_in(error: HtcjobError) -> EntryResult:
-    """Give the result of an entry whose input could not be staged in."""
-    return EntryResult.RETRY if isinstance(error, (TransientError, ShortageError)) else EntryResult.FAILED
-
-
-def judge_command(result: CommandResult) -> tuple[EntryResult, str]:
-    """Give the result of an entry from its command's ending, and the reason in words."""
-    verdict, message = _judge_ending(result)
-    if verdict is EntryResult.FAILED and result.excuse:
-        return EntryResult.RETRY, f"{message}: {result.excuse}"
-    return verdict, message
-
-
-def _judge_ending(result: CommandResult) -> tuple[EntryResult, str]:
-    if result.timed_out:
-        return EntryResult.TIMED_OUT, f"timed out after {result.elapsed_s:.1f} s"
-    if result.shortage:
-        return EntryResult.OUT_OF_MEMORY, f"out of memory: {result.shortage}"
-    if result.start_error is not None:
-        return EntryResult.FAILED, result.start_error
-    if result.signal is not None:
-        return EntryResult.FAILED, f"killed by {signal_name(result.signal)}"
-    if result.exit_status == 0:
-        return EntryResult.DONE, ""
-    if result.exit_status == TRY_AGAIN:
-        return EntryResult.RETRY, f"asked to be tried again (exit status {TRY_AGAIN})"
-    return EntryResult.FAILED, f"exit status {result.exit_status}"
-
-
-def signal_name(number: int) -> str:
-    """Give the name of a signal, for example `SIGTERM`; real-time signals by number."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 _REASON_OF_ERROR: tuple[tuple[type[BaseException], TerminationReason], ...] = (

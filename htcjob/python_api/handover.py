@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from htcjob.errors import UsageError
-from htcjob.outcome.endings import TRY_AGAIN, CommandResult
+from htcjob.outcome.results import TRY_AGAIN, CommandResult
 from htcjob.supervise.worker import CallResult
 from htcjob.supervise.worker_program.values import checked_value, cpu_s, peak_memory_bytes
 

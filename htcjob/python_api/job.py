@@ -33,7 +33,9 @@ from htcjob.environment import context as env
 from htcjob.environment.context import read_context
 from htcjob.errors import ConfigurationError, UsageError
 from htcjob.logs import events as logs
-from htcjob.outcome.endings import CommandResult, Ending, TerminationReason, ending_of_error
+from htcjob.outcome.endings import Ending, ending_of_error
+from htcjob.outcome.reasons import TerminationReason
+from htcjob.outcome.results import CommandResult
 from htcjob.python_api.handover import Handover, JobEntry, LoopLeftError
 from htcjob.run_options import Plan
 from htcjob.supervise.command import FINISHING_SHARE

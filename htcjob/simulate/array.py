@@ -15,7 +15,8 @@ from typing import Any
 from htcjob.ledger.exit_records import LONGEST_EXIT_RECORD_BYTES
 from htcjob.ledger.records import is_count
 from htcjob.logs.json_object import parse_object
-from htcjob.outcome.endings import EntryResult, TerminationReason
+from htcjob.outcome.reasons import TerminationReason
+from htcjob.outcome.results import EntryResult
 from htcjob.simulate.injection import TRIED_AGAIN, JobIdentity, TokenIssuer, injected_variables
 from htcjob.simulate.output import copied_to
 from htcjob.simulate.runner import Attempt, Runner, Running

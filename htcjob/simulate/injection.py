@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from htcjob.environment import context as env
 from htcjob.logs.redact import Secret
-from htcjob.outcome.endings import TRY_AGAIN
+from htcjob.outcome.results import TRY_AGAIN
 
 REGION = "AWS_EU_WEST_1"
 TOKEN_LIFE_S = 6 * 3600

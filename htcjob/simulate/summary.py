@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from htcjob.outcome.endings import FAILED_FOR_GOOD
+from htcjob.outcome.results import FAILED_FOR_GOOD
 from htcjob.simulate.array import AttemptEnd
 
 SLOWEST = 5

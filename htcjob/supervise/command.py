@@ -18,7 +18,7 @@ from enum import Enum
 
 from htcjob.errors import ShortageError
 from htcjob.machine.proc import is_suspended
-from htcjob.outcome.endings import CommandResult
+from htcjob.outcome.results import CommandResult
 from htcjob.supervise.bounded_call import OVERTIME_S
 from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
 from htcjob.supervise.kernel import EMPTY_STDIN, RESET, dies_with_us, exit_fd, signal_group

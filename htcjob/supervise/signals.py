@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from htcjob.outcome.endings import StopCause, signal_name
+from htcjob.outcome.reasons import StopCause
+from htcjob.outcome.results import signal_name
 from htcjob.supervise.children import Children, RunningCommand
 from htcjob.supervise.kernel import signal_group, wait_readable
 from htcjob.supervise.terminal import Terminal, is_orphaned

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from htcjob.errors import CommandNotStartedError, ShortageError
-from htcjob.outcome.endings import TRY_AGAIN, CommandResult, signal_name
+from htcjob.outcome.results import TRY_AGAIN, CommandResult, signal_name
 from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
 from htcjob.supervise.command import FINISHING_SHARE
 from htcjob.supervise.kernel import (

@@ -15,7 +15,7 @@ from htcjob.entries.staging import Staging, lie_apart
 from htcjob.entries.work_directories import Place
 from htcjob.errors import AbsentError, DeniedError, OutputError, PermanentError, TransientError, UsageError
 from htcjob.logs import events as logs
-from htcjob.manifest.manifest import parse_entry
+from htcjob.manifest.entry import parse_entry
 from htcjob.retry import RetryPolicy
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.storage.urls import open_store

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htcjob.errors import ConfigurationError, PermanentError
-from htcjob.ledger.ledger import SCATTERED_PARTS, Ledger, Output, Record
+from htcjob.ledger.ledger import SCATTERED_PARTS, Ledger
 from htcjob.ledger.reader import choose_run, final_records, summarize
-from htcjob.ledger.records import Unreadable, read_record
-from htcjob.manifest.manifest import EntryList
-from htcjob.outcome.endings import EntryResult
+from htcjob.ledger.records import Output, Record, Unreadable, read_record
+from htcjob.manifest.entry_list import EntryList
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.transfer.transfers import Transfers

@@ -12,7 +12,7 @@ import pytest
 from htcjob.environment.context import read_context
 from htcjob.errors import TransientError
 from htcjob.ledger.ledger import Ledger
-from htcjob.outcome.endings import TerminationReason
+from htcjob.outcome.reasons import TerminationReason
 from htcjob.retry import RetryPolicy
 from htcjob.simulate.array import _exit_record
 from htcjob.storage.memory.store import MemoryStore

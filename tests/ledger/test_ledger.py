@@ -6,9 +6,11 @@ import pytest
 
 from htcjob.errors import ConfigurationError, PermanentError, RunMismatchError, TransientError
 from htcjob.ledger.exit_records import exit_record_json
-from htcjob.ledger.ledger import Ledger, Output, Record
-from htcjob.manifest.manifest import EntryList, Manifest
-from htcjob.outcome.endings import EntryResult
+from htcjob.ledger.ledger import Ledger
+from htcjob.ledger.records import Output, Record
+from htcjob.manifest.entry_list import EntryList
+from htcjob.manifest.manifest import Manifest
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.memory.store import MemoryStore
 

@@ -8,9 +8,10 @@ import pytest
 
 from htcjob.errors import AbsentError, TransientError
 from htcjob.ledger import parts as parts_module
-from htcjob.ledger.ledger import SCATTERED_PARTS, Ledger, Record
+from htcjob.ledger.ledger import SCATTERED_PARTS, Ledger
 from htcjob.ledger.reader import final_records
-from htcjob.outcome.endings import EntryResult
+from htcjob.ledger.records import Record
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.local.store import LocalStore
 from htcjob.storage.memory.store import MemoryStore
@@ -213,8 +214,9 @@ def test_windows_of_a_long_ledger_are_one_reading(monkeypatch):
 
 _WRITER = """
 import sys
-from htcjob.ledger.ledger import Ledger, Record
-from htcjob.outcome.endings import EntryResult
+from htcjob.ledger.ledger import Ledger
+from htcjob.ledger.records import Record
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.local.store import LocalStore
 

@@ -9,10 +9,11 @@ import json
 import pytest
 
 from htcjob.errors import AbsentError, ConfigurationError, TransientError
-from htcjob.ledger.ledger import Ledger, Output, Record
+from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.reader import choose_run, final_records, runs_in, summarize
-from htcjob.manifest.manifest import EntryList
-from htcjob.outcome.endings import EntryResult
+from htcjob.ledger.records import Output, Record
+from htcjob.manifest.entry_list import EntryList
+from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.transfer.transfers import Transfers

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from htcjob.errors import HtcjobError, UnusableIndexError
 from htcjob.manifest.check import Check
 from htcjob.manifest.chunk import Share
-from htcjob.manifest.index import SUFFIX, Index
+from htcjob.manifest.index import Index
+from htcjob.manifest.index_format import SUFFIX
 from htcjob.manifest.index_writer import IndexWriter
-from htcjob.manifest.manifest import Manifest, open_chunk
+from htcjob.manifest.manifest import Manifest
+from htcjob.manifest.opening import open_chunk
 from htcjob.manifest.split import split
 from htcjob.retry import RetryPolicy
 from htcjob.storage.memory.store import MemoryStore

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from htcjob.errors import AbsentError, ConfigurationError, DeniedError, RunMismatchError, TransientError
 from htcjob.manifest import groups as manifest_groups
 from htcjob.manifest import index as manifest_index
+from htcjob.manifest import index_format, manifest, opening
 from htcjob.manifest import index_writer as manifest_writer
-from htcjob.manifest import manifest
 from htcjob.manifest.chunk import Share, chunk_bounds
 from htcjob.manifest.groups import GROUP_BYTES
 from htcjob.manifest.index import Index
 from htcjob.manifest.index_writer import IndexWriter, make_index
-from htcjob.manifest.manifest import Manifest, open_chunk
+from htcjob.manifest.manifest import Manifest
+from htcjob.manifest.opening import open_chunk
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.local.store import LocalStore
@@ -180,11 +181,11 @@ def test_the_bounds_hold_for_a_manifest_of_3_gb(tmp_path):
             writer.group_entries.append(546)
             writer.group_lines.append(546)
         writer.size_bytes = GROUP_BYTES * len(writer.group_bytes)
-        writer.write(str(tmp_path / "index"), tag="t" * manifest_index.LONGEST_TAG_BYTES)
+        writer.write(str(tmp_path / "index"), tag="t" * index_format.LONGEST_TAG_BYTES)
     data = (tmp_path / "index").read_bytes()
-    head = manifest_index.read_head(data[: manifest_index.HEAD_BYTES], len(data))
+    head = index_format.read_head(data[: index_format.HEAD_BYTES], len(data))
     assert head.n_entries > 99_000_000
-    assert manifest_index.HEAD_BYTES + 2 * head.page_bytes + 2 * GROUP_BYTES <= 64 * 1024
+    assert index_format.HEAD_BYTES + 2 * head.page_bytes + 2 * GROUP_BYTES <= 64 * 1024
     store = CountingStore(b"")
     store.put_bytes(data, INDEX)
     index = Index(store, "list.txt", NO_WAIT)
@@ -255,7 +256,7 @@ def test_chunks_of_equal_bytes_take_eight_requests_at_most(tmp_path):
 
 @pytest.fixture
 def events():
-    """Give the list that warnings of manifest.py come into; not caplog, which set_up of another test can cut off."""
+    """Give the list that warnings of opening.py come into; not caplog, which set_up of another test can cut off."""
 
     class Noting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -263,9 +264,9 @@ def events():
 
     noted: list[tuple[str, str]] = []
     handler = Noting(logging.WARNING)
-    manifest.log.addHandler(handler)
+    opening.log.addHandler(handler)
     yield noted
-    manifest.log.removeHandler(handler)
+    opening.log.removeHandler(handler)
 
 
 def names(events) -> list[str]:
@@ -438,7 +439,7 @@ def test_an_index_goes_with_a_file_too(tmp_path):
 
 
 def test_another_program_can_read_it_from_the_description(tmp_path):
-    """Every number of the page in manifest_index.py, with nothing of ours."""
+    """Every number of the page in index_format.py, with nothing of ours."""
     sizes = list(range(1000, 1000 + N))
     store = store_of(TEXT, sizes, folder=str(tmp_path))
     data = store.read_range(INDEX, 0)

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from htcjob.errors import AbsentError, RunMismatchError
 from htcjob.manifest import groups as manifest_groups
 from htcjob.manifest import manifest as module
+from htcjob.manifest.entry import parse_entry
+from htcjob.manifest.entry_list import EntryList
 from htcjob.manifest.groups import GROUP_BYTES
-from htcjob.manifest.manifest import EntryList, Manifest, parse_entry
+from htcjob.manifest.manifest import Manifest
 from htcjob.storage.memory.store import MemoryStore
 
 

@@ -8,21 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htcjob import errors
-from htcjob.outcome.endings import (
-    EXIT_STATUS,
-    EXIT_TABLE,
-    CommandResult,
-    EntryResult,
-    Facts,
-    FailureBudget,
-    StopCause,
-    TerminationReason,
-    decide,
-    ending_of_error,
-    judge_command,
-    judge_stage_in,
-    stops_attempt,
-)
+from htcjob.outcome.endings import Facts, FailureBudget, decide, ending_of_error
+from htcjob.outcome.reasons import EXIT_STATUS, EXIT_TABLE, StopCause, TerminationReason
+from htcjob.outcome.results import CommandResult, EntryResult, judge_command, judge_stage_in, stops_attempt
 
 OK = CommandResult(0)
 

@@ -16,7 +16,7 @@ import pytest
 from htcjob import errors
 from htcjob.ledger.ledger import Ledger
 from htcjob.logs import events as logs
-from htcjob.manifest.manifest import EntryList
+from htcjob.manifest.entry_list import EntryList
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
 from htcjob.storage.cloud import PART_BYTES

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from htcjob.machine.cgroup_memory import CgroupMemory
-from htcjob.outcome.endings import EntryResult, judge_command
+from htcjob.outcome.results import EntryResult, judge_command
 from htcjob.supervise.children import Children, RunningCommand
 from htcjob.supervise.command import run_command
 from htcjob.supervise.memory_guard import FUTILE_PAUSE_S, MemoryGuard

@@ -11,7 +11,7 @@ import signal
 from htcjob.cli.main import main
 from htcjob.entries.each import Each
 from htcjob.entries.staging import Staging
-from htcjob.ledger.ledger import Output
+from htcjob.ledger.records import Output
 
 settle, stage_out = Each._settle, Staging.stage_out
 

@@ -18,7 +18,7 @@ import pytest
 
 import htcjob
 from htcjob.environment import context as env
-from htcjob.outcome.endings import EXIT_TABLE
+from htcjob.outcome.reasons import EXIT_TABLE
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = {
@@ -247,7 +247,7 @@ def test_every_option_of_run_has_a_variable():
 
 def test_the_format_of_the_index_is_the_codes():
     """Byte for byte, so that another program can read it from the page alone; test_manifest_index.py does."""
-    from htcjob.manifest import index as code
+    from htcjob.manifest import index_format as code
 
     (page,) = blocks("text", "docs/manifest-index.md")
     fields = re.findall(

@@ -19,7 +19,7 @@ from htcjob.cli.transfers import moving, talking
 from htcjob.errors import AbsentError, BadKeyError, UsageError
 from htcjob.logs.redact import redact
 from htcjob.machine.temporary import temporary_directory
-from htcjob.manifest.index import SUFFIX
+from htcjob.manifest.index_format import SUFFIX
 from htcjob.manifest.names import why_no_key
 from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import check_key

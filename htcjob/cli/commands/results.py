@@ -22,7 +22,7 @@ from htcjob.job_stores import open_with_own_credentials, require_task_store
 from htcjob.ledger.reader import Identity, Summary, choose_run, final_records, read_run, summarize
 from htcjob.ledger.records import Unreadable
 from htcjob.logs.redact import redact
-from htcjob.outcome.endings import FAILED_FOR_GOOD, EntryResult
+from htcjob.outcome.results import FAILED_FOR_GOOD, EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import is_url, split_object_url
 from htcjob.transfer.transfers import Transfers

@@ -28,7 +28,7 @@ from htcjob.environment import context as env
 from htcjob.errors import UsageError
 from htcjob.logs import events as logs
 from htcjob.machine.limits import cpus
-from htcjob.outcome.endings import TerminationReason
+from htcjob.outcome.reasons import TerminationReason
 from htcjob.run_options import Plan
 
 MOST_AT_A_TIME = 10_000

@@ -22,7 +22,8 @@ from htcjob.cli.transfers import moving, talking
 from htcjob.errors import BadKeyError, HtcjobError, TransientError, UsageError
 from htcjob.logs.redact import redact
 from htcjob.machine.temporary import temporary_directory
-from htcjob.outcome.endings import EXIT_STATUS, Ending, TerminationReason, ending_of_error
+from htcjob.outcome.endings import Ending, ending_of_error
+from htcjob.outcome.reasons import EXIT_STATUS, TerminationReason
 from htcjob.storage.contract import LeftOut
 from htcjob.storage.keys import real_path
 from htcjob.transfer.copying import (
