@@ -26,6 +26,7 @@ from benchmarks.measure import HTCJOB, Cost, cost_of, interleaved, print_machine
 from htcjob.ledger.layout import BLOCK_ENTRIES
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.records import Output, Record
+from htcjob.ledger.run_identity import RunIdentity
 from htcjob.manifest.chunk import Share
 from htcjob.manifest.entry_list import EntryList
 from htcjob.manifest.index_writer import make_index
@@ -308,7 +309,7 @@ def _write_run(folder: Path, n_entries: int) -> None:
     """Write the records of a finished run: a block by the ledger, the others like it."""
     store = LocalStore(str(folder))
     ledger = Ledger(store, "default", RETRY)
-    ledger.open_run(EntryList(["photos/a.jpg"]), ["true"])
+    ledger.open_run(RunIdentity.of(EntryList(["photos/a.jpg"])), ["true"])
     run = folder / ".htcjob" / "default"
     said = (run / "run.json").read_text().replace('"entries":1', f'"entries":{n_entries}')
     (run / "run.json").write_text(said)

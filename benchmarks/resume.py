@@ -16,6 +16,7 @@ import tempfile
 from benchmarks.measure import HTCJOB, WAITING, cost_of, print_machine, until_begun
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.records import Output, Record
+from htcjob.ledger.run_identity import RunIdentity
 from htcjob.manifest.manifest import Manifest
 from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
@@ -45,7 +46,7 @@ def commit(project: str, task: str) -> None:
     with open(os.path.join(project, "list.txt"), "w") as file:
         file.writelines(f"{name}\n" for name in names)
     ledger = Ledger(LocalStore(task), "default", RetryPolicy())
-    ledger.open_run(Manifest(LocalStore(project), "list.txt"), WAITING)
+    ledger.open_run(RunIdentity.of(Manifest(LocalStore(project), "list.txt")), WAITING)
     ledger.commit(
         [
             Record(

@@ -16,6 +16,7 @@ from benchmarks.scale_model import Design
 from htcjob.cli.commands.plan import CONTAINER_START_S
 from htcjob.job_stores import access_of_environment
 from htcjob.ledger.ledger import Ledger
+from htcjob.ledger.run_identity import RunIdentity
 from htcjob.manifest.chunk import Share
 from htcjob.manifest.manifest import Manifest
 from htcjob.manifest.opening import open_chunk
@@ -187,7 +188,7 @@ class _Bench:
 
         def look() -> None:
             ledger = Ledger(task, "of-1", retry)
-            ledger.open_run(located[-1][0], ["--call", "benchmarks.peers.scale_work:work"])
+            ledger.open_run(RunIdentity.of(located[-1][0]), ["--call", "benchmarks.peers.scale_work:work"])
             ledger.done(located[-1][1])
 
         def move() -> None:

@@ -211,6 +211,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
     from htcjob.entries.staging import Staging
     from htcjob.job_stores import open_job_stores
     from htcjob.ledger.ledger import Ledger
+    from htcjob.ledger.run_identity import RunIdentity
     from htcjob.manifest.chunk import Share, chunk_bounds
     from htcjob.manifest.entry_list import EntryList
     from htcjob.retry import RetryPolicy
@@ -260,7 +261,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
 
     # 4. what is committed already
     ledger = attempt.ledger = Ledger(stores.task, plan.run or manifest.default_run, retry)
-    ledger.open_run(manifest, plan.program)
+    ledger.open_run(RunIdentity.of(manifest), plan.program)
     done = ledger.done(attempt.chunk)
     facts.already_done = len(done)
     event(

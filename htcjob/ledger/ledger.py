@@ -12,32 +12,27 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from htcjob.errors import (
-    AbsentError,
     HtcjobError,
-    PermanentError,
-    RunMismatchError,
     StorageError,
 )
 from htcjob.ledger.exit_records import write_exit_record
-from htcjob.ledger.layout import BLOCK_ENTRIES, block_of, check_run_name, part_key, run_key
+from htcjob.ledger.layout import BLOCK_ENTRIES, block_of, check_run_name, part_key
 from htcjob.ledger.parts import Parts
 from htcjob.ledger.records import is_sound
+from htcjob.ledger.run_identity import open_run
 from htcjob.logs.events import event
-from htcjob.logs.json_object import json_line, parse_object
-from htcjob.logs.redact import REDACTED, redact_words
 from htcjob.outcome.results import EntryResult
 
 if TYPE_CHECKING:
     from htcjob.ledger.parts import Block
     from htcjob.ledger.records import Record
-    from htcjob.manifest.entry_list import EntryList
-    from htcjob.manifest.manifest import Manifest
+    from htcjob.ledger.run_identity import RunIdentity
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
 
@@ -95,50 +90,15 @@ class Ledger:
         self._error: HtcjobError | None = None
         """Why a write in the background failed; the next call raises it."""
 
-    def open_run(self, manifest: Manifest | EntryList, command: Sequence[str]) -> None:
+    def open_run(self, identity: RunIdentity, command: Sequence[str]) -> None:
         """
-        Make this run the run of *manifest* and *command*, or check that it already is.
+        Make this run the run of that manifest and *command*, or check that it already is.
 
         Raises:
             RunMismatchError: the task storage holds a run of this name of another manifest or command.
         """
-        self._parts.n_entries = manifest.n_entries
-        before = self._read_run()
-        if before is None:
-            identity = {
-                "manifest": manifest.url,
-                "etag": manifest.etag,
-                "size_bytes": manifest.size_bytes,
-                "entries": manifest.n_entries,
-                "sha256": manifest.sha256(),
-                "command": redact_words(command),
-            }
-            data = json_line(identity).encode()
-            if self._retry.call(partial(self.store.put_bytes, data, run_key(self.run), if_absent=True)):
-                return
-            before = self._read_run()  # another job of the array was first
-            if before is None:  # an empty one: a kill left it, where there are no hard links
-                self._retry.call(partial(self.store.put_bytes, data, run_key(self.run)))
-                before = self._read_run() or {}
-        differences = "; ".join(_differences(before, manifest, command))
-        if differences:
-            raise RunMismatchError(
-                f"run {self.run!r} in {self.store.url} is of something else ({differences}): "
-                "use another task storage, or another name with --run"
-            )
-
-    def _read_run(self) -> dict[str, object] | None:
-        try:
-            data = self._retry.call(partial(self.store.read_range, run_key(self.run), 0))
-            return parse_object(data) if data else None
-        except AbsentError:
-            return None
-        except ValueError as error:
-            raise PermanentError(
-                "get",
-                self.store.url_of(run_key(self.run)),
-                f"{error}; the record of what this run is of is damaged: use another name with --run",
-            ) from None
+        self._parts.n_entries = identity.n_entries
+        open_run(self.store, self.run, identity, command, retry=self._retry)
 
     def done(self, positions: range) -> dict[int, list[str]]:
         """
@@ -270,46 +230,3 @@ class Ledger:
     def write_exit_record(self, record: Mapping[str, object]) -> Mapping[str, object]:
         """Write the exit record of this attempt, the last thing it does, and give it as it was written."""
         return write_exit_record(record, self.store, self.run, self._retry, writer=self._writer)
-
-
-def _differences(
-    before: Mapping[str, object], manifest: Manifest | EntryList, command: Sequence[str]
-) -> Iterator[str]:
-    """Say in words what of a run's identity is not what it was."""
-    if not _is_as_written(before.get("manifest"), manifest.url):
-        yield f"manifest {before.get('manifest')}, now {manifest.url}"
-    elif before.get("size_bytes") != manifest.size_bytes or (
-        # A manifest that was written again with the same content has another ETag in some stores.
-        before.get("etag") != manifest.etag and before.get("sha256") != manifest.sha256()
-    ):
-        yield f"manifest {manifest.url} has changed since"
-    if not _is_same_command(before.get("command"), command):
-        yield f"command {_in_words(before.get('command'))}, now {redact_words(command)}"
-
-
-def _is_same_command(written: object, command: Sequence[str]) -> bool:
-    """
-    Whether a run's record is of *command*; another credential in it is no difference.
-
-    The record of an older version may have the credential in clear.
-    """
-    if not isinstance(written, list) or len(written) != len(command):
-        return False
-    if not all(isinstance(word, str) for word in written):
-        return False
-    pairs = zip(redact_words(written), redact_words(command), written, command, strict=True)
-    return all(then == now or _is_as_written(old, word) for then, now, old, word in pairs)
-
-
-def _in_words(written: object) -> object:
-    """Return the command of a run's record for a message."""
-    return redact_words(list(map(str, written))) if isinstance(written, list) else written
-
-
-def _is_as_written(written: object, now: str) -> bool:
-    """Whether a record's text means *now*; version 0.1.0 put `<redacted>` for more than credentials."""
-    if not isinstance(written, str) or REDACTED not in written:
-        return written == now
-    import re
-
-    return re.fullmatch(r"\S+".join(map(re.escape, written.split(REDACTED))), now) is not None

@@ -98,7 +98,7 @@ def choose_run(store: Store, name: str | None) -> str:
     return names[0]
 
 
-class Identity(NamedTuple):
+class RecordedRun(NamedTuple):
     """What `run.json` says of a run."""
 
     manifest: str | None = None
@@ -109,7 +109,7 @@ class Identity(NamedTuple):
     """In the manifest."""
 
 
-def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadable) -> Identity:
+def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadable) -> RecordedRun:
     """
     Give what a run is of; nothing where its record of that is damaged or lost, and *unreadable* says so.
 
@@ -125,15 +125,15 @@ def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadabl
             there_is = ", ".join(known) or "none at all"
             raise AbsentError("read", store.url, f"no run {run!r}; there is {there_is}") from error
         unreadable.add(Spot(store.url_of(key), None, "not there"))
-        return Identity()
+        return RecordedRun()
     except ValueError as error:
         unreadable.add(Spot(store.url_of(key), None, str(error)))
-        return Identity()
+        return RecordedRun()
     manifest, size_bytes, entries = (found.get(name) for name in ("manifest", "size_bytes", "entries"))
     if isinstance(manifest, str) and is_count(size_bytes) and is_count(entries):
-        return Identity(manifest, size_bytes, entries)
+        return RecordedRun(manifest, size_bytes, entries)
     unreadable.add(Spot(store.url_of(key), None, "it does not say what the run is of"))
-    return Identity()
+    return RecordedRun()
 
 
 def final_records(

@@ -139,7 +139,7 @@ class Check:
             copy = os.path.join(self._folder, _COPY + SUFFIX)
             self._transfers.get(self._place.store, self._place.key + SUFFIX, copy)
             index = Index(LocalStore(self._folder), _COPY, self._retry)
-            if (index.head.tag, index.head.sha256) == (manifest.etag, manifest.sha256()):
+            if (index.head.tag, index.head.sha256) == (manifest.tag, manifest.sha256):
                 index.check()
                 return
             cause = "it is of another version of the manifest"

@@ -15,16 +15,12 @@ class EntryList:
         """Take *lines* as they would stand in a manifest."""
         self._lines = [line.encode(errors="surrogateescape") for line in lines]
         data = b"\n".join(self._lines)
-        self.etag = hashlib.sha256(data).hexdigest()
+        self.tag = self.sha256 = hashlib.sha256(data).hexdigest()
         self.size_bytes = len(data)
-        self.url = f"entries:{self.etag[:12]}"
+        self.url = f"entries:{self.tag[:12]}"
         self.n_entries = len(lines)
         # A run of its own: trying one entry by hand must not clash with the run of the whole manifest.
-        self.default_run = f"entries-{self.etag[:12]}"
-
-    def sha256(self) -> str:
-        """Give the digest of all lines."""
-        return self.etag
+        self.default_run = f"entries-{self.tag[:12]}"
 
     def entries(self, chunk: range) -> Iterator[Entry]:
         """Give the entries at the positions of *chunk*, in order."""

@@ -55,21 +55,17 @@ class Manifest:
         """Name of its run in the task storage, where the user gives none."""
         if index is None:
             info = self._head()
-            self.etag, self.size_bytes = info.tag, info.size_bytes
+            self.tag, self.size_bytes = info.tag, info.size_bytes
             groups = self._read_groups()
-            self._sha256, self.n_entries = groups.sha256, groups.n_entries
+            self.sha256, self.n_entries = groups.sha256, groups.n_entries
             self._span: Callable[[range], Span] = lambda chunk: Span(
                 groups.group_of(chunk.start), groups.group_of(chunk.stop - 1)
             )
         else:
             head = index.head
-            self.etag, self.size_bytes = head.tag, head.manifest_bytes
-            self._sha256, self.n_entries = head.sha256, head.n_entries
+            self.tag, self.size_bytes = head.tag, head.manifest_bytes
+            self.sha256, self.n_entries = head.sha256, head.n_entries
             self._span = index.span
-
-    def sha256(self) -> str:
-        """Give the digest of the whole manifest."""
-        return self._sha256
 
     def check(self, chunk: range) -> None:
         """
@@ -81,7 +77,7 @@ class Manifest:
         if chunk:
             first, last = self._span(chunk)
             next(self._blocks(first.offset, last.stop), None)
-        elif self._head().tag != self.etag:
+        elif self._head().tag != self.tag:
             raise self._changed()
 
     def entries(self, chunk: range) -> Iterator[Entry]:
@@ -139,10 +135,10 @@ class Manifest:
                 block, info = self._retry.call(read)
             except PermanentError:
                 head = self._head()
-                if (head.tag, head.size_bytes) == (self.etag, self.size_bytes):
+                if (head.tag, head.size_bytes) == (self.tag, self.size_bytes):
                     raise
                 raise self._changed() from None
-            if (info.tag, info.size_bytes) != (self.etag, self.size_bytes):
+            if (info.tag, info.size_bytes) != (self.tag, self.size_bytes):
                 raise self._changed()
             known, _ = self._block = (start, block)
         return block[start - known : stop - known]

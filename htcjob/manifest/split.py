@@ -87,8 +87,8 @@ def split(
     if 2 * array_size * GROUP_BYTES > manifest.size_bytes:
         transfers.get(store, key, os.path.join(folder, _COPY))
         lines = Manifest(here, _COPY, retry)
-        if (lines.sha256(), lines.n_entries) != (manifest.sha256(), manifest.n_entries):
-            if index is None or retry.call(lambda: store.head(key)).tag != manifest.etag:
+        if (lines.sha256, lines.n_entries) != (manifest.sha256, manifest.n_entries):
+            if index is None or retry.call(lambda: store.head(key)).tag != manifest.tag:
                 raise RunMismatchError(f"manifest {place.url} was changed while it was read")
             raise _wrong(store.url_of(key + SUFFIX), "it contradicts its manifest")
 
@@ -127,8 +127,8 @@ def _index_of(manifest: Manifest, here: LocalStore, retry: RetryPolicy) -> Index
         return None  # `open_chunk` has said so
     head = index.head
     is_of_it = (head.tag, head.sha256, head.n_entries) == (
-        manifest.etag,
-        manifest.sha256(),
+        manifest.tag,
+        manifest.sha256,
         manifest.n_entries,
     )
     return index if is_of_it else None

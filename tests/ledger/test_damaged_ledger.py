@@ -12,6 +12,7 @@ from htcjob.errors import ConfigurationError, PermanentError
 from htcjob.ledger.ledger import SCATTERED_PARTS, Ledger
 from htcjob.ledger.reader import choose_run, final_records, summarize
 from htcjob.ledger.records import Output, Record, Unreadable, read_record
+from htcjob.ledger.run_identity import RunIdentity
 from htcjob.manifest.entry_list import EntryList
 from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
@@ -32,7 +33,7 @@ def store():
     """A run of six entries, two of which are done and one has failed."""
     made = MemoryStore("damaged")
     ledger = Ledger(made, "default", QUICK)
-    ledger.open_run(LISTED, ["cmd"])
+    ledger.open_run(RunIdentity.of(LISTED), ["cmd"])
     ledger.commit([Record(0, "a", EntryResult.DONE), Record(1, "b", EntryResult.DONE)])
     ledger.commit([Record(2, "c", EntryResult.FAILED, message="no")])
     ledger.close()
@@ -42,7 +43,7 @@ def store():
 def seen(store) -> dict[int, str]:
     """What both readers say: attempts of what is done, commands of all."""
     ledger = Ledger(store, "default", QUICK)
-    ledger.open_run(LISTED, ["cmd"])
+    ledger.open_run(RunIdentity.of(LISTED), ["cmd"])
     with Transfers(QUICK) as transfers:
         n_entries = LISTED.n_entries
         records = {
@@ -255,7 +256,7 @@ def test_no_bytes_end_a_reader(data):
     """Whatever happens to the bytes of a real part: no exception, and both readers agree."""
     store = MemoryStore("fuzzed")
     ledger = Ledger(store, "default", QUICK)
-    ledger.open_run(LISTED, ["cmd"])
+    ledger.open_run(RunIdentity.of(LISTED), ["cmd"])
     ledger.commit(
         [Record(n, f"e{n}", EntryResult.DONE, outputs=(Output("x", 1, "ab"),), work_s=0.5) for n in range(6)]
     )
@@ -303,7 +304,7 @@ def test_a_damaged_run_file_hides_no_record(store, data):
     assert [spot.url for spot in summary.unreadable.first] == [store.url_of(f"{RUN}run.json")]
     if data:  # an empty one was left by a kill, where there are no hard links, and is written anew
         with pytest.raises((PermanentError, ConfigurationError)):
-            Ledger(store, "default", QUICK).open_run(LISTED, ["cmd"])
+            Ledger(store, "default", QUICK).open_run(RunIdentity.of(LISTED), ["cmd"])
 
 
 def test_a_lost_run_file_hides_no_record(store):

@@ -8,6 +8,7 @@ from htcjob.errors import ConfigurationError, PermanentError, RunMismatchError, 
 from htcjob.ledger.exit_records import exit_record_json
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.records import Output, Record
+from htcjob.ledger.run_identity import RunIdentity
 from htcjob.manifest.entry_list import EntryList
 from htcjob.manifest.manifest import Manifest
 from htcjob.outcome.results import EntryResult
@@ -228,13 +229,13 @@ def test_a_commit_that_fails_is_not_believed(store):
 
 def test_a_run_is_of_one_manifest_and_one_command(store):
     """The same again is welcome; another manifest or command is refused, and the message says what differs."""
-    ledger(store).open_run(EntryList(["a"]), ["prog", "x"])
-    ledger(store).open_run(EntryList(["a"]), ["prog", "x"])
+    ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog", "x"])
+    ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog", "x"])
     with pytest.raises(RunMismatchError, match=r"manifest entries:.*, now entries:.*--run"):
-        ledger(store).open_run(EntryList(["b"]), ["prog", "x"])
+        ledger(store).open_run(RunIdentity.of(EntryList(["b"])), ["prog", "x"])
     with pytest.raises(RunMismatchError, match="command"):
-        ledger(store).open_run(EntryList(["a"]), ["prog", "y"])
-    ledger(store, "other").open_run(EntryList(["b"]), ["prog", "y"])
+        ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog", "y"])
+    ledger(store, "other").open_run(RunIdentity.of(EntryList(["b"])), ["prog", "y"])
 
 
 def test_a_manifest_that_was_written_again_is_the_same(store):
@@ -246,11 +247,11 @@ def test_a_manifest_that_was_written_again_is_the_same(store):
         return Manifest(store, "list.txt")
 
     first, again, other = opened(b"a\nb\n"), opened(b"a\nb\n"), opened(b"a\nc\n")
-    assert first.etag != again.etag
-    ledger(store).open_run(first, ["prog"])
-    ledger(store).open_run(again, ["prog"])
+    assert first.tag != again.tag
+    ledger(store).open_run(RunIdentity.of(first), ["prog"])
+    ledger(store).open_run(RunIdentity.of(again), ["prog"])
     with pytest.raises(RunMismatchError, match="has changed since"):
-        ledger(store).open_run(other, ["prog"])
+        ledger(store).open_run(RunIdentity.of(other), ["prog"])
 
 
 def test_the_outputs_of_what_is_done_are_known(store):
@@ -263,14 +264,14 @@ def test_a_damaged_run_file_is_not_taken_for_ours(store):
     """It is an error that names the object."""
     store.put_bytes(b"{", ".htcjob/default/run.json")
     with pytest.raises(PermanentError, match=r"run\.json"):
-        ledger(store).open_run(EntryList(["a"]), ["prog"])
+        ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog"])
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "x" * 101, "ä", "a\n"])
 def test_a_run_name_is_a_plain_word(store, name):
     """It becomes part of keys, so nothing else is let in."""
     with pytest.raises(ConfigurationError):
-        ledger(store, name).open_run(EntryList(["a"]), ["prog"])
+        ledger(store, name).open_run(RunIdentity.of(EntryList(["a"])), ["prog"])
 
 
 def test_a_record_is_one_json_line_with_its_facts():

@@ -12,6 +12,7 @@ from htcjob.errors import AbsentError, ConfigurationError, TransientError
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.reader import choose_run, final_records, runs_in, summarize
 from htcjob.ledger.records import Output, Record
+from htcjob.ledger.run_identity import RunIdentity
 from htcjob.manifest.entry_list import EntryList
 from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
@@ -89,7 +90,7 @@ def test_faults_are_retried(store, transfers):
 def test_the_summary_counts(store, transfers):
     """Entries by result, outputs, and what is pending."""
     entries = EntryList(["a", "b", "c", "d"])
-    ledger(store).open_run(entries, ["cmd"])
+    ledger(store).open_run(RunIdentity.of(entries), ["cmd"])
     outputs = (Output("x", 5, "00"), Output("y", 7, "00"))
     commit(store, [record(0, outputs=outputs, work_s=2.0, ended_at="2026-01-01T00:00:01Z")])
     commit(store, [record(2, EntryResult.FAILED, work_s=0.5, ended_at="2026-01-01T00:00:04Z")])

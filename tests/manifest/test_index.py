@@ -231,8 +231,8 @@ def test_what_identifies_a_run_is_the_same_with_an_index():
     store = store_of(TEXT)
     found, _ = open_chunk(store, "list.txt", Share(5, 1000), NO_WAIT)
     whole = Manifest(store, "list.txt")
-    assert found.sha256() == whole.sha256() == hashlib.sha256(TEXT).hexdigest()
-    for name in ("url", "etag", "size_bytes", "n_entries", "default_run"):
+    assert found.sha256 == whole.sha256 == hashlib.sha256(TEXT).hexdigest()
+    for name in ("url", "tag", "size_bytes", "n_entries", "default_run"):
         assert getattr(found, name) == getattr(whole, name)
 
 

@@ -93,7 +93,7 @@ def test_chunks_are_those_of_the_definition(lines, end, bom, last_newline, block
         manifest = manifest_of(text)
         expected = reference(text)
         assert manifest.n_entries == len(expected)
-        assert manifest.sha256() == hashlib.sha256(text).hexdigest()
+        assert manifest.sha256 == hashlib.sha256(text).hexdigest()
         start = data.draw(st.integers(0, len(expected)))
         stop = data.draw(st.integers(start, len(expected)))
         found = list(manifest.entries(range(start, stop)))
@@ -199,7 +199,7 @@ def test_a_small_manifest_is_read_once():
     store = CountingStore(b"a.jpg\nb.jpg\n")
     manifest = Manifest(store, "list.txt")
     assert [entry.key for entry in manifest.entries(range(1, 2))] == ["b.jpg"]
-    assert manifest.sha256() == hashlib.sha256(b"a.jpg\nb.jpg\n").hexdigest()
+    assert manifest.sha256 == hashlib.sha256(b"a.jpg\nb.jpg\n").hexdigest()
     assert store.requests == ["head list.txt", "list.txt"]
 
 

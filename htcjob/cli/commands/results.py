@@ -19,7 +19,7 @@ from htcjob.cli.output import write, write_bytes
 from htcjob.environment import context as env
 from htcjob.errors import ConfigurationError
 from htcjob.job_stores import open_with_own_credentials, require_task_store
-from htcjob.ledger.reader import Identity, Summary, choose_run, final_records, read_run, summarize
+from htcjob.ledger.reader import RecordedRun, Summary, choose_run, final_records, read_run, summarize
 from htcjob.ledger.records import Unreadable
 from htcjob.logs.redact import redact
 from htcjob.outcome.results import FAILED_FOR_GOOD, EntryResult
@@ -171,7 +171,7 @@ def _warn(unreadable: Unreadable, run: str) -> None:
         )
 
 
-def _left(run: str, identity: Identity, records: Iterator[dict[str, Any]]) -> Iterator[str]:
+def _left(run: str, identity: RecordedRun, records: Iterator[dict[str, Any]]) -> Iterator[str]:
     """Give the manifest lines of the entries that are neither done nor failed for good."""
     from htcjob.manifest.manifest import Manifest
 
