@@ -32,14 +32,14 @@ LARGEST_ANSWER_BYTES = 64 << 20
 """Of answers that an SDK reads as a whole: errors, and listings, whose pages have a few MiB at most."""
 
 
-class _Talking(threading.local):
+class _ThisThread(threading.local):
     """What this thread asks of storage."""
 
     operation = ""
     """The verb; empty: nothing. Requests that are made meanwhile are ours."""
 
 
-talking = _Talking()
+this_thread = _ThisThread()
 
 
 def longest_s(size_bytes: int) -> float:

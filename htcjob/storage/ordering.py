@@ -23,7 +23,7 @@ from htcjob.storage.local.errors import Blame
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from htcjob.storage.cloud import Bucket
+    from htcjob.storage.bucket import Bucket
 
 HELD_KEYS = 1000
 """Looked at before the first is given: one answer of most servers."""

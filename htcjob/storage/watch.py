@@ -54,7 +54,7 @@ _thread: threading.Thread | None = None
 
 
 def install() -> None:
-    """Watch the requests that are made within `bounds.talking`, from now on."""
+    """Watch the requests that are made within `bounds.this_thread`, from now on."""
     with _lock:
         if hasattr(HTTPConnection.request, "is_watched_by_htcjob"):
             return
@@ -66,13 +66,13 @@ def install() -> None:
 
         @wraps(new_conn)
         def watched_new_conn(self: HTTPConnection) -> Any:
-            if bounds.talking.operation:  # a proxy may dribble as well
+            if bounds.this_thread.operation:  # a proxy may dribble as well
                 _begin(self)
             return new_conn(self)
 
         @wraps(request)
         def watched_request(self: HTTPConnection, method: str, url: str, *rest: Any, **options: Any) -> None:
-            if not bounds.talking.operation:
+            if not bounds.this_thread.operation:
                 with _lock:
                     _requests.pop(self, None)
                 return request(self, method, url, *rest, **options)
@@ -95,7 +95,7 @@ def install() -> None:
                 if begun.is_ended:  # headers that are cut short look whole to `http.client`
                     response.close()
                     raise ConnectionResetError("too slow")
-                if response.status >= 300 or bounds.talking.operation not in _READS:
+                if response.status >= 300 or bounds.this_thread.operation not in _READS:
                     _limit(response)
             return response
 

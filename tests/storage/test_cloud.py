@@ -13,9 +13,10 @@ import pytest
 
 from htcjob import errors
 from htcjob.retry import RetryPolicy
-from htcjob.storage import cloud
+from htcjob.storage import cloud, parts
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.cloud import SHA256_METADATA, Body, Bucket, CloudStore
+from htcjob.storage.bucket import SHA256_METADATA, Body, Bucket
+from htcjob.storage.cloud import CloudStore
 from htcjob.storage.contract import ObjectInfo
 from tests.storage.contract import files_below, files_limited_to, keys_in
 
@@ -29,7 +30,8 @@ PART_BYTES = 1 << 17
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud, "PART_BYTES", PART_BYTES)
+    for module in (cloud, parts):
+        monkeypatch.setattr(module, "PART_BYTES", PART_BYTES)
 
 
 class SdkError(Exception):

@@ -7,7 +7,7 @@ import pytest
 from htcjob import errors
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
-from htcjob.storage.cloud import PART_BYTES
+from htcjob.storage.bucket import PART_BYTES
 from htcjob.storage.urls import open_store
 from tests.support.servers.quirky_s3 import quirky_s3
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from htcjob.errors import ConfigurationError
-from htcjob.storage import engines
+from htcjob.storage import engines, sdks
 from htcjob.storage.access import Access
-
-if TYPE_CHECKING:
-    pass
 
 
 class TestEngines:
     def test_what_is_opened(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Fast is the default where it is installed and can; else the SDK; what is missing is named."""
         installed = {"obstore", "botocore"}
-        monkeypatch.setattr(engines, "_is_installed", lambda package: package in installed)
-        monkeypatch.setattr(engines, "import_module", lambda name: _Module(name.split(".")[2]))
+        monkeypatch.setattr(sdks, "is_installed", lambda package: package in installed)
+        monkeypatch.setattr(sdks, "import_module", lambda name: _SdkModule(name.split(".")[2]))
+        monkeypatch.setattr("htcjob.storage.fast.bucket.FastBucket", lambda *_: "fast")
+        monkeypatch.setattr(
+            "htcjob.storage.fast.choice.why_not",
+            lambda _scheme, _container, access: "with something" if "NOT" in access.environ else "",
+        )
 
         def opened(engine: str, **environ: str) -> object:
             return engines.open_bucket("s3", "bucket", Access(engine=engine, environ=environ))
@@ -50,14 +50,11 @@ class TestEngines:
         )
 
 
-class _Module:
-    """Stands for a module of a backend; opens its own name."""
+class _SdkModule:
+    """Stands for the module of an SDK; opens its own name."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-
-    def why_not(self, _scheme: str, _container: str, access: Access) -> str:
-        return "with something" if "NOT" in access.environ else ""
 
     def open_bucket(self, *_: object) -> str:
         return self._name

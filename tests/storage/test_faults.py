@@ -19,7 +19,7 @@ from htcjob.logs import events as logs
 from htcjob.manifest.entry_list import EntryList
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access
-from htcjob.storage.cloud import PART_BYTES
+from htcjob.storage.bucket import PART_BYTES
 from htcjob.storage.urls import open_store
 from htcjob.transfer.transfers import Transfers
 from tests.support.skipping import skip_or_fail

@@ -10,7 +10,7 @@ import pytest
 from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.cloud import PART_BYTES
+from htcjob.storage.bucket import PART_BYTES
 from htcjob.storage.urls import open_store
 from tests.support.wire.wire import FaultProxy
 

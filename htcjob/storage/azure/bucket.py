@@ -25,24 +25,16 @@ from htcjob.errors import StorageError, UnauthenticatedError
 from htcjob.storage.azure.account import AzureAccount, find_account
 from htcjob.storage.azure.errors import Failure, LostLengthError, failure_of_answer, meaning, without_url
 from htcjob.storage.azure.names import check_name, could_begin_a_name
-from htcjob.storage.cloud import (
-    PART_BYTES,
-    SHA256_METADATA_AZURE,
-    Body,
-    Bucket,
-    bare_etag,
-    is_weak,
-    part_pool,
-)
+from htcjob.storage.bucket import PART_BYTES, SHA256_METADATA_AZURE, Body, Bucket, bare_etag, is_weak
 from htcjob.storage.contract import ObjectInfo
-from htcjob.storage.local.errors import Blame
-from htcjob.storage.local.files import open_regular, read_range
 from htcjob.storage.ordering import whole
+from htcjob.storage.parts import file_to_send, in_parts, part_bytes_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from htcjob.storage.access import Access, CloudCredentials
+    from htcjob.storage.parts import Part
 
 T = TypeVar("T")
 
@@ -194,38 +186,24 @@ class AzureBucket(Bucket):
         """Write a large file as blocks, several at a time, and then the list of them."""
         check_name(name)
         blob = self._container.get_blob_client(name)
-        part_bytes = max(PART_BYTES, -(-size_bytes // MOST_BLOCKS))
+        parts = parts_of(size_bytes, part_bytes_of(size_bytes, most_parts=MOST_BLOCKS))
         # Blocks belong to the name, so those of another upload to it must not have the same, but must have
         # one of the same length: 32 is that of object_store, the fast lane.
         upload = os.urandom(13).hex()
-        blocks = [f"{upload}-{number:05}" for number in range(-(-size_bytes // part_bytes))]
-        is_over = threading.Event()
+        blocks = [f"{upload}-{part.number - 1:05}" for part in parts]
         url = f"{self._url}/{name}"
-        reading = Blame("put", url, file=path)
         checked: dict[str, Any] = {"validate_content": True}
-        with open_regular(path, reading, follow_link=True) as (descriptor, _):
+        with file_to_send(path, url) as file:
 
-            def send(number: int) -> None:
-                start = number * part_bytes
-
+            def send(part: Part, is_over: threading.Event) -> None:
                 def once() -> None:
                     if not is_over.is_set():
-                        data = read_range(descriptor, start, min(start + part_bytes, size_bytes), reading)
-                        self._do_part(url, lambda: blob.stage_block(blocks[number], data, **checked))
+                        data = file.read(part)
+                        self._do_part(url, lambda: blob.stage_block(blocks[part.number - 1], data, **checked))
 
                 self._access.retry.call(once)
 
-            parts = [part_pool().submit(send, number) for number in range(len(blocks))]
-            try:
-                for part in parts:
-                    part.result()
-            finally:
-                is_over.set()
-                for part in parts:
-                    part.cancel()
-                for part in parts:
-                    with suppress(BaseException):
-                        part.result()  # none reads the file after it is closed
+            in_parts(parts, send)
         listed = [BlobBlock(block) for block in blocks]  # committed again, they are what they were
 
         def commit() -> str:

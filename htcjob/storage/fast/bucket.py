@@ -17,7 +17,6 @@ the latest. Transfers run in other threads.
 
 from __future__ import annotations
 
-import re
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
@@ -31,19 +30,17 @@ from htcjob.errors import DisorderError, PermanentError, TransientError
 from htcjob.storage import bounds
 from htcjob.storage.azure.names import check_name, could_begin_a_name
 from htcjob.storage.bounds import within
-from htcjob.storage.cloud import (
+from htcjob.storage.bucket import (
     PART_BYTES,
-    PARTS_AT_ONCE,
     SHA256_METADATA,
     SHA256_METADATA_AZURE,
     Body,
     Bucket,
     bare_etag,
     is_weak,
+    looks_like_md5,
 )
 from htcjob.storage.contract import ObjectInfo
-from htcjob.storage.engines import extra_of, open_sdk_bucket, sdk_is_installed
-from htcjob.storage.fast.choice import why_not
 from htcjob.storage.fast.clients import READ_TIMEOUT, SEND_TIMEOUT, AskingProvider, Clients
 from htcjob.storage.fast.names import (
     InexpressibleError,
@@ -53,6 +50,8 @@ from htcjob.storage.fast.names import (
     just_below,
 )
 from htcjob.storage.ordering import is_express
+from htcjob.storage.parts import MOST_PARTS, PARTS_AT_ONCE, part_bytes_of
+from htcjob.storage.sdks import extra_of, open_sdk_bucket, sdk_is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -64,19 +63,9 @@ if TYPE_CHECKING:
     from htcjob.storage.access import Access, CloudCredentials
     from htcjob.storage.fast.errors import Failure
 
-__all__ = ["open_bucket", "why_not"]
-
 _SHORT_BODY_BYTES = 1 << 20
 """Longer bodies are sent with `SEND_TIMEOUT`."""
 _PAGE_KEYS = 1000
-_MOST_PARTS = 10_000
-"""S3: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html. The others allow as many, or more."""
-_MD5 = re.compile(r"[0-9a-f]{32}")
-
-
-def open_bucket(scheme: str, container: str, access: Access) -> Bucket:
-    """Give the bucket or container (`account/container`) over obstore; no request is made."""
-    return FastBucket(scheme, container, access)
 
 
 class FastBucket(Bucket):
@@ -147,7 +136,7 @@ class FastBucket(Bucket):
         from pathlib import Path  # which only obstore.put asks for
 
         store, provider = self._upload_store()
-        part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
+        part_bytes = part_bytes_of(size_bytes, most_parts=MOST_PARTS)
         parts_at_once = min(-(-size_bytes // part_bytes), max(1, PARTS_AT_ONCE * PART_BYTES // part_bytes))
         try:
             with _slots.taken(parts_at_once if part_bytes == PART_BYTES else PARTS_AT_ONCE):
@@ -377,7 +366,7 @@ class FastBucket(Bucket):
         checksum = None
         if sha256 := result.attributes.get(self._sha256):
             checksum = f"sha256:{sha256.lower()}"
-        elif self._etag_is_md5 and _MD5.fullmatch(etag):
+        elif self._etag_is_md5 and looks_like_md5(etag):
             # Not so where KMS's or the customer's keys encrypt (`disowns`); AWS asks for TLS then.
             checksum = f"md5:{etag}"
         version = meta["version"] if self._scheme == "gs" else None  # the generation, as the SDK has it

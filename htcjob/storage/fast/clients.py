@@ -11,7 +11,7 @@ from htcjob.errors import ConfigurationError
 from htcjob.logs.redact import redact
 from htcjob.storage.azure.account import parse_connection
 from htcjob.storage.bounds import longest_s
-from htcjob.storage.cloud import PART_BYTES
+from htcjob.storage.bucket import PART_BYTES
 from htcjob.storage.fast.aws_profile import profile_of
 from htcjob.storage.fast.way import way_to
 from htcjob.storage.variables import check_url, is_true

@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import os
-import threading
 import uuid
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -28,36 +25,40 @@ from google.api_core.exceptions import PreconditionFailed
 from google.cloud.storage.exceptions import InvalidResponse
 
 from htcjob.errors import StorageError, TransientError
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, part_pool
+from htcjob.storage.bucket import (
+    PART_BYTES,
+    SHA256_METADATA,
+    UPLOAD_METADATA,
+    Body,
+    Bucket,
+    closing,
+    shared_connection,
+)
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.gcs.connection import TIMEOUT_S, Connection
-from htcjob.storage.gcs.errors import SDK_ERRORS, SourceChangedError, answer_of, meaning_of
+from htcjob.storage.gcs.errors import SDK_ERRORS, answer_of, meaning_of
 from htcjob.storage.ordering import whole
+from htcjob.storage.parts import MOST_PARTS, FilePart, Part, file_to_send, in_parts, part_bytes_of, parts_of
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import requests
 
     from htcjob.storage.access import Access
+    from htcjob.storage.parts import SentFile
 
 T = TypeVar("T")
 
-_MOST_PARTS = 10_000
-"""https://cloud.google.com/storage/quotas#requests"""
 _PIECE_BYTES = 1 << 20
 _CONTENT_TYPE = "application/octet-stream"
-_UPLOAD_METADATA = "htcjob-upload"
-"""Name of the metadata by which an upload is known again after its last answer was lost."""
 _FIELDS = "items(name,size,generation,updated,md5Hash,crc32c,metadata),nextPageToken"
 
 
 def open_bucket(container: str, access: Access) -> GcsBucket:
     """Give the bucket *container*; no request is made. All buckets of an *access* share their connections."""
-    for bucket in access.buckets.values():
-        if isinstance(bucket, GcsBucket):
-            return GcsBucket(container, access, bucket.connection)
-    return GcsBucket(container, access, Connection(access))
+    return GcsBucket(container, access, shared_connection(access, Connection))
 
 
 class GcsBucket(Bucket):
@@ -100,7 +101,7 @@ class GcsBucket(Bucket):
             answer = self._request("GET", name, headers=headers, stream=True, expected=expected)
         arriving_bytes = int(answer.headers.get("Content-Length", info.size_bytes))
         pieces = answer.raw.stream(_PIECE_BYTES, decode_content=False)
-        return Body(info, start, start + arriving_bytes, pieces, _closing(answer))
+        return Body(info, start, start + arriving_bytes, pieces, closing(answer))
 
     def put(self, name: str, data: bytes, *, if_absent: bool, metadata: Mapping[str, str]) -> str | None:
         """Write a whole object in one request (two and more above 8 MiB)."""
@@ -125,8 +126,8 @@ class GcsBucket(Bucket):
         """
         token = uuid.uuid4().hex
         headers = {f"x-goog-meta-{key}": value for key, value in metadata.items()}
-        headers |= {f"x-goog-meta-{_UPLOAD_METADATA}": token, "Content-Type": _CONTENT_TYPE}
-        with open(path, "rb", buffering=0) as file:
+        headers |= {f"x-goog-meta-{UPLOAD_METADATA}": token, "Content-Type": _CONTENT_TYPE}
+        with file_to_send(path, self._url(name)) as file:
             try:
                 answer = self._request("POST", name, query="?uploads", headers=headers)
             except InvalidResponse as error:
@@ -135,7 +136,7 @@ class GcsBucket(Bucket):
                 return self._upload_in_one_stream(name, file, size_bytes, metadata)
             upload = f"uploadId={quote(_text(answer, 'UploadId'), safe='')}"
             try:
-                parts = self._send_parts(name, upload, file.fileno(), size_bytes)
+                parts = self._send_parts(name, upload, file, size_bytes)
                 return self._complete(name, upload, parts, token)
             except BaseException:
                 with suppress(Exception):
@@ -216,46 +217,30 @@ class GcsBucket(Bucket):
         return answer
 
     def _upload_in_one_stream(
-        self, name: str, file: io.FileIO, size_bytes: int, metadata: Mapping[str, str]
+        self, name: str, file: SentFile, size_bytes: int, metadata: Mapping[str, str]
     ) -> str:
         blob = self._blob(name, metadata)
         blob.chunk_size = PART_BYTES
+        whole_file = FilePart(file, Part(1, 0, size_bytes))
         options = {"checksum": "auto", "retry": None, "timeout": TIMEOUT_S}
-        try:
-            blob.upload_from_file(file, size=size_bytes, content_type=_CONTENT_TYPE, **options)
-        except ValueError as error:  # the file is shorter than that
-            raise SourceChangedError from error
+        blob.upload_from_file(whole_file, size=size_bytes, content_type=_CONTENT_TYPE, **options)
         return str(blob.generation)
 
-    def _send_parts(self, name: str, upload: str, descriptor: int, size_bytes: int) -> Sequence[str]:
+    def _send_parts(self, name: str, upload: str, file: SentFile, size_bytes: int) -> Sequence[str]:
         """Send all parts; give their ETags."""
-        part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
-        is_over = threading.Event()
 
-        def send(start: int) -> str:
-            stop = min(start + part_bytes, size_bytes)
-
+        def send(part: Part, is_over: threading.Event) -> str:
             def once() -> str:
                 if is_over.is_set():
-                    raise SourceChangedError  # nobody asks any more
-                query = f"?partNumber={start // part_bytes + 1}&{upload}"
-                headers = {"x-goog-hash": f"md5={_Part(descriptor, start, stop).md5()}"}
-                part = _Part(descriptor, start, stop)
-                answer = self._request("PUT", name, query=query, headers=headers, data=part)
+                    return ""
+                query = f"?partNumber={part.number}&{upload}"
+                headers = {"x-goog-hash": f"md5={_md5_of(FilePart(file, part))}"}
+                answer = self._request("PUT", name, query=query, headers=headers, data=FilePart(file, part))
                 return str(answer.headers["ETag"])
 
             return self._try(name, once)
 
-        parts = [part_pool().submit(send, start) for start in range(0, size_bytes, part_bytes)]
-        try:
-            return [part.result() for part in parts]
-        finally:
-            is_over.set()
-            for part in parts:
-                part.cancel()
-            for part in parts:
-                with suppress(BaseException):
-                    part.result()  # no part is sent after the upload is given up
+        return in_parts(parts_of(size_bytes, part_bytes_of(size_bytes, most_parts=MOST_PARTS)), send)
 
     def _complete(self, name: str, upload: str, etags: Sequence[str], token: str) -> str:
         """Make an object of the parts; give its generation."""
@@ -280,7 +265,7 @@ class GcsBucket(Bucket):
             # An earlier try may have been carried out although its answer did not come.
             blob = self._blob(name)
             blob.reload(retry=None, timeout=TIMEOUT_S)
-            if (blob.metadata or {}).get(_UPLOAD_METADATA) != token:
+            if (blob.metadata or {}).get(UPLOAD_METADATA) != token:
                 raise TransientError("put", self._url(name), "replaced by another writer, or lost, meanwhile")
             return str(blob.generation)
 
@@ -312,39 +297,12 @@ class GcsBucket(Bucket):
         return f"gs://{self._bucket}/{name}"
 
 
-class _Part(io.RawIOBase):
-    """The bytes of a file from *start* to *stop* as a file, so that no part is in memory as a whole."""
-
-    def __init__(self, descriptor: int, start: int, stop: int) -> None:
-        self._descriptor = descriptor
-        self._start = self._position = start
-        self._stop = stop
-
-    def __len__(self) -> int:
-        return self._stop - self._start
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position - self._start
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._stop - self._position)
-        if wanted == 0:
-            return 0
-        n = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._position)
-        if n == 0:
-            raise SourceChangedError
-        self._position += n
-        return n
-
-    def md5(self) -> str:
-        """Read all; give the digest in base64."""
-        hasher = hashlib.md5(usedforsecurity=False)
-        while data := self.read(_PIECE_BYTES):
-            hasher.update(data)
-        return base64.b64encode(hasher.digest()).decode()
+def _md5_of(part: FilePart) -> str:
+    """Read a part to its end; return the digest in base64."""
+    hasher = hashlib.md5(usedforsecurity=False)
+    while data := part.read(_PIECE_BYTES):
+        hasher.update(data)
+    return base64.b64encode(hasher.digest()).decode()
 
 
 def _info_of_answer(name: str, headers: Mapping[str, str]) -> ObjectInfo:
@@ -377,11 +335,3 @@ def _checksum(sha256: str | None, md5: str | None, crc32c: str | None) -> str | 
 
 def _text(answer: requests.Response, name: str) -> str:
     return ET.fromstring(answer.content).findtext(f"{{*}}{name}") or ""  # noqa: S314 - the service's own
-
-
-def _closing(answer: requests.Response) -> Callable[[], None]:
-    def close() -> None:
-        with suppress(Exception):
-            answer.close()
-
-    return close

@@ -23,10 +23,6 @@ _NO_CREDENTIALS = (
 _LONGEST_TEXT = 300
 
 
-class SourceChangedError(Exception):
-    """The file that is sent became shorter."""
-
-
 SDK_ERRORS = (
     GoogleAPICallError,
     InvalidResponse,
@@ -35,7 +31,6 @@ SDK_ERRORS = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
     ConnectionError,  # the SDK's word for a body that is too short
-    SourceChangedError,
 )
 """All that leaves the SDK, and the sessions and connections below it."""
 
@@ -53,8 +48,6 @@ def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> Stora
     if isinstance(error, auth.GoogleAuthError):
         kind = TransientError if error.retryable else UnauthenticatedError
         return kind(operation, url, _one_line(error))
-    if isinstance(error, SourceChangedError):
-        return TransientError(operation, url, "the file changed while it was read")
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
         return PermanentError(operation, url, _one_line(error))
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):

@@ -2,128 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from htcjob.errors import AbsentError, ConfigurationError, PermanentError, TransientError
+from htcjob.errors import AbsentError, ConfigurationError, PermanentError
 from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.keys import check_key
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.files import NewFile, open_regular, read_all
+from htcjob.storage.memory.faults import Faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from htcjob.errors import StorageError
+    from htcjob.storage.memory.faults import Fault
 
 _PAGE_KEYS = 1000
-_VERBS = frozenset({"get", "read_range", "put", "put_bytes", "list", "head", "delete"})
-
-
-@dataclass
-class _Fault:
-    """One line of the plan; counts the calls that it concerns."""
-
-    verb: str | None
-    prefix: str
-    is_due: Callable[[int], bool]
-    error: Callable[[str, str, str], StorageError]
-    cut: int | None
-    is_late: bool
-    calls: int = 0
-
-
-class Faults:
-    """
-    When a store fails, and how; empty at first.
-
-    Every line counts its own calls. When several are due at once, the first added one strikes.
-    """
-
-    def __init__(self) -> None:
-        self._plan: list[_Fault] = []
-        self._lock = threading.Lock()
-
-    def add(
-        self,
-        *,
-        verb: str | None = None,
-        nth: int | None = None,
-        every: int | None = None,
-        probability: float | None = None,
-        seed: int = 0,
-        prefix: str = "",
-        error: Callable[[str, str, str], StorageError] = TransientError,
-        cut: int | None = None,
-        after_effect: bool = False,
-    ) -> None:
-        """
-        Plan a fault: of every call, unless *nth*, *every* or *probability* says of which.
-
-        Args:
-            verb: The method's name; None: all methods.
-            nth: Only this call, from 1.
-            every: Each call whose number, from 1, this divides.
-            probability: Of each call, 0 to 1, drawn from *seed*.
-            seed: Of this line's own random numbers.
-            prefix: Count and strike only calls whose key begins with this (for `list`, whose prefix does).
-            error: A StorageError class, or what makes one of operation, URL and reason: `TransientError`
-                (throttled), `DeniedError`, `UnauthenticatedError` (expired), …
-            cut: Fail after so many bytes of a `get`, or so many entries of a `list`.
-            after_effect: The call takes effect, only its answer is lost.
-        """
-        if verb is not None and verb not in _VERBS:
-            raise ValueError(f"no verb {verb!r} in {sorted(_VERBS)}")
-        if (nth, every, probability).count(None) < 2:
-            raise ValueError("nth, every and probability exclude each other")
-        if cut is not None and verb not in ("get", "list"):
-            raise ValueError("only get and list can be cut")
-        is_due: Callable[[int], bool] = _always
-        if nth is not None:
-            is_due = _equal_to(nth)
-        elif every is not None:
-            is_due = _divisible_by(every)
-        elif probability is not None:
-            is_due = _drawn(probability, seed)
-        with self._lock:
-            self._plan.append(_Fault(verb, prefix, is_due, error, cut, after_effect))
-
-    def clear(self) -> None:
-        """Fail no more."""
-        with self._lock:
-            self._plan.clear()
-
-    def due(self, verb: str, key: str) -> _Fault | None:
-        """Count a call; give the fault that strikes it."""
-        struck = None
-        with self._lock:
-            for fault in self._plan:
-                if fault.verb in (None, verb) and key.startswith(fault.prefix):
-                    fault.calls += 1
-                    if fault.is_due(fault.calls) and struck is None:
-                        struck = fault
-        return struck
-
-
-def _always(_call: int) -> bool:
-    return True
-
-
-def _equal_to(nth: int) -> Callable[[int], bool]:
-    return lambda call: call == nth
-
-
-def _divisible_by(every: int) -> Callable[[int], bool]:
-    return lambda call: call % every == 0
-
-
-def _drawn(probability: float, seed: int) -> Callable[[int], bool]:
-    draw = random.Random(seed).random
-    return lambda _call: draw() < probability
 
 
 @dataclass(frozen=True)
@@ -240,7 +137,7 @@ class MemoryStore(Store):
                 del self._keys[bisect_left(self._keys, key.encode())]
         self._end("delete", key, fault)
 
-    def _begin(self, verb: str, key: str, *, is_key: bool = True) -> _Fault | None:
+    def _begin(self, verb: str, key: str, *, is_key: bool = True) -> Fault | None:
         if is_key:
             check_key(key)
         fault = self.faults.due(verb, key)
@@ -248,7 +145,7 @@ class MemoryStore(Store):
             raise fault.error(verb, self.url_of(key), "planned fault")
         return fault
 
-    def _end(self, verb: str, key: str, fault: _Fault | None) -> None:
+    def _end(self, verb: str, key: str, fault: Fault | None) -> None:
         if fault is not None:
             raise fault.error(verb, self.url_of(key), "planned fault, the answer was lost")
 

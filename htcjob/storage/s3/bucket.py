@@ -8,10 +8,6 @@ itself over TLS, with the checksum that the SDK appends to the body. What arrive
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import threading
 import uuid
 from contextlib import suppress
 from datetime import timezone
@@ -20,35 +16,38 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from htcjob.errors import PermanentError, StorageError, TransientError
-from htcjob.storage.cloud import PART_BYTES, SHA256_METADATA, Body, Bucket, bare_etag, is_weak, part_pool
+from htcjob.storage.bucket import (
+    SHA256_METADATA,
+    UPLOAD_METADATA,
+    Body,
+    Bucket,
+    bare_etag,
+    closing,
+    is_weak,
+    looks_like_md5,
+    shared_connection,
+)
 from htcjob.storage.contract import ObjectInfo
-from htcjob.storage.local.errors import Blame
-from htcjob.storage.local.files import open_regular, read_range
 from htcjob.storage.ordering import is_express, whole
+from htcjob.storage.parts import MOST_PARTS, FilePart, file_to_send, in_parts, part_bytes_of, parts_of
 from htcjob.storage.s3.connection import Connection, is_aws
 from htcjob.storage.s3.errors import NoLengthError, RangeIgnoredError, answer_of, code_of, meaning_of
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from htcjob.storage.access import Access
+    from htcjob.storage.parts import Part, SentFile
 
 T = TypeVar("T")
 
-_MOST_PARTS = 10_000
-"""https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 _PIECE_BYTES = 1 << 20
-_UPLOAD_METADATA = "htcjob-upload"
-"""Name of the metadata by which an upload is known again after its last answer was lost."""
-_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 def open_bucket(container: str, access: Access) -> S3Bucket:
     """Give the bucket *container*; no request is made. All buckets of an *access* share their connections."""
-    for bucket in access.buckets.values():
-        if isinstance(bucket, S3Bucket):
-            return S3Bucket(container, access, bucket.connection)
-    return S3Bucket(container, access, Connection(access))
+    return S3Bucket(container, access, shared_connection(access, Connection))
 
 
 class S3Bucket(Bucket):
@@ -100,7 +99,7 @@ class S3Bucket(Bucket):
                 raise RangeIgnoredError
             size_bytes = int(total)
         return Body(
-            _info(name, size_bytes, answer), start, stop, body.iter_chunks(_PIECE_BYTES), _closing(body)
+            _info(name, size_bytes, answer), start, stop, body.iter_chunks(_PIECE_BYTES), closing(body)
         )
 
     def put(self, name: str, data: bytes, *, if_absent: bool, metadata: Mapping[str, str]) -> str | None:
@@ -120,15 +119,13 @@ class S3Bucket(Bucket):
         """Write a large file in parallel parts, each tried again by itself."""
         token = uuid.uuid4().hex
         where = {"Bucket": self._bucket, "Key": name}
-        # /proc/self/fd/… is no name to show.
-        reading = Blame("put", f"s3://{self._bucket}/{name}", file=os.path.realpath(path))
-        with open_regular(path, reading, follow_link=True) as (descriptor, _):
+        with file_to_send(path, f"s3://{self._bucket}/{name}") as file:
             answer = self._client.create_multipart_upload(
-                **where, Metadata={**metadata, _UPLOAD_METADATA: token}
+                **where, Metadata={**metadata, UPLOAD_METADATA: token}
             )
             upload = {**where, "UploadId": answer["UploadId"]}
             try:
-                parts = self._send_parts(upload, descriptor, size_bytes, reading)
+                parts = self._send_parts(upload, file, size_bytes)
                 return self._complete(upload, parts, token)
             except BaseException:
                 self._abort(upload)
@@ -193,33 +190,18 @@ class S3Bucket(Bucket):
         return self.connection.client()
 
     def _send_parts(
-        self, upload: Mapping[str, str], descriptor: int, size_bytes: int, reading: Blame
+        self, upload: Mapping[str, str], file: SentFile, size_bytes: int
     ) -> Sequence[Mapping[str, object]]:
-        part_bytes = max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
-        is_over = threading.Event()
-
-        def send(start: int) -> Mapping[str, object]:
-            number = start // part_bytes + 1
-
+        def send(part: Part, is_over: threading.Event) -> Mapping[str, object]:
             def once() -> Mapping[str, object]:
                 if is_over.is_set():
                     return {}
-                part = _Part(descriptor, start, min(start + part_bytes, size_bytes), reading)
-                answer = self._client.upload_part(**upload, PartNumber=number, Body=part)
-                return {"PartNumber": number, "ETag": answer["ETag"]}
+                answer = self._client.upload_part(**upload, PartNumber=part.number, Body=FilePart(file, part))
+                return {"PartNumber": part.number, "ETag": answer["ETag"]}
 
             return self._try(upload["Key"], once)
 
-        parts = [part_pool().submit(send, start) for start in range(0, size_bytes, part_bytes)]
-        try:
-            return [part.result() for part in parts]
-        finally:
-            is_over.set()
-            for part in parts:
-                part.cancel()
-            for part in parts:
-                with suppress(BaseException):
-                    part.result()  # no part is sent after the upload is aborted
+        return in_parts(parts_of(size_bytes, part_bytes_of(size_bytes, most_parts=MOST_PARTS)), send)
 
     def _complete(self, upload: Mapping[str, str], parts: Sequence[Mapping[str, object]], token: str) -> str:
         """Put the parts together; give the ETag."""
@@ -234,7 +216,7 @@ class S3Bucket(Bucket):
                 # An earlier try may have been carried out although its answer did not come.
                 with suppress(ClientError):
                     head = self._client.head_object(**where)
-                    if head["Metadata"].get(_UPLOAD_METADATA) == token:
+                    if head["Metadata"].get(UPLOAD_METADATA) == token:
                         return bare_etag(head["ETag"])
                 raise
             # Ceph RGW 16 gives no ETag here.
@@ -271,37 +253,6 @@ class S3Bucket(Bucket):
         return self._access.retry.call(once)
 
 
-class _Part(io.RawIOBase):
-    """The bytes of a file from *start* to *stop* as a file, so that no part is in memory as a whole."""
-
-    def __init__(self, descriptor: int, start: int, stop: int, reading: Blame) -> None:
-        self._descriptor = descriptor
-        self._reading = reading
-        self._start = self._position = start
-        self._stop = stop
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: self._start, os.SEEK_CUR: self._position, os.SEEK_END: self._stop}[whence]
-        self._position = origin + offset
-        return self.tell()
-
-    def tell(self) -> int:
-        return self._position - self._start
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._position + len(buffer), self._stop)
-        data = read_range(self._descriptor, self._position, stop, self._reading)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
 def _length(answer: Mapping[str, Any]) -> int:
     if "ContentLength" not in answer:
         raise NoLengthError
@@ -329,12 +280,4 @@ def _checksum(etag: str, answer: Mapping[str, Any]) -> str | None:
     is_encrypted = (
         answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer
     )
-    return f"md5:{etag}" if _MD5.fullmatch(etag) and not is_encrypted else None
-
-
-def _closing(body: Any) -> Callable[[], None]:
-    def close() -> None:
-        with suppress(Exception):
-            body.close()
-
-    return close
+    return f"md5:{etag}" if looks_like_md5(etag) and not is_encrypted else None

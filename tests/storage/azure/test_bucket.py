@@ -22,7 +22,7 @@ from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.azure.account import find_account
 from htcjob.storage.azure.names import check_name
-from htcjob.storage.cloud import PART_BYTES
+from htcjob.storage.bucket import PART_BYTES
 from htcjob.storage.urls import open_store
 from tests.storage.contract import KEYS, REFUSED_KEYS, StoreContract, keys_in
 from tests.support.wire.wire import FaultProxy

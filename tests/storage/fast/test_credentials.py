@@ -16,7 +16,7 @@ import pytest
 from htcjob.errors import TransientError, UnauthenticatedError
 from htcjob.logs.redact import Secret
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.fast import bucket as fast
+from htcjob.storage.fast.choice import why_not
 from htcjob.storage.fast.clients import AskingProvider
 from htcjob.storage.urls import open_store
 from tests.storage.contract import keys_in
@@ -303,9 +303,9 @@ class TestChain:
             (tmp_path / name).write_text(json.dumps({"type": name}))
         variables = {name: value.replace("HOME", str(tmp_path)) for name, value in environ.items()}
         access = Access(environ={"HOME": str(tmp_path), **variables})
-        assert (not fast.why_not(scheme, "bucket", access)) is can
+        assert (not why_not(scheme, "bucket", access)) is can
         source = Source(lambda: _credentials("AWS", None))
-        assert not fast.why_not(scheme, "bucket", Access(environ=access.environ, credentials=source))
+        assert not why_not(scheme, "bucket", Access(environ=access.environ, credentials=source))
 
     @pytest.mark.timeout(100)  # object_store's own patience is three minutes
     def test_no_credentials(self, rgw: Rgw, environ, monkeypatch: pytest.MonkeyPatch) -> None:

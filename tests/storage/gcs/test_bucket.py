@@ -20,7 +20,8 @@ from htcjob import errors
 from htcjob.logs.redact import Secret
 from htcjob.retry import RetryPolicy
 from htcjob.storage.access import Access, CloudCredentials
-from htcjob.storage.cloud import PART_BYTES
+from htcjob.storage.bucket import PART_BYTES
+from htcjob.storage.gcs.bucket import GcsBucket
 from htcjob.storage.urls import open_store
 from tests.storage.contract import StoreContract, files_below, keys_in
 
@@ -483,6 +484,24 @@ class TestLarge:
         store.put(str(large), "a")
         assert store.read_range("a", 0) == large.read_bytes()
         assert max(int(r.headers.get("content-length", 0)) for r in fake_gcs.requests) == PART_BYTES
+
+    @pytest.mark.parametrize("way", ["_send_parts", "_upload_in_one_stream"])
+    def test_file_that_shrinks(
+        self, fake_gcs: FakeGcs, bucket: str, store: Store, large: Path, monkeypatch, way: str
+    ) -> None:
+        """A file that becomes shorter while it is sent is a transient error that names it."""
+        send = getattr(GcsBucket, way)
+
+        def shrink_and_send(*arguments: object) -> object:
+            os.truncate(large, PART_BYTES + 1)
+            return send(*arguments)
+
+        monkeypatch.setattr(GcsBucket, way, shrink_and_send)
+        if way == "_upload_in_one_stream":
+            fake_gcs.fail_next(1, 403, method="POST", path="?uploads")
+        with pytest.raises(errors.TransientError, match=f"{large} changed while it was read"):
+            store.put(str(large), "a")
+        assert fake_gcs.buckets[bucket] == {}
 
     def test_token_expires_meanwhile(
         self, fake_gcs: FakeGcs, open_fake: Callable[..., Store], large: Path
