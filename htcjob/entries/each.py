@@ -166,7 +166,7 @@ class Each:
         act = self.act or (self._run if self.pipeline.plan.call is None else self._call)
         result, value, problem = act(stay, worker, timeout_s)
         self.pipeline.note_memory(result.peak_memory_bytes)
-        stay.is_left = result.is_all_over
+        stay.is_left = result.has_no_survivors
         if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True

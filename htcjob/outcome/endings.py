@@ -1,4 +1,4 @@
-"""How an attempt ends: facts in, one ending out. Pure."""
+"""How an attempt ends: all facts in, one ending out, and nothing else is asked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FailureBudget(NamedTuple):
     """Whether `limit` is in percent."""
 
     def allows(self, *, failed: int, chunk_size: int) -> bool:
-        """Tell whether *failed* of *chunk_size* entries are within the budget."""
+        """Whether *failed* of *chunk_size* entries are within the budget."""
         return failed <= (self.limit * chunk_size / 100 if self.is_percent else self.limit)
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Facts:
         self.stop_signal: int | None = None
         """The signal that asked this attempt to stop."""
         self.stop_cause = StopCause.SIGNAL
-        """Whose signal it was."""
+        """Why that signal came."""
         self.error: BaseException | None = None
         """What stopped the attempt before its end."""
 
@@ -98,7 +98,7 @@ class Ending(NamedTuple):
 
 def decide(facts: Facts) -> Ending:
     """
-    Give the ending of an attempt.
+    Return the ending of an attempt.
 
     The first of these that holds: an error stopped the attempt (a passing one does not count when it was
     asked to stop); the command of the whole chunk did not end well; it was asked to stop with work left;
@@ -144,7 +144,7 @@ def decide(facts: Facts) -> Ending:
 
 
 def ending_of_error(error: BaseException) -> Ending:
-    """Give the ending of an attempt that *error* stopped."""
+    """Return the ending of an attempt that *error* stopped."""
     if isinstance(error, CommandNotStartedError):
         return _not_started(error.exit_status, str(error))
     for kind, reason in _REASON_OF_ERROR:
@@ -186,7 +186,7 @@ def _stopped(facts: Facts, signal_number: int, detail: str) -> Ending:
 
 
 def _ending_at_deadline(facts: Facts) -> Ending | None:
-    """Give the ending of an attempt whose command was stopped at the deadline, if so it was."""
+    """Return the ending of an attempt whose command was stopped at the deadline; None if it was not."""
     is_deadline = facts.stop_cause is StopCause.DEADLINE
     if not is_deadline or facts.command is None or facts.command.stopped_by is None:
         return None
@@ -199,7 +199,7 @@ def _ending_at_deadline(facts: Facts) -> Ending | None:
 
 
 def _ending_of_command(facts: Facts, command: CommandResult) -> Ending | None:
-    """Give the ending that the command of a whole chunk forces, or None when it ended well."""
+    """Return the ending that the command of a whole chunk forces; None when it ended well."""
     message = facts.command_message
     if command.timed_out:
         return _ending(TerminationReason.TIMED_OUT, f"command timed out after {command.elapsed_s:.1f} s")

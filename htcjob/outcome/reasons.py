@@ -49,14 +49,14 @@ class TerminationReason(str, Enum):
 
 
 class StopCause(Enum):
-    """Who asked an attempt to stop."""
+    """Why an attempt was asked to stop."""
 
     SIGNAL = "signal"
-    """Somebody else, by a signal."""
+    """A signal from outside."""
     DEADLINE = "deadline"
-    """We ourselves, at the attempt's deadline."""
+    """Its own deadline."""
     NOTICE = "notice"
-    """The cloud, which takes the machine away."""
+    """A notice of the cloud, which takes the machine away."""
 
 
 EXIT_STATUS: Mapping[TerminationReason, int] = {
@@ -76,7 +76,7 @@ EXIT_STATUS: Mapping[TerminationReason, int] = {
     TerminationReason.COMMAND_NOT_FOUND: 127,
     TerminationReason.OUT_OF_MEMORY: 128 + signal.SIGKILL,
 }
-"""Numbers of sysexits.h, GNU timeout and the shell. Reasons not here take the command's or a signal's."""
+"""Numbers of sysexits.h, GNU timeout and the shell. A reason not listed takes the command's or signal's."""
 
 EXIT_TABLE = (
     ("0", "everything committed, or failures inside the budget, or an empty chunk", ""),
@@ -94,4 +94,4 @@ EXIT_TABLE = (
     ("137", "out of memory (a command of a whole chunk, or a plain one), or killed", "killed: yes"),
     ("128+n", "ended by signal n (143 preempted or cancelled)", "yes"),
 )
-"""Status, meaning, try again?: the rows that `--help` and the README show."""
+"""Status, meaning, whether to try again: the rows that `--help` and the documentation show."""

@@ -51,14 +51,14 @@ class CommandResult(NamedTuple):
     stopped_by: int | None = None
     """The signal that asked the attempt to stop while it ran."""
     excuse: str = ""
-    """What from outside it has perhaps ended of: then its ending is no verdict on its entry."""
+    """What outside the command may have ended it: its ending is then no verdict on its entry."""
     shortage: str = ""
-    """It was ended for want of memory: what was short."""
+    """What was short, where it was ended for want of memory."""
     start_error: str | None = None
     """Why it could not be started."""
     is_unusable: bool = False
-    """The program itself is why: it would not start for another entry either."""
-    is_all_over: bool = False
+    """The program itself is the reason: it would not start for another entry either."""
+    has_no_survivors: bool = False
     """No process that it started is alive."""
     elapsed_s: float = 0.0
     """Wall time."""
@@ -70,7 +70,7 @@ class CommandResult(NamedTuple):
 
 def stops_attempt(error: HtcjobError, *, staging_out: bool) -> bool:
     """
-    Tell whether *error* is about the storage as a whole rather than about one entry.
+    Whether *error* is about the storage as a whole rather than about one entry.
 
     Credentials that are refused, a token that has ended and a full disk concern every entry. Otherwise an
     input that cannot be fetched concerns its own entry, and so does an output that can never be put (a name
@@ -82,12 +82,12 @@ def stops_attempt(error: HtcjobError, *, staging_out: bool) -> bool:
 
 
 def judge_stage_in(error: HtcjobError) -> EntryResult:
-    """Give the result of an entry whose input could not be staged in."""
+    """Return the result of an entry whose input could not be staged in."""
     return EntryResult.RETRY if isinstance(error, (TransientError, ShortageError)) else EntryResult.FAILED
 
 
 def judge_command(result: CommandResult) -> tuple[EntryResult, str]:
-    """Give the result of an entry from its command's ending, and the reason in words."""
+    """Return the result of an entry by its command's ending, and the reason in words."""
     verdict, message = _judge_ending(result)
     if verdict is EntryResult.FAILED and result.excuse:
         return EntryResult.RETRY, f"{message}: {result.excuse}"
@@ -110,8 +110,18 @@ def _judge_ending(result: CommandResult) -> tuple[EntryResult, str]:
     return EntryResult.FAILED, f"exit status {result.exit_status}"
 
 
+def status_of_code(code: int) -> int:
+    """
+    Return the exit status, 0–255, of a process, as a shell would show it.
+
+    Args:
+        code: As `subprocess` and `os.waitstatus_to_exitcode` have it: -n where signal n ended the process.
+    """
+    return code if code >= 0 else 128 - code
+
+
 def signal_name(number: int) -> str:
-    """Give the name of a signal, for example `SIGTERM`; real-time signals by number."""
+    """Return the name of a signal, for example `SIGTERM`; real-time signals by number."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from htcjob.outcome.results import status_of_code
 from htcjob.simulate import orphans
 from htcjob.simulate.runner import Attempt, Ended
 
@@ -70,7 +71,7 @@ class _Process:
         if returncode < 0:
             # It was killed; in a container its command would have died with it.
             orphans.end(self._variable)
-        return Ended(returncode if returncode >= 0 else 128 - returncode)
+        return Ended(status_of_code(returncode))
 
 
 def htcjob_argv() -> list[str]:

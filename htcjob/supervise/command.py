@@ -18,7 +18,7 @@ from enum import Enum
 
 from htcjob.errors import ShortageError
 from htcjob.machine.proc import is_suspended
-from htcjob.outcome.results import CommandResult
+from htcjob.outcome.results import CommandResult, status_of_code
 from htcjob.supervise.bounded_call import OVERTIME_S
 from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
 from htcjob.supervise.kernel import EMPTY_STDIN, RESET, dies_with_us, exit_fd, signal_group
@@ -117,7 +117,7 @@ def run_command(
             if signals.stopped_at is not None:  # half of the overtime, for both steps of it
                 ends_at = signals.stopped_at + grace_s + OVERTIME_S
                 leftovers_grace_s = min(leftovers_grace_s, max(ends_at - time.monotonic(), 0.0) / 4)
-            is_all_over = signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
+            has_no_survivors = signals.children.end_leftovers(pid, grace_s=leftovers_grace_s)
         except BaseException as error:  # whatever failed here, the command must not go on unwatched
             signal_group(pid, signal.SIGKILL)
             if is_passing(error):
@@ -133,13 +133,13 @@ def run_command(
         stop = _Stop.SIGNAL if not may_finish or signals.may_have_ended(code) else None
     cpu_s = usage.ru_utime + usage.ru_stime
     return CommandResult(
-        exit_status=code if code >= 0 else 128 - code,
+        exit_status=status_of_code(code),
         signal=-code if code < 0 else None,
         excuse=("" if stop else signals.excuse(code, may_finish=may_finish, since=started, cpu_s=cpu_s)),
         timed_out=stop is _Stop.TIMEOUT,
         stopped_by=signals.stop_signal if stop is _Stop.SIGNAL else None,
         shortage=signals.children.shortage(command, code),
-        is_all_over=is_all_over,
+        has_no_survivors=has_no_survivors,
         elapsed_s=elapsed_s,
         cpu_s=cpu_s,
         peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from htcjob.errors import CommandNotStartedError, ShortageError
-from htcjob.outcome.results import TRY_AGAIN, CommandResult, signal_name
+from htcjob.outcome.results import TRY_AGAIN, CommandResult, signal_name, status_of_code
 from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
 from htcjob.supervise.command import FINISHING_SHARE
 from htcjob.supervise.kernel import (
@@ -352,7 +352,7 @@ class Worker:
         if stop is None and self._signals.may_have_ended(code):
             stop = _Stop.SIGNAL
         result = CommandResult(
-            exit_status=code if code >= 0 else 128 - code,
+            exit_status=status_of_code(code),
             signal=-code if code < 0 else None,
             timed_out=stop is _Stop.TIMEOUT,
             stopped_by=told if stop is _Stop.SIGNAL else None,
