@@ -297,3 +297,26 @@ def in_work_directory(path: str) -> Iterator[None]:
         if is_passing(error):
             raise TransientError("work directory", path, in_words(error)) from error
         raise UnwritableError("work directory", path, f"{error.strerror}; see --work-dir") from error
+
+
+@contextmanager
+def scratch_directory(parent: str) -> Iterator[str]:
+    """Give a directory of our own below *parent*, with links resolved; it goes when the context ends."""
+    from htcjob.storage.keys import real_path
+
+    base = real_path(parent)
+    path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")
+    try:
+        with suppress(FileExistsError):  # what is there instead, or hid it, the next call says
+            os.makedirs(base, exist_ok=True)
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        if is_passing(error):
+            raise TransientError("work directory", path, in_words(error)) from error
+        raise UnwritableError(
+            "work directory", path, f"{error.strerror}; choose another place with --work-dir"
+        ) from error
+    try:
+        yield path
+    finally:
+        remove_tree(path)

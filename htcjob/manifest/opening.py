@@ -1,8 +1,9 @@
-"""From the key of a manifest to the entries of one job."""
+"""From the name of a manifest, a key or a URL, to a job's chunk of it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,53 @@ if TYPE_CHECKING:
     from htcjob.storage.contract import Store
 
 log = logging.getLogger(__name__)
+
+
+def open_manifest(
+    url_or_key: str,
+    share: Share,
+    project: Store,
+    retry: RetryPolicy,
+    open_url: Callable[[str, str], Store],
+) -> tuple[Manifest, range]:
+    """
+    Open the manifest, a key of project storage or a full URL, and find a job's positions in it.
+
+    Args:
+        url_or_key: As given.
+        share: The job's.
+        project: Project storage.
+        retry: What a transient failure is met with.
+        open_url: Opens the store of a full URL for a key in it (`JobStores.open`).
+
+    Raises:
+        AbsentError: it is not there.
+        ConfigurationError: it is no key and no URL of an object.
+    """
+    from htcjob.storage.keys import check_key
+    from htcjob.storage.urls import is_url, split_object_url
+
+    store, key = project, url_or_key.removeprefix("./")
+    try:
+        if is_url(url_or_key):
+            store_url, key = split_object_url(url_or_key)
+            store = open_url(store_url, key)
+        else:
+            check_key(key)
+        return open_chunk(store, key, share, retry)
+    except BadKeyError as error:
+        from htcjob.manifest.names import why_no_key
+
+        what = str(error) if is_url(url_or_key) else why_no_key(url_or_key, error.reason, project.url)
+        raise ConfigurationError(f"--manifest (HTCJOB_MANIFEST) {what}") from None
+    except AbsentError as error:
+        # The answer to a HEAD has no words; a listing says when it is the whole bucket that is not there.
+        next(retry.call(lambda: store.list(key)), None)
+        raise AbsentError(
+            "manifest",
+            error.url,
+            f"{error.reason}; --manifest (HTCJOB_MANIFEST) is a key of project storage, or a URL",
+        ) from error
 
 
 def open_chunk(store: Store, key: str, share: Share, retry: RetryPolicy) -> tuple[Manifest, range]:

@@ -25,7 +25,9 @@ from typing import Any
 
 import click
 
-from htcjob.attempt.recipe import Attempt, end, guard, warned_early, work
+from htcjob.attempt.attempt import Attempt
+from htcjob.attempt.early_end import guard, warned_early
+from htcjob.attempt.recipe import end, work
 from htcjob.cli.commands.run import make_plan, run
 from htcjob.cli.endings import report_bug, say_ending
 from htcjob.cli.main import ending_of_usage

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from htcjob.attempt import recipe as runtime
+from htcjob.attempt import exit_record
+from htcjob.attempt.attempt import Attempt
 from htcjob.entries.stragglers import ENOUGH, LEAST_S, Stragglers
 from htcjob.run_options import Plan
 
@@ -173,7 +174,8 @@ def test_the_deadline_holds_for_a_storage_that_says_nothing(htcjob, silent_stora
 EARLY = """
 import os, signal, time
 from htcjob.run_options import Plan
-from htcjob.attempt.recipe import Attempt, guard
+from htcjob.attempt.attempt import Attempt
+from htcjob.attempt.early_end import guard
 from htcjob.supervise.signals import Signals
 with Signals() as signals:
     os.kill(os.getpid(), signal.SIGTERM)
@@ -218,9 +220,9 @@ def test_a_silent_store_does_not_hold_a_plain_command_that_is_stopped(
 
 PATIENT = """
 import sys
-from htcjob.attempt import recipe as runtime
+from htcjob.attempt import exit_record, plain
 from htcjob.cli.main import main
-runtime.RECORD_S = 0.5
+exit_record.RECORD_S = plain.RECORD_S = 0.5
 main(sys.argv[1:])
 """
 
@@ -273,15 +275,15 @@ def test_a_zombie_that_another_process_holds_is_not_waited_for(htcjob, wait_unti
 def test_a_termination_log_that_takes_nothing_is_not_waited_for(htcjob, monkeypatch):
     """It may lie on a network file system that hangs."""
     says_nothing = threading.Event()
-    monkeypatch.setattr(runtime, "TERMINATION_LOG_S", 0.05)
+    monkeypatch.setattr(exit_record, "TERMINATION_LOG_S", 0.05)
     monkeypatch.setattr(
-        runtime, "_open_at_once", lambda *_: says_nothing.wait() and os.open(os.devnull, os.O_WRONLY)
+        exit_record, "_open_at_once", lambda *_: says_nothing.wait() and os.open(os.devnull, os.O_WRONLY)
     )
-    attempt = runtime.Attempt(Plan(("true",)), {"HTCJOB_TERMINATION_LOG": str(htcjob.termination_log)})
+    attempt = Attempt(Plan(("true",)), {"HTCJOB_TERMINATION_LOG": str(htcjob.termination_log)})
     said = []
-    monkeypatch.setattr(runtime, "event", lambda _logger, _level, name, **_fields: said.append(name))
+    monkeypatch.setattr(exit_record, "event", lambda _logger, _level, name, **_fields: said.append(name))
     try:
-        runtime._write_termination_log(attempt, {"message": ""})
+        exit_record.write_termination_log(attempt, {"message": ""})
         assert said == ["termination_log_not_written"]
     finally:
         says_nothing.set()

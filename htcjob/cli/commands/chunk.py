@@ -213,8 +213,8 @@ def _mistyped() -> Iterator[str]:
 
 
 def _open_manifest(context: JobContext, balance: str) -> tuple[Manifest, range]:
-    from htcjob.attempt.recipe import open_manifest
     from htcjob.job_stores import open_project_store, open_with_own_credentials
+    from htcjob.manifest.opening import open_manifest
 
     if context.manifest is None:
         raise ConfigurationError("no manifest is known: set --manifest or HTCJOB_MANIFEST")

@@ -1,0 +1,77 @@
+"""An attempt without a manifest: there is nothing to stage, so the command is only supervised."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from htcjob.attempt.command_variables import job_variables
+from htcjob.attempt.exit_record import RECORD_S, last_words
+from htcjob.environment.context import command_environment
+from htcjob.errors import ConfigurationError, TokenError
+from htcjob.logs.events import WARNING, event, utc
+from htcjob.supervise.bounded_call import OVERTIME_S, TooLongError, within
+from htcjob.supervise.command import run_command
+
+if TYPE_CHECKING:
+    from htcjob.attempt.attempt import Attempt
+    from htcjob.environment.context import JobContext
+    from htcjob.logs.redact import Secret
+    from htcjob.supervise.signals import Signals
+
+
+def run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
+    """
+    Only supervise the command: no store, no token and no array variables are needed.
+
+    A token that is there and of no use may still be what the command is for, so that is said.
+    """
+    plan = attempt.plan
+    # Our own waits end at a signal here, so what ends the rest costs nothing until one comes.
+    signals.on_stop = lambda signum: attempt.end_in(
+        plan.grace_s + OVERTIME_S, lambda: last_words(attempt, signals, signum)
+    )
+    if signals.stop_signal is not None:
+        signals.on_stop(signals.stop_signal)
+    if plan.is_each:
+        raise ConfigurationError(
+            "--each and --call need entries: name a manifest with --manifest or HTCJOB_MANIFEST"
+        )
+    if context.token is not None:
+        _look_at(context.token)
+    if context.task_store is not None:
+        # Here and not in the other thread, where an import takes three times as long.
+        import htcjob.storage.local.store  # noqa: F401
+        from htcjob.job_stores import open_with_own_credentials
+        from htcjob.ledger.ledger import Ledger
+        from htcjob.retry import RetryPolicy
+
+        url = context.task_store
+        try:
+            task = within(RECORD_S, lambda: open_with_own_credentials(url))
+            attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
+        except TooLongError:
+            event(__name__, WARNING, "exit_record_not_written", cause=f"{url}: it cannot be opened in time")
+    extra = job_variables(context)
+    ends_in_s = [limit_s for limit_s in (plan.timeout_s, signals.stops_in_s) if limit_s is not None]
+    if ends_in_s:
+        extra["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
+    attempt.facts.is_plain = True
+    attempt.facts.command = run_command(
+        plan.command,
+        environment=command_environment(attempt.environ, extra=extra, pass_credentials=plan.pass_credentials),
+        signals=signals,
+        timeout_s=plan.timeout_s,
+        grace_s=plan.grace_s,
+        lends_terminal=True,
+    )
+
+
+def _look_at(token: Secret) -> None:
+    """Warn of a token that is malformed or has ended."""
+    from htcjob.htc_api.bearer_token import decode_token
+
+    try:
+        decode_token(token)
+    except TokenError as error:
+        event(__name__, WARNING, "token_not_usable", cause=str(error))
