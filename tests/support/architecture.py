@@ -26,6 +26,9 @@ _WIDTH = 110
 _COLUMN = 25
 """Where the sentence of a package begins."""
 
+_MOST_NAMED = 8
+"""Forbidden modules that are named one by one; a longer list means all but a few."""
+
 
 def contracts() -> list[dict[str, Any]]:
     """Return the import contracts, as `lint-imports` checks them."""
@@ -41,8 +44,20 @@ def layers() -> list[str]:
 
 
 def walls() -> list[str]:
-    """Return the names of the other contracts; each says what is forbidden, and why."""
-    return [contract["name"] for contract in contracts() if contract["type"] != "layers"]
+    """Return the names of the other contracts, which say why, and whom they keep from what."""
+    return [_wall(contract) for contract in contracts() if contract["type"] != "layers"]
+
+
+def _wall(contract: dict[str, Any]) -> str:
+    if contract["type"] == "independence":
+        return f"{contract['name']} ({_named(contract['modules'])})"
+    sources, forbidden = contract["source_modules"], contract["forbidden_modules"]
+    what = _named(forbidden) if len(forbidden) <= _MOST_NAMED else "anything else of htcjob"
+    return f"{contract['name']} ({_named(sources)} never {what})"
+
+
+def _named(modules: list[str]) -> str:
+    return ", ".join(f"`{module.removeprefix('htcjob.')}`" for module in modules)
 
 
 def tree() -> list[str]:
