@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from htcjob.environment import context as env
+from htcjob.environment.variables import current_environ, hide_credentials, variables_of
 from htcjob.errors import AbsentError, ConfigurationError
 from htcjob.storage.urls import open_store
 
@@ -135,8 +135,8 @@ def access_of_environment() -> Access:
     """Return the one `Access` of this process without vended credentials, as its environment says."""
     from htcjob.storage.access import Access
 
-    environ = env.current()
-    env.hide_credentials(environ)
+    environ = current_environ()
+    hide_credentials(environ)
     return Access(engine=environ.get("HTCJOB_STORAGE_ENGINE") or "auto", environ=environ)
 
 
@@ -223,7 +223,7 @@ def _missing(context: JobContext, *, needs_task: bool) -> list[str]:
         "project_id": context.project_id,
         "task_id": context.task_id or not needs_task,
     }
-    return [env.variables_of(name)[-1] for name, value in found.items() if not value]
+    return [variables_of(name)[-1] for name, value in found.items() if not value]
 
 
 def _check_known(context: JobContext) -> None:

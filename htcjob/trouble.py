@@ -141,6 +141,27 @@ def is_folder(path: str) -> bool:
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """
+    Open a file for `open`, whose *opener* this is, without waiting for the other side of a named pipe.
+
+    A pipe that nobody writes is empty then, and to write one that nobody reads is an OSError.
+    """
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
+def read_at_once(path: str, most_bytes: int) -> bytes:
+    """
+    Return the first *most_bytes* of a file, or all of a shorter one; nobody waits for a named pipe's writer.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: *path* holds a NUL.
+    """
+    with open(path, "rb", opener=open_at_once) as file:
+        return file.read(most_bytes) or b""
+
+
 def let_go(descriptor: int) -> None:
     """Close a descriptor that no data depend on; it is closed whatever the kernel says to that."""
     os.closerange(descriptor, descriptor + 1)

@@ -2,19 +2,20 @@
 
 import errno
 import importlib
+import os
 import shutil
 import sys
 
 import pytest
 
-from htcjob.environment.context import read_token_file
+from htcjob.environment.tokens import read_token_file
 from htcjob.errors import CommandNotStartedError, ConfigurationError, HtcjobError, TransientError
 from htcjob.outcome.endings import ending_of_error
 from htcjob.outcome.results import EntryResult, judge_stage_in
 from htcjob.storage.local.errors import Blame
 from htcjob.supervise.command import _not_started, _started, check_program
 from htcjob.supervise.signals import Signals
-from htcjob.trouble import Trouble, of_errno, of_error
+from htcjob.trouble import Trouble, of_errno, of_error, open_at_once, read_at_once
 
 PASSING = (
     *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EIO", "ESTALE", "ETXTBSY", "EINTR", "EBUSY", "ENOLCK"),
@@ -152,3 +153,18 @@ def test_a_stop_signal_ends_the_wait_for_a_busy_program():
         with pytest.raises(OSError, match="busy"):
             _started(busy, signals)
     assert len(tries) == 1
+
+
+def test_nobody_waits_for_the_other_side_of_a_named_pipe(tmp_path):
+    """Without a writer it is empty, without a reader an error; a file is read as far as is asked for."""
+    os.mkfifo(tmp_path / "pipe")
+    assert read_at_once(str(tmp_path / "pipe"), 10) == b""
+    with pytest.raises(OSError, match="No such device or address"):
+        open_at_once(str(tmp_path / "pipe"), os.O_WRONLY)
+    (tmp_path / "file").write_bytes(b"abc")
+    assert (read_at_once(str(tmp_path / "file"), 2), read_at_once(str(tmp_path / "file"), 9)) == (
+        b"ab",
+        b"abc",
+    )
+    with pytest.raises(ValueError, match="null"):
+        read_at_once("a\0b", 1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from htcjob.environment.context import current, read_context
+from htcjob.environment.context import read_context
+from htcjob.environment.variables import current_environ
 from htcjob.job_stores import open_job_stores
 from htcjob.retry import RetryPolicy
 from htcjob.transfer.transfers import Transfers
@@ -18,7 +19,7 @@ from htcjob.transfer.transfers import Transfers
 def main() -> None:
     prefix, directory = sys.argv[1:]
     retry = RetryPolicy()
-    stores = open_job_stores(read_context(current()), retry)
+    stores = open_job_stores(read_context(current_environ()), retry)
     with Transfers(retry) as transfers:
 
         def get(n: int) -> None:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from htcjob.attempt.exit_record import last_words
-from htcjob.environment.context import metadata_server
+from htcjob.environment.variables import metadata_server
 from htcjob.logs.events import WARNING, event, utc
 from htcjob.supervise.bounded_call import OVERTIME_S
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from htcjob import __version__
-from htcjob.environment.context import termination_log
+from htcjob.environment.variables import termination_log
 from htcjob.errors import HtcjobError, TransientError
 from htcjob.logs.events import DEBUG, ERROR, INFO, WARNING, event, utc
 from htcjob.outcome.endings import decide
 from htcjob.outcome.results import EntryResult, signal_name
 from htcjob.supervise.bounded_call import OVERTIME_S, TooLongError, within
-from htcjob.trouble import in_words, of_error
+from htcjob.trouble import in_words, of_error, open_at_once
 
 if TYPE_CHECKING:
     from htcjob.attempt.attempt import Attempt
@@ -82,7 +81,7 @@ def write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> Non
             data = exit_record_json(record)
 
             def write() -> None:
-                with open(path, "wb", opener=_open_at_once) as file:
+                with open(path, "wb", opener=open_at_once) as file:
                     file.write(data)
 
             within(TERMINATION_LOG_S, write)
@@ -148,8 +147,3 @@ def _survived(error: Exception) -> str:
     if not isinstance(error, HtcjobError) and of_error(error) is None:
         raise error
     return in_words(error)
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting: a named pipe that nobody reads is an error, not the end of all progress."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o666)

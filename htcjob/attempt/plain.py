@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from htcjob.attempt.command_variables import job_variables
 from htcjob.attempt.exit_record import RECORD_S, last_words
-from htcjob.environment.context import command_environment
+from htcjob.environment.variables import command_environment
 from htcjob.errors import ConfigurationError, TokenError
 from htcjob.logs.events import WARNING, event, utc
 from htcjob.supervise.bounded_call import OVERTIME_S, TooLongError, within

@@ -1,7 +1,7 @@
 """
 One attempt, top to bottom:
 
-1. the injected environment becomes a `JobContext` (`env.py`), and the bearer token is checked;
+1. the injected environment becomes a `JobContext` (`environment/`), and the bearer token is checked;
 2. the stores are opened;
 3. the chunk of this array index is located in the manifest;
 4. what is committed already is left out;
@@ -24,7 +24,8 @@ from htcjob.attempt.attempt import Attempt
 from htcjob.attempt.command_variables import claim_variables, job_variables
 from htcjob.attempt.exit_record import write_exit_record
 from htcjob.attempt.plain import run_plain
-from htcjob.environment.context import JobContext, command_environment, read_context
+from htcjob.environment.context import JobContext, read_context
+from htcjob.environment.variables import command_environment
 from htcjob.errors import CommandNotStartedError, UsageError
 from htcjob.logs.events import INFO, WARNING, event
 from htcjob.machine.limits import has_memory_limit

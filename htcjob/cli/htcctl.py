@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from htcjob.cli.interrupt import end_promptly
 from htcjob.cli.output import OutputError, finish, take_standard_output, write
-from htcjob.environment import context as env
+from htcjob.environment.context import read_context
+from htcjob.environment.variables import current_environ
 from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, HtcjobError, UsageError
 from htcjob.ledger.layout import RESERVED_PREFIX
 from htcjob.logs import events as logs
@@ -150,8 +151,8 @@ def _open(given: Mapping[str, str], retry: RetryPolicy) -> Store:
     """Open the store that the options mean."""
     from htcjob.job_stores import open_project_store, open_task_store
 
-    environ = env.current()
-    context = env.read_context(environ)
+    environ = current_environ()
+    context = read_context(environ)
     context = context._replace(
         project_id=given.get("project-id") or context.project_id,
         task_id=given.get("task-id") or context.task_id,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from htcjob.environment import context as env
+from htcjob.environment.variables import variables_of
 from htcjob.logs.events import LEVELS
 from htcjob.outcome.endings import FailureBudget
 from htcjob.outcome.reasons import EXIT_TABLE
@@ -144,14 +144,14 @@ class InjectedOption(click.Option):
     """
     An option whose value the platform may inject.
 
-    `env.py` reads the variables (they may contradict each other, which click cannot know); the help shows
-    them.
+    `environment/` reads the variables (they may contradict each other, which click cannot know); the help
+    shows them.
     """
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         """Give what help shows in brackets, with the variables."""
         extra = super().get_help_extra(ctx)
-        extra["envvars"] = env.variables_of(self.name or "")
+        extra["envvars"] = variables_of(self.name or "")
         return extra
 
 
@@ -171,7 +171,7 @@ def ours(*names: str, variable: str | None = None, **attributes: Any) -> Callabl
 
 
 def injected(name: str, **attributes: Any) -> Callable[[Decorated], Decorated]:
-    """Give an option whose variables `env.py` reads."""
+    """Give an option whose variables `environment/` reads."""
     return click.option(name, cls=InjectedOption, **attributes)
 
 

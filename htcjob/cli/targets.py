@@ -6,7 +6,8 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from htcjob.environment import context as env
+from htcjob.environment.context import read_context
+from htcjob.environment.variables import current_environ
 from htcjob.errors import UsageError
 from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import real_path
@@ -29,7 +30,7 @@ class Stores:
 
     @cached_property
     def _context(self) -> JobContext:
-        return env.read_context(env.current())
+        return read_context(current_environ())
 
     @cached_property
     def project(self) -> Store:

@@ -25,7 +25,7 @@ from htcjob.entries.work_directories import (
     in_work_directory,
     said_by_command,
 )
-from htcjob.environment.context import command_environment
+from htcjob.environment.variables import command_environment
 from htcjob.errors import BadKeyError, HtcjobError
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.records import Record

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
-_LARGEST = 1 << 20
-"""Bytes; a description has some ten thousand."""
+from htcjob.trouble import read_at_once
+
+_LARGEST_BYTES = 1 << 20
+"""A description has some ten thousand."""
 _STARTS = re.compile(rb"^NumJobStarts[ \t]*=[ \t]*(\d{1,9})[ \t\r]*$", re.MULTILINE | re.IGNORECASE)
 """Attempts before this one: 0 in the first."""
 
@@ -14,9 +15,7 @@ _STARTS = re.compile(rb"^NumJobStarts[ \t]*=[ \t]*(\d{1,9})[ \t\r]*$", re.MULTIL
 def attempt_in(path: str) -> int | None:
     """Return the attempt, from 1; None where the file cannot be read, as in a container, or does not say."""
     try:
-        # Should it be a named pipe, a writer is not waited for.
-        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
-            content = file.read(_LARGEST) or b""
+        content = read_at_once(path, _LARGEST_BYTES)
     except (OSError, ValueError):
         return None
     found = _STARTS.search(content)

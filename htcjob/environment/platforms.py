@@ -1,35 +1,16 @@
-"""
-What batch platforms inject: one row per platform, and the names of all that is secret.
-
-Only `env.py` uses this.
-"""
+"""What batch platforms inject: one row per platform."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from htcjob.environment.values import Found, moment, shown, whole_number
 from htcjob.errors import ConfigurationError
-from htcjob.logs.redact import redact, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MOST_DIGITS = 18
-"""More would pass 64 bits, in which others may read our records."""
-_LAST_MOMENT = 9_999_999_999
-"""In the year 2286; a present moment in milliseconds is later."""
-_LONGEST_SHOWN = 80
-
-
-class Found(NamedTuple):
-    """A number, and where it was found."""
-
-    number: int
-    """In our counting: indices from 0, attempts from 1."""
-    name: str
-    """The variable or flag."""
-    held: str
-    """`NAME='value'`, for messages."""
+_OURS_INSTEAD = "or set HTCJOB_ARRAY_INDEX and HTCJOB_ARRAY_SIZE"
 
 
 class Platform(NamedTuple):
@@ -53,7 +34,7 @@ class Platform(NamedTuple):
     first: str = ""
     """Variable with the array's lowest index; must be set where *own_index* is."""
     step: str = ""
-    """Variable with the distance of two indices, 1 or more; must be set where *own_index* is."""
+    """Variable with the distance between two indices, 1 or more; must be set where *own_index* is."""
     last: str = ""
     """Variable with the array's highest index: (last - first) // step + 1 is the size."""
     size: tuple[str, ...] = ()
@@ -63,9 +44,9 @@ class Platform(NamedTuple):
     attempt_from: int = 1
     """What *attempt* says in the first one, when it says anything."""
     attempt_also: str = ""
-    """Variable that counts others, not among those of *attempt*; nothing says the same as 0."""
+    """Variable that counts attempts besides those of *attempt*; where it is not set, there are none."""
     tells_first_only: bool = False
-    """*attempt* says whether it is the first one, and not which of the later ones."""
+    """*attempt* says whether it is the first one, but not which of the later ones."""
     job_ad: str = ""
     """Variable that names a file in which the job is described (`job_ad.py`), the attempt too."""
     ends_at: str = ""
@@ -76,12 +57,12 @@ class Platform(NamedTuple):
     """The row counts only when one of these is set; empty: always."""
 
     def is_here(self, environ: Mapping[str, str]) -> bool:
-        """Say whether the row counts in this environment."""
+        """Whether the row counts in this environment."""
         return not self.only_with or any(environ.get(name) for name in self.only_with)
 
     def read_index(self, environ: Mapping[str, str]) -> Found | None:
         """
-        Give the array index, from 0; None where the job is in no array of this platform.
+        Return the array index, from 0; None where the job is in no array of this platform.
 
         Raises:
             ConfigurationError: A variable is malformed, missing beside another, or off the array's
@@ -103,19 +84,19 @@ class Platform(NamedTuple):
             raise ConfigurationError(
                 f"{name} holds {shown(held)}: expected {first} plus a multiple of {step}, as "
                 f"{self.first or self.name} and {self.step or self.name} say; "
-                "or set HTCJOB_ARRAY_INDEX and HTCJOB_ARRAY_SIZE"
+                f"{_OURS_INSTEAD}"
             )
         sizes = self.read_sizes(environ) if self.last else []
         if any(found.number != sizes[0].number for found in sizes):
             raise ConfigurationError(
                 f"{', '.join(found.held for found in sizes)}: expected an even range of indices, "
-                "not a list; or set HTCJOB_ARRAY_INDEX and HTCJOB_ARRAY_SIZE"
+                f"not a list; {_OURS_INSTEAD}"
             )
         return Found(index, name, f"{name}={shown(held)}")
 
     def read_sizes(self, environ: Mapping[str, str]) -> list[Found]:
         """
-        Give every size of the array that the platform tells; they should agree.
+        Return every size of the array that the platform tells; they should agree.
 
         Raises:
             ConfigurationError: A variable is malformed, or missing beside another.
@@ -136,7 +117,7 @@ class Platform(NamedTuple):
 
     def read_attempt(self, environ: Mapping[str, str]) -> Found | None:
         """
-        Give the attempt, from 1; None where the platform does not tell.
+        Return the attempt, from 1; None where the platform does not tell.
 
         Raises:
             ConfigurationError: The variable is malformed.
@@ -153,7 +134,7 @@ class Platform(NamedTuple):
 
     def read_end(self, environ: Mapping[str, str]) -> Found | None:
         """
-        Give when the platform ends the job, in seconds since the epoch; None where it does not tell.
+        Return when the platform ends the job, in seconds since the epoch; None where it does not tell.
 
         Raises:
             ConfigurationError: The variable is malformed.
@@ -162,66 +143,20 @@ class Platform(NamedTuple):
         return moment(self.ends_at, text) if text else None
 
     def _grid(self, environ: Mapping[str, str]) -> tuple[int, int]:
-        """Give the array's first index and the distance of two, in the platform's counting."""
+        """Return the array's first index and the distance of two, as the platform counts."""
         first = self._beside(environ, self.first, lowest=0) if self.first else self.counts_from
         step = self._beside(environ, self.step, lowest=1) if self.step else 1
         return first, step
 
     def _beside(self, environ: Mapping[str, str], name: str, *, lowest: int) -> int:
-        """Give the number in *name*, which the platform always sets beside the index."""
+        """Return the number in *name*, which the platform always sets beside the index."""
         text = environ.get(name)
         if not text:
             raise ConfigurationError(
                 f"{name} is not set: expected it beside {self.own_index}, as {self.name} does; "
-                "or set HTCJOB_ARRAY_INDEX and HTCJOB_ARRAY_SIZE"
+                f"{_OURS_INSTEAD}"
             )
         return whole_number(name, text, lowest=lowest)
-
-
-def whole_number(name: str, text: str, *, lowest: int | None = 0, held: str | None = None) -> int:
-    """
-    Give the number that *text* is, in plain decimal digits.
-
-    `int` would also take `" 3 "`, `+3`, `1_000` and other scripts' digits: signs that something
-    else went wrong on the way.
-
-    Args:
-        name: The variable or flag, for the message.
-        text: What to read; at most 18 digits.
-        lowest: Smallest number allowed; None: any, with a minus sign if need be.
-        held: All that the variable holds, where *text* is a part of it.
-
-    Raises:
-        ConfigurationError: *text* is anything else.
-    """
-    digits = text[1:] if lowest is None and text.startswith("-") else text
-    if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS:
-        number = int(text)
-        if lowest is None or number >= lowest:
-            return number
-    bound = "" if lowest is None else f", {lowest} or more"
-    raise ConfigurationError(
-        f"{name} holds {shown(text if held is None else held)}: "
-        f"expected a whole number{bound}, in at most {_MOST_DIGITS} digits"
-    )
-
-
-def moment(name: str, text: str) -> Found:
-    """
-    Give the moment that *text* is, in whole seconds since the epoch.
-
-    Raises:
-        ConfigurationError: *text* is anything else, milliseconds say.
-    """
-    seconds = whole_number(name, text, lowest=1)
-    if seconds > _LAST_MOMENT:
-        raise ConfigurationError(f"{name} holds {shown(text)}: expected seconds since 1970, not milliseconds")
-    return Found(seconds, name, f"{name}={shown(text)}")
-
-
-def shown(text: str) -> str:
-    """Give *text* for a message: quoted, on one line, without secrets, at most 80 characters."""
-    return shortened(repr(redact(text)), _LONGEST_SHOWN)
 
 
 PLATFORMS = (
@@ -335,69 +270,3 @@ PLATFORMS = (
     Platform("pjm", own_index="PJM_BULKNUM", job_id="PJM_JOBID"),
 )
 """Every platform; where several say the same, the first one names the context."""
-
-WAYS_TO_CREDENTIALS = frozenset(
-    {
-        *("HTCJOB_TOKEN_FILE", "AWS_ACCESS_KEY_ID", "AWS_SHARED_CREDENTIALS_FILE"),
-        *("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
-        *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
-        *("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"),
-        *("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"),
-        *("AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"),
-        *("IDENTITY_ENDPOINT", "MSI_ENDPOINT"),
-    }
-)
-"""Those of `CREDENTIAL_VARIABLES` that hold a file's name, a URL or an id, none of them a secret itself."""
-
-CREDENTIAL_VARIABLES = (
-    # Rescale: the job's tokens, and a user's own key.
-    "HTCJOB_TOKEN_FILE",
-    "RESCALE_HTC_BEARER_TOKEN",
-    "RESCALE_HTC_REFRESH_TOKEN",
-    "RESCALE_API_TOKEN",
-    "RESCALE_API_KEY",
-    # S3: keys, and what the SDKs and object_store turn into keys.
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_SECURITY_TOKEN",
-    "AWS_TOKEN",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    # Google: files, their text, tokens.
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "GCP_APPLICATION_CREDENTIALS",
-    "GOOGLE_CREDENTIALS",
-    "GOOGLE_SERVICE_ACCOUNT",
-    "GOOGLE_SERVICE_ACCOUNT_PATH",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",
-    "GOOGLE_OAUTH_ACCESS_TOKEN",
-    "CLOUDSDK_AUTH_ACCESS_TOKEN",
-    "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
-    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
-    # Azure: account keys and SAS, service principal, managed and workload identity.
-    "AZURE_STORAGE_KEY",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_ACCESS_KEY",
-    "AZURE_STORAGE_MASTER_KEY",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_STORAGE_SAS_KEY",
-    "AZURE_STORAGE_TOKEN",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_CLIENT_SECRET",
-    "AZURE_CLIENT_SECRET",
-    "AZURE_CLIENT_CERTIFICATE_PATH",
-    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
-    "AZURE_PASSWORD",
-    "AZURE_FEDERATED_TOKEN",
-    "AZURE_FEDERATED_TOKEN_FILE",
-    "IDENTITY_ENDPOINT",
-    "IDENTITY_HEADER",
-    "MSI_ENDPOINT",
-    "MSI_SECRET",
-)
-"""Neither shown nor handed to the command: secrets, files of secrets, and ways to obtain them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from htcjob.environment import context as env
+from htcjob.environment.variables import current_environ
 from htcjob.errors import (
     AbsentError,
     ConfigurationError,
@@ -67,7 +67,7 @@ class HtcApi:
             raise ConfigurationError(
                 "HTCJOB_API_URL: expected a URL without user, query (?) and fragment (#)"
             )
-        self._host = Host(self._base, env.current() if environ is None else environ, timeout_s=timeout_s)
+        self._host = Host(self._base, current_environ() if environ is None else environ, timeout_s=timeout_s)
         self._clock = clock
 
     def get(self, *route: str, scheme: str, secret: Secret) -> Answer:

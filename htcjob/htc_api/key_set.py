@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from htcjob.environment import context as env
+from htcjob.environment.variables import current_environ
 from htcjob.errors import ConfigurationError, PermanentError, TokenError, TransientError
 from htcjob.htc_api.web import LARGEST_ANSWER_BYTES, Host, read_whole, split_url, where_it_leads
 from htcjob.logs.json_object import parse_object
@@ -87,7 +87,7 @@ def _fetch(url: str) -> bytes:
     if parts.username is not None:
         raise ConfigurationError("HTCJOB_JWKS: expected a URL without user")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    response = Host(parts, env.current()).ask(target, {"Accept": "application/json"})
+    response = Host(parts, current_environ()).ask(target, {"Accept": "application/json"})
     if response.status == 200:
         return response.data
     shown = url.partition("?")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from htcjob.environment.context import read_token_file
+from htcjob.environment.tokens import read_token_file
 from htcjob.errors import (
     ConfigurationError,
     DeniedError,

@@ -6,7 +6,6 @@ Redirects are not followed. For what is asked once or twice in a job; storage ha
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +13,7 @@ from htcjob import __version__
 from htcjob.errors import ConfigurationError, PermanentError, StorageError, TransientError
 from htcjob.logs.redact import one_line
 from htcjob.supervise.bounded_call import TooLongError, within
+from htcjob.trouble import read_at_once
 
 # http.client is imported with the first request. CPU of the import on top of bare Python, least of 15 on our
 # machine: http.client 34 ms, urllib.request, which imports it, 41 ms, urllib3 81 ms.
@@ -172,8 +172,7 @@ def read_whole(path: str, largest_bytes: int) -> bytes:
         OSError: it cannot be read.
         ValueError: it is no path, or larger.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        data = file.read(largest_bytes + 1) or b""
+    data = read_at_once(path, largest_bytes + 1)
     if len(data) > largest_bytes:
         raise ValueError(f"it has more than {largest_bytes} bytes")
     return data

@@ -31,8 +31,8 @@ from htcjob.attempt.recipe import end, work
 from htcjob.cli.commands.run import make_plan, run
 from htcjob.cli.endings import report_bug, say_ending
 from htcjob.cli.main import ending_of_usage
-from htcjob.environment import context as env
 from htcjob.environment.context import read_context
+from htcjob.environment.variables import current_environ
 from htcjob.errors import ConfigurationError, UsageError
 from htcjob.logs import events as logs
 from htcjob.outcome.endings import Ending, ending_of_error
@@ -52,7 +52,7 @@ _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """What batch systems send ahead of the end; a program that does not handle it would end of it."""
 
 _OF_THE_JOB = ("array_index", "array_size", "manifest", "project_store", "task_store")
-"""Options that `env.py` reads from variables."""
+"""Options that `environment/` reads from variables."""
 
 
 class Job:
@@ -123,7 +123,7 @@ class Job:
         arguments += [f"--output={glob}" for glob in ([outputs] if isinstance(outputs, str) else outputs)]
         try:
             with run.make_context("htcjob.Job", arguments) as context:
-                return cls._of_options(dict(context.params), env.current())
+                return cls._of_options(dict(context.params), current_environ())
         except click.UsageError as error:
             raise SystemExit(say_ending(ending_of_usage(error))) from None
         except Exception as error:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from htcjob.environment import context as env
 from htcjob.logs.redact import Secret
 from htcjob.outcome.results import TRY_AGAIN
 
@@ -93,25 +91,3 @@ def injected_variables(
         # The user's own by convention: the platform injects no array size.
         "BATCH_JOB_ARRAY_SIZE": str(array_size),
     }
-
-
-def without_injected(environ: Mapping[str, str]) -> dict[str, str]:
-    """Give *environ* without what another platform, or another simulation around us, injected."""
-    fields = (
-        "array_index",
-        "array_offset",
-        "array_size",
-        "attempt",
-        "project_id",
-        "task_id",
-        "job_id",
-        "region",
-        "token",
-        "refresh_token",
-        "jwks",
-        "project_store",
-        "task_store",
-        "termination_log",
-    )
-    removed = {name for field in fields for name in env.variables_of(field)}
-    return {name: value for name, value in environ.items() if name not in removed}

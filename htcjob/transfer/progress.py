@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from htcjob.environment import context as env
+from htcjob.environment.variables import current_environ
 from htcjob.logs.events import event
 
 log = logging.getLogger(__name__)
@@ -163,4 +163,4 @@ def size_in_words(size_bytes: float) -> str:
 
 def _is_terminal(stream: TextIO | None) -> bool:
     # Python has no standard error at all when it was started with that closed.
-    return stream is not None and stream.isatty() and env.current().get("TERM", "dumb") != "dumb"
+    return stream is not None and stream.isatty() and current_environ().get("TERM", "dumb") != "dumb"

@@ -9,7 +9,7 @@ import pytest
 
 from htcjob.attempt import preemption
 from htcjob.attempt.preemption import Aws, Notices
-from htcjob.environment.context import metadata_server as server_of
+from htcjob.environment.variables import metadata_server as server_of
 from htcjob.errors import ConfigurationError
 from tests.support.servers.metadata import metadata_server
 

@@ -17,7 +17,7 @@ import click
 import pytest
 
 import htcjob
-from htcjob.environment import context as env
+from htcjob.environment.variables import variables_of
 from htcjob.outcome.reasons import EXIT_TABLE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -196,9 +196,9 @@ def test_the_exit_table_is_the_codes():
     ],
 )
 def test_the_variables_read_are_the_codes(meaning, field):
-    """Each row has exactly the variables that env.py reads, ours first."""
+    """Each row has exactly the variables that `environment/` reads, ours first."""
     rows = dict(table_under("docs/variables.md", "## Read by htcjob"))
-    read = [name for part in field.split() for name in env.variables_of(part)]
+    read = [name for part in field.split() for name in variables_of(part)]
     assert re.findall(r"`(\w+)`", rows[meaning]) == read
 
 
@@ -245,7 +245,7 @@ def test_every_option_of_run_has_a_variable():
 
     for parameter in run.params:
         if parameter.param_type_name == "option":
-            assert parameter.envvar or env.variables_of(parameter.name), parameter.name
+            assert parameter.envvar or variables_of(parameter.name), parameter.name
 
 
 def test_the_format_of_the_index_is_the_codes():

@@ -12,7 +12,8 @@ import click
 from htcjob.cli.endings import printable, say_ending
 from htcjob.cli.options import balance_option, job_options, look_table
 from htcjob.cli.output import write
-from htcjob.environment import context as env
+from htcjob.environment.context import read_context
+from htcjob.environment.variables import current_environ, injected, unknown
 from htcjob.errors import ConfigurationError, HtcjobError
 from htcjob.logs.redact import redact
 from htcjob.manifest.chunk import Share, chunk_bounds
@@ -39,7 +40,7 @@ def chunk(entries: int | None, as_json: bool, balance: str, **flags: Any) -> Non
     Example:
       htcjob chunk --entries 5001 --array-size 1000 --array-index 0
     """
-    context = env.read_context(env.current(), flags=flags)
+    context = read_context(current_environ(), flags=flags)
     manifest: Manifest | None = None
     if entries is None:
         manifest, bounds = _open_manifest(context, balance)
@@ -78,13 +79,13 @@ def environment(as_json: bool) -> int:
     Example:
       htcjob env
     """
-    environ = env.current()
-    variables = env.injected(environ)
+    environ = current_environ()
+    variables = injected(environ)
     if not as_json:  # shown first, because they are what one looks for when they make no sense
         for name, value in variables:
             write(f"{name}={printable(value)}")
     try:
-        context = env.read_context(environ)
+        context = read_context(environ)
     except ConfigurationError as error:
         ending = ending_of_error(error)
         if as_json:
@@ -164,7 +165,7 @@ def _steps(flags: dict[str, Any], balance: str) -> Iterator[tuple[str, Callable[
     contexts: list[JobContext] = []
 
     def environment_step() -> str:
-        context = env.read_context(env.current(), flags=flags)
+        context = read_context(current_environ(), flags=flags)
         contexts.append(context)
         size = "?" if context.array_size is None else context.array_size
         return f"{context.platform}: array index {context.array_index} of {size}, attempt {context.attempt}"
@@ -208,7 +209,7 @@ def _mistyped() -> Iterator[str]:
     from htcjob.cli.commands.run import run
 
     options = [option.envvar for option in run.params if isinstance(option.envvar, str)]
-    for name, like in env.unknown(env.current(), options):
+    for name, like in unknown(current_environ(), options):
         yield f"{printable(name)} is not read: did you mean {like}?"
 
 

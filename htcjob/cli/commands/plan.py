@@ -15,10 +15,9 @@ from tabulate import tabulate
 from htcjob.cli.endings import say
 from htcjob.cli.options import FloatRange
 from htcjob.cli.output import write
-from htcjob.environment import context as env
+from htcjob.environment.variables import current_environ, without_injected
 from htcjob.errors import ConfigurationError, UsageError
 from htcjob.machine.temporary import temporary_directory
-from htcjob.simulate.injection import without_injected
 from htcjob.simulate.processes import htcjob_argv
 from htcjob.submit.array_plan import LARGEST_BATCH, Submission, plan_submission, worthwhile_target_s
 
@@ -126,7 +125,7 @@ def _measured_start_s() -> float:
     """
     environ = {
         name: value
-        for name, value in without_injected(env.current()).items()
+        for name, value in without_injected(current_environ()).items()
         if not name.startswith("HTCJOB_")
     }
     # Empty, it is no copy at all: the container's own record is not to be overwritten.

@@ -16,7 +16,8 @@ from tabulate import tabulate
 from htcjob.cli.endings import printable, say
 from htcjob.cli.options import injected, look_table
 from htcjob.cli.output import write, write_bytes
-from htcjob.environment import context as env
+from htcjob.environment.context import read_context
+from htcjob.environment.variables import current_environ
 from htcjob.errors import ConfigurationError
 from htcjob.job_stores import open_with_own_credentials, require_task_store
 from htcjob.ledger.reader import RecordedRun, Summary, choose_run, final_records, read_run, summarize
@@ -158,7 +159,7 @@ def _write_manifest_line(line: str) -> None:
 
 
 def _task_store(task_store: str | None) -> Store:
-    context = env.read_context(env.current(), flags={"task_store": task_store})
+    context = read_context(current_environ(), flags={"task_store": task_store})
     return require_task_store(context, RetryPolicy())
 
 

@@ -24,7 +24,7 @@ from htcjob.cli.options import (
     log_options,
     ours,
 )
-from htcjob.environment import context as env
+from htcjob.environment.variables import current_environ
 from htcjob.errors import UsageError
 from htcjob.logs import events as logs
 from htcjob.machine.limits import cpus
@@ -178,7 +178,7 @@ def run(
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
         plan,
-        environ=env.current(),
+        environ=current_environ(),
         flags={
             "array_index": array_index,
             "array_size": array_size,

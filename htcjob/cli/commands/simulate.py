@@ -20,7 +20,7 @@ from htcjob.cli.commands.run import run
 from htcjob.cli.endings import say
 from htcjob.cli.options import DURATION, MEMORY, MOST_JOBS, FloatRange, exit_table
 from htcjob.cli.output import write
-from htcjob.environment import context as env
+from htcjob.environment.variables import container_program, current_environ, without_injected
 from htcjob.errors import HtcjobError, UsageError
 from htcjob.job_stores import open_with_own_credentials
 from htcjob.ledger.reader import final_records
@@ -30,7 +30,6 @@ from htcjob.retry import RetryPolicy
 from htcjob.simulate.array import Array, AttemptEnd, Simulation
 from htcjob.simulate.containers import Box, Containers
 from htcjob.simulate.engine import Engine
-from htcjob.simulate.injection import without_injected
 from htcjob.simulate.processes import Processes
 from htcjob.simulate.summary import rows, summarise
 from htcjob.storage.keys import real_path
@@ -199,11 +198,11 @@ def _box(image: str | None, **limits: Any) -> Box | None:
 
 
 def _runner(box: Box | None, simulation: Simulation, arguments: tuple[str, ...]) -> Runner:
-    environ = without_injected(env.current())
+    environ = without_injected(current_environ())
     if box is None:
         return Processes(arguments=arguments, environ=environ)
     return Containers(
-        Engine(env.container_program(environ), environ),
+        Engine(container_program(environ), environ),
         box,
         arguments=arguments,
         directories=[
