@@ -50,7 +50,7 @@ _PLAIN_LENGTH = 1024
 class Source(NamedTuple):
     """What a manifest is to be made of."""
 
-    place: Location
+    location: Location
     """A folder, a whole store, or a glob; a plain name means a folder."""
     is_project: bool
     """Its store is project storage: entries are keys, not URLs."""
@@ -66,10 +66,10 @@ class Source(NamedTuple):
     @property
     def prefix(self) -> str:
         """How all keys begin that are looked at."""
-        key = self.place.key
+        key = self.location.key
         if GLOB.search(key):
-            return self.place.literal
-        return key if self.place.is_folder else f"{key}/"
+            return self.location.literal
+        return key if self.location.is_folder else f"{key}/"
 
 
 class Built(NamedTuple):
@@ -83,7 +83,7 @@ class Built(NamedTuple):
     """All of them."""
 
 
-class _Part(NamedTuple):
+class _RangeFiles(NamedTuple):
     """The entries of one range of keys, in two files."""
 
     lines: str
@@ -92,7 +92,7 @@ class _Part(NamedTuple):
     n_unusable: int
 
 
-def build(source: Source, target: Location, transfers: Transfers, folder: str) -> Built:
+def build(source: Source, target: Location, *, transfers: Transfers, folder: str) -> Built:
     """
     List *source*, side by side where its keys allow that, and put manifest and index at *target*.
 
@@ -117,23 +117,23 @@ def build(source: Source, target: Location, transfers: Transfers, folder: str) -
 
 
 def _build(source: Source, target: Location, transfers: Transfers, folder: str) -> Built:
-    ranges = cut(source.place.store, source.prefix, transfers)
+    ranges = cut(source.location.store, source.prefix, transfers)
     path = os.path.join(folder, "manifest")
     unusable: list[str] = []
     n_unusable = 0
     with Blame("build", target.url, file=folder), IndexWriter(has_sizes=True) as writer:
-        write = partial(_write_part, source, _is_wanted(source, target), transfers, folder)
-        with open(path, "wb") as manifest, closing(transfers.each(write, enumerate(ranges))) as parts:
-            for part in parts:
-                if isinstance(part, HtcjobError):
-                    raise part
-                unusable += part.unusable[: FIRST_FEW - len(unusable)]
-                n_unusable += part.n_unusable
-                _append(part, manifest, writer)
+        write = partial(_write_range, source, _is_wanted(source, target), transfers, folder)
+        with open(path, "wb") as manifest, closing(transfers.each(write, enumerate(ranges))) as written:
+            for files in written:
+                if isinstance(files, HtcjobError):
+                    raise files
+                unusable += files.unusable[: FIRST_FEW - len(unusable)]
+                n_unusable += files.n_unusable
+                _append(files, manifest, writer)
         if n_unusable:
             return Built(None, unusable, n_unusable)
         if not writer.size_bytes:
-            raise AbsentError("list", source.place.url, "no object matches")
+            raise AbsentError("list", source.location.url, "no object matches")
         return Built(_put(path, target, writer, transfers), (), 0)
 
 
@@ -179,7 +179,7 @@ def _means(line: str, key: str) -> bool:
 
 def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftOut], bool]:
     """Give what tells whether an object is to become an entry, or something in what is left out may be."""
-    store, key, reserved = source.place.store, source.place.key, source.reserved_folder
+    store, key, reserved = source.location.store, source.location.key, source.reserved_folder
     folder = source.prefix[: source.prefix.rfind("/") + 1]
     glob = key if GLOB.search(key) else None
     pattern = glob_pattern(glob) if glob else None
@@ -215,19 +215,19 @@ def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftO
     return is_wanted
 
 
-def _write_part(
+def _write_range(
     source: Source,
     is_wanted: Callable[[ObjectInfo | LeftOut], bool],
     transfers: Transfers,
     folder: str,
     numbered: tuple[int, KeyRange],
-) -> _Part:
+) -> _RangeFiles:
     """List a range of keys into files of its own."""
     number, keys = numbered
-    store = source.place.store
-    part = _Part(os.path.join(folder, f"{number}.lines"), os.path.join(folder, f"{number}.sizes"), [], 0)
+    path = os.path.join(folder, str(number))
+    files = _RangeFiles(f"{path}.lines", f"{path}.sizes", [], 0)
     n_unusable = 0
-    with open(part.lines, "wb") as lines_file, open(part.sizes, "wb") as sizes_file:
+    with open(files.lines, "wb") as lines_file, open(files.sizes, "wb") as sizes_file:
         lines: list[str] = []
         sizes = array("Q")
 
@@ -240,39 +240,45 @@ def _write_part(
             lines.clear()
             del sizes[:]
 
-        for info in in_range(store, keys, transfers):
+        for info in in_range(source.location.store, keys, transfers):
             if not is_wanted(info):
                 continue
-            url = store.url_of(info.key)
-            if isinstance(info, LeftOut):
-                line, problem = None, f"{url}: {info.reason}"
-            else:
-                line = line_of(
-                    info.key, url, info.size_bytes, is_project=source.is_project, as_json=source.as_json
-                )
-                problem = f"no line of a manifest can mean the key {info.key!r}"
+            line = _line_of(source, info)
             if line is None or isinstance(info, LeftOut):
                 n_unusable += 1
                 if n_unusable <= FIRST_FEW:
-                    part.unusable.append(problem)
+                    files.unusable.append(_problem_of(source, info))
                 continue
             lines.append(f"{line}\n")
             sizes.append(info.size_bytes)
             if len(sizes) >= LINES_AT_ONCE:
                 write()
         write()
-    return part._replace(n_unusable=n_unusable)
+    return files._replace(n_unusable=n_unusable)
 
 
-def _append(part: _Part, manifest: BinaryIO, writer: IndexWriter) -> None:
+def _line_of(source: Source, info: ObjectInfo | LeftOut) -> str | None:
+    if isinstance(info, LeftOut):
+        return None
+    url = source.location.store.url_of(info.key)
+    return line_of(info.key, url, info.size_bytes, is_project=source.is_project, as_json=source.as_json)
+
+
+def _problem_of(source: Source, info: ObjectInfo | LeftOut) -> str:
+    if isinstance(info, LeftOut):
+        return f"{source.location.store.url_of(info.key)}: {info.reason}"
+    return f"no line of a manifest can mean the key {info.key!r}"
+
+
+def _append(files: _RangeFiles, manifest: BinaryIO, writer: IndexWriter) -> None:
     """Add the entries of a part to the manifest and to its index, and remove its files."""
-    for block in _blocks(part.lines):
+    for block in _blocks(files.lines):
         manifest.write(block)
         writer.feed(block)
-    for block in _blocks(part.sizes):
+    for block in _blocks(files.sizes):
         writer.feed_sizes(array("Q", block))
-    os.unlink(part.lines)
-    os.unlink(part.sizes)
+    os.unlink(files.lines)
+    os.unlink(files.sizes)
 
 
 def _blocks(path: str) -> Iterator[bytes]:

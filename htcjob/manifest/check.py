@@ -8,7 +8,6 @@ files.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import closing
 from functools import partial
 from itertools import groupby, islice
@@ -25,11 +24,9 @@ from htcjob.errors import (
     UnwritableError,
 )
 from htcjob.machine.sorted_lines import SortedLines
-from htcjob.manifest.index import Index
-from htcjob.manifest.index_format import SUFFIX
+from htcjob.manifest.local_copy import LocalCopy
 from htcjob.manifest.manifest import Manifest
 from htcjob.storage.local.errors import Blame
-from htcjob.storage.local.store import LocalStore
 from htcjob.storage.urls import split_object_url
 from htcjob.transfer.key_ranges import can_begin_anywhere, in_range, range_of
 
@@ -48,9 +45,6 @@ LISTED = 5 * BATCH
 """Objects that such a listing reads at most; where that is not enough, each other key is asked for."""
 BATCHES = 64
 """Looked for side by side."""
-
-_COPY = "list"
-"""Name of the copy of the index on this machine, with its suffix."""
 
 _SEPARATOR = b"\0"
 """Between the parts of a sorted line; no key has one."""
@@ -81,17 +75,18 @@ class Check:
     A check of one manifest; `problems` makes it.
 
     Args:
-        place: The manifest.
+        location: The manifest.
         transfers: What makes the requests.
         retry: What a transient failure of reading the manifest is met with.
         folder: A directory of this machine, for sorting.
     """
 
-    def __init__(self, place: Location, transfers: Transfers, retry: RetryPolicy, folder: str) -> None:
-        self._place = place
+    def __init__(self, location: Location, *, transfers: Transfers, retry: RetryPolicy, folder: str) -> None:
+        self._location = location
         self._transfers = transfers
         self._retry = retry
         self._folder = folder
+        self._copy = LocalCopy(location, transfers=transfers, retry=retry, folder=folder)
         self._sorted = SortedLines(folder)
         self.n_entries = 0
         """Entries in the manifest; known when the first problem is given, or all are."""
@@ -108,11 +103,11 @@ class Check:
             AbsentError: there is no such manifest.
             StorageError: it cannot be read, or storage not be asked; or the disk of this machine is full.
         """
-        with Blame("check", self._place.url, file=self._folder):
+        with Blame("check", self._location.url, file=self._folder):
             yield from self._problems(open_store)
 
     def _problems(self, open_store: Callable[[str], Store] | None) -> Iterator[Problem]:
-        manifest = Manifest(self._place.store, self._place.key, self._retry)
+        manifest = Manifest(self._location.store, self._location.key, self._retry)
         self.n_entries = manifest.n_entries
         for entry in manifest.entries(range(manifest.n_entries)):
             if entry.problem is not None:
@@ -136,9 +131,7 @@ class Check:
 
     def _index_problems(self, manifest: Manifest) -> Iterator[Problem]:
         try:
-            copy = os.path.join(self._folder, _COPY + SUFFIX)
-            self._transfers.get(self._place.store, self._place.key + SUFFIX, copy)
-            index = Index(LocalStore(self._folder), _COPY, self._retry)
+            index = self._copy.index()
             if (index.head.tag, index.head.sha256) == (manifest.tag, manifest.sha256):
                 index.check()
                 return

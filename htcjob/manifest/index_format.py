@@ -1,39 +1,8 @@
 """
-The index of a manifest: what it looks like, byte by byte, and how a place in the manifest is found in it.
+The index of a manifest, byte by byte: read and checked here, written by `index_writer`.
 
-`<manifest>.idx` lets a job find its chunk without reading what lies before it. The manifest is cut into
-groups of whole consecutive lines, of at most 16 KiB together (a longer line is a group by itself); the index
-says where each begins. All numbers are unsigned and little-endian; offsets and positions count from 0.
-
-    head     0   8 bytes  magic: 89 48 54 43 49 44 58 0A  ("\\x89HTCIDX\\n")
-             8   2        version, 1
-            10   2        flags; 1: sizes are there
-            12   4        length of the head, with its table and its CRC
-            16   8        length of the index
-            24   8        length of the manifest
-            32  32        SHA-256 of the manifest
-            64   8        entries
-            72   8        size of all entries together, in bytes; 0 without sizes
-            80   4        groups
-            84   4        groups in a page (fewer in the last one)
-            88   4        pages, at most 512
-            92   4        length of the tag
-            96   …        tag of the manifest's version: its ETag without quotation marks, on Google Cloud
-                          Storage its generation; UTF-8, at most 512 bytes
-             …  16 each   table, a row for each page: position of its first entry; size of all entries before
-             …   4        CRC-32 of all the head before it
-    pages    …   8        position of the first entry
-             …   8        offset of the first line in the manifest
-             …   8        number of the first line, from 1
-             …   8        size of all entries before
-             …  16 each   a row for each group: bytes (4), entries (2), lines (2), size of its entries (8)
-             …   4        CRC-32 of the page before it
-    sizes    …            only with the flag: for each group
-             …   8 each   size of each of its entries
-             …   4        CRC-32 of these sizes
-
-CRC-32 is that of zlib and PNG. Pages follow the head, sizes follow the pages, each without a gap. The place
-of a page follows from its number, the place of a group's sizes from its number and its first position.
+The format is described in docs/manifest-index.md, so that other programs can read it. `<manifest>.idx` has a
+head with a table of its pages, pages with a row for each group of lines, and maybe the size of every entry.
 """
 
 from __future__ import annotations
@@ -73,6 +42,32 @@ TABLE_ROW = struct.Struct("<QQ")
 PAGE_START = struct.Struct("<QQQQ")
 GROUP_ROW = struct.Struct("<IHHQ")
 CRC = struct.Struct("<I")
+
+
+class HeadFields(NamedTuple):
+    """The numbers that the head begins with, in the order of `HEAD`."""
+
+    magic: bytes
+    version: int
+    flags: int
+    head_bytes: int
+    index_bytes: int
+    manifest_bytes: int
+    sha256: bytes
+    n_entries: int
+    weight: int
+    n_groups: int
+    page_groups: int
+    n_pages: int
+    tag_bytes: int
+
+    @property
+    def length(self) -> int:
+        """The length that an index with this head must have."""
+        length = pages_stop(self.head_bytes, self.n_groups, self.page_groups)
+        if self.flags & HAS_SIZES:
+            length += self.n_entries * SIZE_BYTES + self.n_groups * CRC.size
+        return length
 
 
 class Head(NamedTuple):
@@ -196,46 +191,49 @@ def read_head(data: bytes, index_bytes: int) -> Head:
     """
     if len(data) < HEAD.size or not data.startswith(MAGIC):
         raise UnusableIndexError("it is no index of a manifest")
-    (_, version, flags, head_bytes, said_bytes, manifest_bytes, sha256, n_entries, weight, n_groups) = (
-        HEAD.unpack_from(data)[:10]
-    )
-    page_groups, n_pages, tag_bytes = HEAD.unpack_from(data)[10:]
-    if version != VERSION:
-        raise UnusableIndexError(f"version {version} is not known here, only {VERSION}")
-    table_at = HEAD.size + tag_bytes
-    table_stop = table_at + n_pages * TABLE_ROW.size
-    if not table_stop + CRC.size == head_bytes <= len(data):
+    said = HeadFields(*HEAD.unpack_from(data))
+    if said.version != VERSION:
+        raise UnusableIndexError(f"version {said.version} is not known here, only {VERSION}")
+    table_at = HEAD.size + said.tag_bytes
+    table_stop = table_at + said.n_pages * TABLE_ROW.size
+    if not table_stop + CRC.size == said.head_bytes <= len(data):
         raise UnusableIndexError("its head is damaged")
-    _check(data[:head_bytes], "head")
+    _check(data[: said.head_bytes], "head")
     rows = list(TABLE_ROW.iter_unpack(data[table_at:table_stop]))
     head = Head(
-        index_bytes=said_bytes,
-        manifest_bytes=manifest_bytes,
-        sha256=sha256.hex(),
+        index_bytes=said.index_bytes,
+        manifest_bytes=said.manifest_bytes,
+        sha256=said.sha256.hex(),
         tag=data[HEAD.size : table_at].decode(errors="replace"),
-        n_entries=n_entries,
-        weight=weight if flags & HAS_SIZES else None,
-        n_groups=n_groups,
-        page_groups=page_groups,
-        head_bytes=head_bytes,
+        n_entries=said.n_entries,
+        weight=said.weight if said.flags & HAS_SIZES else None,
+        n_groups=said.n_groups,
+        page_groups=said.page_groups,
+        head_bytes=said.head_bytes,
         positions=[row[0] for row in rows],
         weights=[row[1] for row in rows],
     )
-    is_forward = all(
-        numbers == sorted(numbers) and numbers[:1] in ([], [0]) and (not numbers or numbers[-1] <= whole)
-        for numbers, whole in ((head.positions, n_entries), (head.weights, weight))
-    )
-    if (
-        page_groups < 1
-        or n_pages != -(-n_groups // page_groups)
-        or (n_entries and not n_groups)
-        or not is_forward
-    ):
+    if not _agree(said, head):
         raise UnusableIndexError("its numbers contradict each other")
-    sizes_bytes = n_entries * SIZE_BYTES + n_groups * CRC.size if flags & HAS_SIZES else 0
-    if not said_bytes == index_bytes == head.pages_stop + sizes_bytes:
-        raise UnusableIndexError(f"it has {index_bytes} bytes and says {said_bytes}")
+    if not said.index_bytes == index_bytes == said.length:
+        raise UnusableIndexError(f"it has {index_bytes} bytes and says {said.index_bytes}")
     return head
+
+
+def _agree(said: HeadFields, head: Head) -> bool:
+    """Whether the numbers of a head may all be true."""
+    return (
+        said.page_groups >= 1
+        and said.n_pages == -(-said.n_groups // said.page_groups)
+        and (said.n_groups > 0 or said.n_entries == 0)
+        and _is_ascending(head.positions, said.n_entries)
+        and _is_ascending(head.weights, said.weight)
+    )
+
+
+def _is_ascending(numbers: Sequence[int], largest: int) -> bool:
+    """Whether *numbers* ascend from 0 to *largest* at most."""
+    return not numbers or (numbers[0] == 0 and numbers == sorted(numbers) and numbers[-1] <= largest)
 
 
 def read_page(data: bytes, page: int, head: Head) -> Page:

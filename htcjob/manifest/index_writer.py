@@ -27,13 +27,12 @@ from htcjob.manifest.index_format import (
     SUFFIX,
     TABLE_ROW,
     VERSION,
-    pages_stop,
+    HeadFields,
 )
 from htcjob.storage.local.errors import Blame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
     from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import Store
@@ -77,12 +76,7 @@ class IndexWriter(Grouper):
     def __enter__(self) -> IndexWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._sizes is not None:
             self._sizes.close()
 
@@ -108,54 +102,48 @@ class IndexWriter(Grouper):
         name = tag.encode()
         if len(name) > LONGEST_TAG_BYTES:
             raise PermanentError("index", path, f"storage gives the manifest an ETag of {len(name)} bytes")
-        n_entries, n_groups = self.n_entries, len(self.group_bytes)
-        weights = self._group_weights(n_entries)
-        page_groups = max(PAGE_GROUPS, -(-n_groups // MOST_PAGES))
+        weights = self._group_weights()
+        page_groups = max(PAGE_GROUPS, -(-len(self.group_bytes) // MOST_PAGES))
         table, pages = self._pages(weights, page_groups)
-        head_bytes = HEAD.size + len(name) + len(table) + CRC.size
-        index_bytes = pages_stop(head_bytes, n_groups, page_groups)
-        if self._sizes is not None:
-            index_bytes += n_entries * SIZE_BYTES + n_groups * CRC.size
-        head = HEAD.pack(
-            MAGIC,
-            VERSION,
-            0 if self._sizes is None else HAS_SIZES,
-            head_bytes,
-            index_bytes,
-            self.size_bytes,
-            bytes.fromhex(self.sha256),
-            n_entries,
-            sum(weights),
-            n_groups,
-            page_groups,
-            len(table) // TABLE_ROW.size,
-            len(name),
-        )
+        head = self._head(name, table, sum(weights), page_groups)
         with open(path, "wb") as file:
-            file.write(_with_crc(head + name + table))
+            file.write(_with_crc(HEAD.pack(*head) + name + table))
             for page in pages:
                 file.write(page)
             if self._sizes is not None:
                 self._sizes.seek(0)
                 for count in self.group_entries:
                     file.write(_with_crc(self._sizes.read(count * SIZE_BYTES)))
-        return Indexed(
-            n_entries,
-            self.size_bytes,
-            self.sha256,
-            None if self._sizes is None else sum(weights),
-            index_bytes,
-        )
+        weight = None if self._sizes is None else head.weight
+        return Indexed(self.n_entries, self.size_bytes, self.sha256, weight, head.index_bytes)
 
-    def _group_weights(self, n_entries: int) -> array[int]:
+    def _head(self, name: bytes, table: bytes, weight: int, page_groups: int) -> HeadFields:
+        fields = HeadFields(
+            magic=MAGIC,
+            version=VERSION,
+            flags=0 if self._sizes is None else HAS_SIZES,
+            head_bytes=HEAD.size + len(name) + len(table) + CRC.size,
+            index_bytes=0,
+            manifest_bytes=self.size_bytes,
+            sha256=bytes.fromhex(self.sha256),
+            n_entries=self.n_entries,
+            weight=weight,
+            n_groups=len(self.group_bytes),
+            page_groups=page_groups,
+            n_pages=len(table) // TABLE_ROW.size,
+            tag_bytes=len(name),
+        )
+        return fields._replace(index_bytes=fields.length)
+
+    def _group_weights(self) -> array[int]:
         """Give the size of each group's entries; zeros without sizes."""
         weights = array("Q")
         if self._sizes is None:
             weights.frombytes(bytes(len(self.group_bytes) * SIZE_BYTES))
             return weights
         n_sizes = self._sizes.tell() // SIZE_BYTES
-        if n_sizes != n_entries:
-            raise ValueError(f"{n_sizes} sizes of {n_entries} entries")
+        if n_sizes != self.n_entries:
+            raise ValueError(f"{n_sizes} sizes of {self.n_entries} entries")
         self._sizes.seek(0)
         for count in self.group_entries:
             weights.append(sum(struct.unpack(f"<{count}Q", self._sizes.read(count * SIZE_BYTES))))

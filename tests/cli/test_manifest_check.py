@@ -130,7 +130,12 @@ def test_on_s3_absent_objects_are_found_with_listings_or_one_by_one(rgw, monkeyp
         assert set(transfers.each(lambda key: store.put_bytes(b"x", key), there)) == {True}
         wanted = keys[::step]
         store.put_bytes("".join(f"{key}\n" for key in reversed(wanted)).encode(), "list.txt")
-        check = Check(Location("list.txt", store, "list.txt"), transfers, RetryPolicy(), str(tmp_path))
+        check = Check(
+            Location("list.txt", store, "list.txt"),
+            transfers=transfers,
+            retry=RetryPolicy(),
+            folder=str(tmp_path),
+        )
         found = [problem.text.rpartition("/")[2] for problem in check.problems(lambda _: store)]
     assert sorted(found) == [keys[n] for n in sorted(absent) if n % step == 0]
 
@@ -140,7 +145,12 @@ def test_duplicates_are_found_through_files(tmp_path):
     store = MemoryStore("many")
     store.put_bytes("".join(f"{n % 400}\n" for n in range(1000)).encode(), "list.txt")
     with patch("htcjob.machine.sorted_lines.IN_MEMORY", 50), Transfers(RetryPolicy()) as transfers:
-        check = Check(Location("list.txt", store, "list.txt"), transfers, RetryPolicy(), str(tmp_path))
+        check = Check(
+            Location("list.txt", store, "list.txt"),
+            transfers=transfers,
+            retry=RetryPolicy(),
+            folder=str(tmp_path),
+        )
         found = sorted(check.problems())
     assert found == [
         (n + 1, f"manifest line {n + 1}: the same entry as line {n % 400 + 1}") for n in range(400, 1000)
@@ -154,7 +164,12 @@ def test_a_check_of_long_lines_takes_little_memory(tmp_path):
     lines = (json.dumps({"key": f"{n}.jpg", "note": parameters}) + "\n" for n in range(1500))
     store.put_bytes("".join(lines).encode(), "list.txt")
     with Transfers(RetryPolicy()) as transfers:
-        check = Check(Location("list.txt", store, "list.txt"), transfers, RetryPolicy(), str(tmp_path))
+        check = Check(
+            Location("list.txt", store, "list.txt"),
+            transfers=transfers,
+            retry=RetryPolicy(),
+            folder=str(tmp_path),
+        )
         tracemalloc.start()
         try:
             assert (

@@ -80,10 +80,11 @@ def test_an_index_of_right_checksums_and_wrong_numbers(data):
                 index[data.draw(st.integers(96, 600))] = data.draw(st.integers(0, 255))
         store.put_bytes(with_checksums(index), "list" + SUFFIX)
         place = Location("list", store, "list")
-        list(Check(place, transfers, QUICK, folder).problems())
+        how = {"array_size": 5, "transfers": transfers, "retry": QUICK, "folder": folder}
+        list(Check(place, transfers=transfers, retry=QUICK, folder=folder).problems())
         for balance in ("entries", "bytes"):
             for use in (
-                lambda: list(split(place, 5, balance, transfers, QUICK, folder)),  # noqa: B023
+                lambda: list(split(place, balance=balance, **how)),  # noqa: B023
                 lambda: [entries_of(store, n, balance) for n in range(5)],  # noqa: B023
             ):
                 with suppress(HtcjobError):

@@ -108,7 +108,7 @@ def test_a_manifest_of_a_server_without_order_has_every_key(server, store, order
     made, target = MemoryStore("made"), "list.txt"
     with Transfers(RetryPolicy(sleep=lambda _: False)) as transfers:
         source = Source(Location("x", store, ""), is_project=True, reserved_folder=RESERVED_FOLDER)
-        build(source, Location("list.txt", made, target), transfers, str(tmp_path))
+        build(source, Location("list.txt", made, target), transfers=transfers, folder=str(tmp_path))
     assert made.read_range(target, 0).decode().split() == MANY
 
 

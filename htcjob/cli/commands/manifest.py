@@ -124,7 +124,7 @@ def build(
         as_json=jsonl,
     )
     with moving("build") as transfers, temporary_directory() as folder:
-        made = build_manifest(source, target, transfers, folder)
+        made = build_manifest(source, target, transfers=transfers, folder=folder)
     if made.indexed is None:
         for problem in made.unusable:
             say(f"htcjob: error: {problem}")
@@ -162,7 +162,7 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     place = place_of(key, stores)
     n_problems = 0
     with _named(place), talking() as transfers, temporary_directory() as folder:
-        made = Check(place, transfers, RetryPolicy(), folder)
+        made = Check(place, transfers=transfers, retry=RetryPolicy(), folder=folder)
         for problem in made.problems(partial(_open, stores) if exists else None):
             n_problems += 1
             if as_json:
@@ -197,22 +197,29 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
 
     place = place_of(key, Stores())
     with _named(place), talking() as transfers, temporary_directory() as folder:
-        for part in split_manifest(place, array_size, balance, transfers, RetryPolicy(), folder):
-            ends = (part.first, part.last)
+        for job in split_manifest(
+            place,
+            array_size=array_size,
+            balance=balance,
+            transfers=transfers,
+            retry=RetryPolicy(),
+            folder=folder,
+        ):
+            ends = (job.first, job.last)
             if as_json:
                 members = {
-                    "array_index": part.array_index,
-                    "chunk": [part.chunk.start, part.chunk.stop],
-                    "entries": len(part.chunk),
-                    "size_bytes": part.size_bytes,
+                    "array_index": job.array_index,
+                    "chunk": [job.chunk.start, job.chunk.stop],
+                    "entries": len(job.chunk),
+                    "size_bytes": job.size_bytes,
                     "first": ends[0],
                     "last": ends[1],
                 }
                 write(json.dumps(members))
             else:
-                size = "-" if part.size_bytes is None else part.size_bytes
+                size = "-" if job.size_bytes is None else job.size_bytes
                 shown = ["-" if line is None else printable(redact(line)) for line in ends]
-                write("\t".join(map(str, (part.array_index, len(part.chunk), size, *shown))))
+                write("\t".join(map(str, (job.array_index, len(job.chunk), size, *shown))))
 
 
 def _open(stores: Stores, url: str) -> Store:
