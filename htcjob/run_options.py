@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from htcjob.errors import UsageError
 from htcjob.outcome.endings import FailureBudget
 
 
-class Plan(NamedTuple):
+class Multiple(NamedTuple):
+    """A time limit that is a multiple of what others took."""
+
+    factor: float
+    """How many times."""
+
+
+class RunOptions(NamedTuple):
     """What the user asked `htcjob run` to do."""
 
     command: Sequence[str]
@@ -58,3 +66,37 @@ class Plan(NamedTuple):
     def program(self) -> Sequence[str]:
         """What a run is of: the command, or what is called."""
         return ("--call", self.call) if self.call else self.command
+
+    @classmethod
+    def of_options(
+        cls,
+        *,
+        call: str | None,
+        is_each: bool,
+        timeout: float | Multiple | None,
+        deadline_s: float | None,
+        grace_s: float,
+        permanent_exit: str,
+        **rest: Any,
+    ) -> RunOptions:
+        """
+        Return what the options of `htcjob run` ask for, as the command line has read them.
+
+        Raises:
+            UsageError: two of them contradict each other.
+        """
+        if deadline_s and deadline_s <= grace_s:
+            raise UsageError("--deadline must be longer than --grace, which is its last part")
+        factor = timeout.factor if isinstance(timeout, Multiple) else None
+        if factor is not None and not (is_each or call):
+            raise UsageError("--timeout 5x compares entries: it needs --each or --call")
+        return cls(
+            call=call,
+            is_each=is_each or call is not None,
+            timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
+            timeout_factor=factor,
+            deadline_s=deadline_s or None,
+            grace_s=grace_s,
+            permanent_exit=int(permanent_exit),
+            **rest,
+        )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from htcjob.entries.pipeline import Pipeline
     from htcjob.environment.context import JobContext
     from htcjob.ledger.ledger import Ledger
-    from htcjob.run_options import Plan
+    from htcjob.run_options import RunOptions
 
 
 class Attempt:
@@ -26,16 +26,16 @@ class Attempt:
     What one attempt has found out so far.
 
     Args:
-        plan: What the user asked for.
+        options: What the user asked for.
         environ: The injected environment.
-        act: Does the work of one entry in place of the plan's command (`each.Each`).
+        act: Does the work of one entry in place of the user's command (`each.Each`).
     """
 
-    def __init__(self, plan: Plan, environ: Mapping[str, str], *, act: Act | None = None) -> None:
-        self.plan = plan
+    def __init__(self, options: RunOptions, environ: Mapping[str, str], *, act: Act | None = None) -> None:
+        self.options = options
         self.environ = environ
         self.act = act
-        self.facts = Facts(plan.max_failures or FailureBudget(), permanent_exit=plan.permanent_exit)
+        self.facts = Facts(options.max_failures or FailureBudget(), permanent_exit=options.permanent_exit)
         self.started_at = time.time()
         self.started = time.monotonic()
         self.context: JobContext | None = None

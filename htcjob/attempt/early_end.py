@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def warned_early(attempt: Attempt, context: JobContext, signals: Signals) -> AbstractContextManager[object]:
     """Stop ahead of the platform's own limit, and at the cloud's notice where that is asked for."""
     if context.ends_at is not None:
-        _stop_before(context.ends_at, attempt.plan.grace_s, signals)
-    cloud = attempt.plan.preemption_notice
+        _stop_before(context.ends_at, attempt.options.grace_s, signals)
+    cloud = attempt.options.preemption_notice
     if cloud is None:
         return nullcontext()
     from htcjob.attempt.preemption import Notices
@@ -60,7 +60,7 @@ def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] 
 
     last_resort = LastResort(
         signals.request_in,
-        after_s=attempt.plan.grace_s + OVERTIME_S,
+        after_s=attempt.options.grace_s + OVERTIME_S,
         last_words=lambda signum: last_words(attempt, signals, signum),
         at_once=at_once,
     )

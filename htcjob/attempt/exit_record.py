@@ -62,7 +62,7 @@ def _store_exit_record(
         return ledger.write_exit_record(record)
     patience_s = RECORD_S
     if stopped_at is not None:
-        left_s = stopped_at + attempt.plan.grace_s + OVERTIME_S - time.monotonic()
+        left_s = stopped_at + attempt.options.grace_s + OVERTIME_S - time.monotonic()
         patience_s = min(patience_s, max(left_s - OVERTIME_S / 4, OVERTIME_S / 4))
     try:
         return within(patience_s, lambda: ledger.write_exit_record(record))

@@ -26,14 +26,14 @@ def run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
 
     A token that is there and of no use may still be what the command is for, so that is said.
     """
-    plan = attempt.plan
+    options = attempt.options
     # Our own waits end at a signal here, so what ends the rest costs nothing until one comes.
     signals.on_stop = lambda signum: attempt.end_in(
-        plan.grace_s + OVERTIME_S, lambda: last_words(attempt, signals, signum)
+        options.grace_s + OVERTIME_S, lambda: last_words(attempt, signals, signum)
     )
     if signals.stop_signal is not None:
         signals.on_stop(signals.stop_signal)
-    if plan.is_each:
+    if options.is_each:
         raise ConfigurationError(
             "--each and --call need entries: name a manifest with --manifest or HTCJOB_MANIFEST"
         )
@@ -49,20 +49,22 @@ def run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
         url = context.task_store
         try:
             task = within(RECORD_S, lambda: open_with_own_credentials(url))
-            attempt.ledger = Ledger(task, plan.run or "default", RetryPolicy(sleep=signals.sleep))
+            attempt.ledger = Ledger(task, options.run or "default", RetryPolicy(sleep=signals.sleep))
         except TooLongError:
             event(__name__, WARNING, "exit_record_not_written", cause=f"{url}: it cannot be opened in time")
     extra = job_variables(context)
-    ends_in_s = [limit_s for limit_s in (plan.timeout_s, signals.stops_in_s) if limit_s is not None]
+    ends_in_s = [limit_s for limit_s in (options.timeout_s, signals.stops_in_s) if limit_s is not None]
     if ends_in_s:
         extra["HTCJOB_DEADLINE"] = utc(time.time() + min(ends_in_s))
     attempt.facts.is_plain = True
     attempt.facts.command = run_command(
-        plan.command,
-        environment=command_environment(attempt.environ, extra=extra, pass_credentials=plan.pass_credentials),
+        options.command,
+        environment=command_environment(
+            attempt.environ, extra=extra, pass_credentials=options.pass_credentials
+        ),
         signals=signals,
-        timeout_s=plan.timeout_s,
-        grace_s=plan.grace_s,
+        timeout_s=options.timeout_s,
+        grace_s=options.grace_s,
         lends_terminal=True,
     )
 

@@ -36,7 +36,7 @@ from htcjob.supervise.signals import Signals
 if TYPE_CHECKING:
     from htcjob.manifest.entry_list import EntryList
     from htcjob.manifest.manifest import Manifest
-    from htcjob.run_options import Plan
+    from htcjob.run_options import RunOptions
     from htcjob.supervise.last_resort import LastResort
 
 
@@ -44,25 +44,25 @@ SYSTEM_TEMPORARY = "/tmp"  # noqa: S108 - only the parent of a fresh directory w
 
 
 def run_attempt(
-    plan: Plan, *, environ: Mapping[str, str], flags: Mapping[str, object]
+    options: RunOptions, *, environ: Mapping[str, str], flags: Mapping[str, object]
 ) -> tuple[Ending, BaseException | None]:
     """
     Make one attempt; give how it ended, and the error that stopped it, if one did. Never raises.
 
     Args:
-        plan: What the user asked for.
+        options: What the user asked for.
         environ: The injected environment.
         flags: What the command line says of the job's context; it wins over *environ*.
     """
-    attempt = Attempt(plan, environ)
+    attempt = Attempt(options, environ)
     with attempt, Signals() as signals, _memory_guard(signals):
-        if plan.deadline_s is not None:
-            signals.stop_after(plan.deadline_s - plan.grace_s)
+        if options.deadline_s is not None:
+            signals.stop_after(options.deadline_s - options.grace_s)
         last_resort: LastResort | None = None
         try:
             context = attempt.context = read_context(environ, flags=flags)
             with _told_early(attempt, context, signals):
-                if context.manifest is None and not plan.entries:
+                if context.manifest is None and not options.entries:
                     run_plain(attempt, context, signals)
                 else:
                     from htcjob.attempt.early_end import guard
@@ -79,7 +79,7 @@ def run_attempt(
 
 def _told_early(attempt: Attempt, context: JobContext, signals: Signals) -> AbstractContextManager[object]:
     """Stop early (`warned_early`), where anything tells when."""
-    if context.ends_at is None and attempt.plan.preemption_notice is None:
+    if context.ends_at is None and attempt.options.preemption_notice is None:
         return nullcontext()
     from htcjob.attempt.early_end import warned_early
 
@@ -121,7 +121,7 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
     from htcjob.retry import RetryPolicy
     from htcjob.transfer.transfers import Transfers
 
-    plan, facts = attempt.plan, attempt.facts
+    options, facts = attempt.options, attempt.facts
     event(
         __name__,
         INFO,
@@ -138,24 +138,24 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
 
     # 2. stores
     if attempt.act is None:
-        _check_command(plan, attempt.environ)
-    patterns = OutputPatterns(plan.outputs)
+        _check_command(options, attempt.environ)
+    patterns = OutputPatterns(options.outputs)
     variables = job_variables(context) | claims
     crew = None
-    if plan.call is not None:
+    if options.call is not None:
         from htcjob.entries.crew import Crew
 
         environment = command_environment(
-            attempt.environ, extra=variables, pass_credentials=plan.pass_credentials
+            attempt.environ, extra=variables, pass_credentials=options.pass_credentials
         )
-        crew = resources.enter_context(Crew(plan, environment=environment, signals=signals))
+        crew = resources.enter_context(Crew(options, environment=environment, signals=signals))
     stores = open_job_stores(context, retry)
 
     # 3. the manifest, and the chunk in it
-    share = Share(context.array_index, context.require_array_size(), plan.balance)
+    share = Share(context.array_index, context.require_array_size(), options.balance)
     manifest: Manifest | EntryList
-    if context.manifest is None or plan.entries:
-        manifest = EntryList(plan.entries)
+    if context.manifest is None or options.entries:
+        manifest = EntryList(options.entries)
         attempt.chunk = chunk_bounds(
             array_index=share.array_index, array_size=share.array_size, n_entries=manifest.n_entries
         )
@@ -164,8 +164,8 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
     facts.chunk_size = len(attempt.chunk)
 
     # 4. what is committed already
-    ledger = attempt.ledger = Ledger(stores.task, plan.run or manifest.default_run, retry)
-    ledger.open_run(RunIdentity.of(manifest), plan.program)
+    ledger = attempt.ledger = Ledger(stores.task, options.run or manifest.default_run, retry)
+    ledger.open_run(RunIdentity.of(manifest), options.program)
     done = ledger.done(attempt.chunk)
     facts.already_done = len(done)
     event(
@@ -183,11 +183,11 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
         return
 
     # 5. the rest
-    parent = plan.work_dir or attempt.environ.get("TMPDIR") or SYSTEM_TEMPORARY
+    parent = options.work_dir or attempt.environ.get("TMPDIR") or SYSTEM_TEMPORARY
     with scratch_directory(parent) as scratch, Transfers(retry) as transfers, resources:
         pipeline = attempt.pipeline = Pipeline(
             context=context,
-            plan=plan,
+            options=options,
             staging=Staging(stores.project, stores.task, transfers, open_store=stores.open),
             ledger=ledger,
             signals=signals,
@@ -200,16 +200,16 @@ def _work(attempt: Attempt, context: JobContext, signals: Signals, resources: Ex
         )
         ledger.on_committed = pipeline.committed
         left = (entry for entry in manifest.entries(attempt.chunk) if entry.position not in done)
-        if plan.is_each:
+        if options.is_each:
             from htcjob.entries.disk_budget import DiskBudget
             from htcjob.entries.each import Each
 
             stragglers = None
-            if plan.timeout_factor is not None:
+            if options.timeout_factor is not None:
                 from htcjob.entries.stragglers import Stragglers
 
-                stragglers = Stragglers(plan.timeout_factor)
-            disk = DiskBudget.of(scratch, plan.disk_budget_bytes)
+                stragglers = Stragglers(options.timeout_factor)
+            disk = DiskBudget.of(scratch, options.disk_budget_bytes)
             Each(pipeline, disk, stragglers, crew, attempt.act).work_on(left)
         else:
             pipeline.work_on_chunk(list(left))
@@ -232,12 +232,12 @@ def end(attempt: Attempt, signals: Signals) -> Ending:
     return ending
 
 
-def _check_command(plan: Plan, environ: Mapping[str, str]) -> None:
+def _check_command(options: RunOptions, environ: Mapping[str, str]) -> None:
     """Refuse a command that cannot work, before anything is fetched or recorded."""
-    program = plan.command[0] if plan.command else plan.python or sys.executable
+    program = options.command[0] if options.command else options.python or sys.executable
     if "{" not in program and (missing := check_program(program, environ.get("PATH"))):
         raise CommandNotStartedError(missing.exit_status, missing.start_error or "")
-    if not plan.is_each:
-        for word in plan.command:
+    if not options.is_each:
+        for word in options.command:
             if word in ("{entry}", "{key}", "{input}", "{stem}", "{output_dir}"):
                 raise UsageError(f"{word} is filled in only with --each")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -12,6 +12,7 @@ from htcjob.environment.variables import variables_of
 from htcjob.logs.events import LEVELS
 from htcjob.outcome.endings import FailureBudget
 from htcjob.outcome.reasons import EXIT_TABLE
+from htcjob.run_options import Multiple
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -47,13 +48,6 @@ class Duration(click.ParamType["float"]):
         if match is None:
             self.fail(f"{value!r} is not a duration such as 90s, 5m or 2h.", param, ctx)
         return float(match[1]) * _SECONDS[match[2] or "s"]
-
-
-class Multiple(NamedTuple):
-    """A time limit that is a multiple of what others took."""
-
-    factor: float
-    """How many times."""
 
 
 class TimeLimit(click.ParamType["float | Multiple"]):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from htcjob.supervise.worker import Worker
 
 if TYPE_CHECKING:
-    from htcjob.run_options import Plan
+    from htcjob.run_options import RunOptions
     from htcjob.supervise.signals import Signals
 
 
@@ -24,7 +24,7 @@ class Crew:
     They start at once, so that they import while the attempt finds out what there is to do.
 
     Args:
-        plan: Whose function they call.
+        options: Whose function they call.
         environment: All variables of their processes.
         signals: Where stop signals arrive.
 
@@ -33,17 +33,17 @@ class Crew:
         ShortageError: this machine has no process or file descriptor left.
     """
 
-    def __init__(self, plan: Plan, *, environment: Mapping[str, str], signals: Signals) -> None:
+    def __init__(self, options: RunOptions, *, environment: Mapping[str, str], signals: Signals) -> None:
         self.workers = [
             Worker(
-                plan.call or "",
-                python=plan.python or sys.executable,
+                options.call or "",
+                python=options.python or sys.executable,
                 environment=environment,
                 number=number,
                 signals=signals,
-                grace_s=plan.grace_s,
+                grace_s=options.grace_s,
             )
-            for number in range(plan.workers)
+            for number in range(options.workers)
         ]
         """By number."""
 

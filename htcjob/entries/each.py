@@ -104,8 +104,8 @@ class Each:
         flow = Flow(
             map(Trip, entries),
             self,
-            workers=pipeline.plan.workers,
-            prefetch=pipeline.plan.prefetch,
+            workers=pipeline.options.workers,
+            prefetch=pipeline.options.prefetch,
             is_stopped=self._is_stopped,
         )
         with pipeline.signals.many_commands():
@@ -162,8 +162,10 @@ class Each:
         """Run the command, or call the function."""
         stay = trip.stay
         assert stay is not None  # noqa: S101 - for mypy
-        timeout_s = self.pipeline.plan.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
-        act = self.act or (self._run if self.pipeline.plan.call is None else self._call)
+        timeout_s = (
+            self.pipeline.options.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
+        )
+        act = self.act or (self._run if self.pipeline.options.call is None else self._call)
         result, value, problem = act(stay, worker, timeout_s)
         self.pipeline.note_memory(result.peak_memory_bytes)
         stay.is_left = result.has_no_survivors
@@ -198,7 +200,7 @@ class Each:
         return Next.FINISH
 
     def _run(self, stay: Stay, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
-        entry, command = stay.entry, self.pipeline.plan.command
+        entry, command = stay.entry, self.pipeline.options.command
         argv = self._argv(_placeholders(entry, stay.path, stay.place))
         names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": stay.path}
         result = self.pipeline.run(argv, stay.place, names, may_finish=True, timeout_s=timeout_s)
@@ -234,7 +236,7 @@ class Each:
     def _settle(self, trip: Trip, record: Record) -> None:
         """Commit what became of an entry, unless it is tried again; its outputs are in storage."""
         is_worth_it = record.result is EntryResult.RETRY and not self._is_stopped()
-        if is_worth_it and trip.tries < self.pipeline.plan.retry_entry:
+        if is_worth_it and trip.tries < self.pipeline.options.retry_entry:
             trip.tries += 1
             event(
                 log,
@@ -260,7 +262,7 @@ class Each:
 
     def _argv(self, values: Mapping[str, str]) -> list[str]:
         """Give the command with its placeholders filled in."""
-        command = self.pipeline.plan.command
+        command = self.pipeline.options.command
         argv = [fill_in(word, values) for word in command]
         for word in argv:
             if re.fullmatch(r"\{\w+\}", word) and word in command and word not in self._unfilled:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from htcjob.entries.outputs import OutputPatterns, Writers
     from htcjob.environment.context import JobContext
     from htcjob.manifest.entry import Entry
-    from htcjob.run_options import Plan
+    from htcjob.run_options import RunOptions
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Pipeline:
     """What all ways of this attempt's entries share; may be used from any thread."""
 
     context: JobContext
-    plan: Plan
+    options: RunOptions
     staging: Staging
     ledger: Ledger
     signals: Signals
@@ -89,7 +89,7 @@ class Pipeline:
             file.writelines(f"{line}\n" for line in lines)
         files = {"HTCJOB_ENTRIES_FILE": place.entries_file, "HTCJOB_FAILURES_FILE": place.failures_file}
         result = self.facts.command = self.run(
-            self.plan.command, place, files, may_finish=False, timeout_s=self.plan.timeout_s
+            self.options.command, place, files, may_finish=False, timeout_s=self.options.timeout_s
         )
         event(
             log,
@@ -191,7 +191,7 @@ class Pipeline:
             environment=environment,
             signals=self.signals,
             timeout_s=timeout_s,
-            grace_s=self.plan.grace_s,
+            grace_s=self.options.grace_s,
             may_finish=may_finish,
         )
         self.note_memory(result.peak_memory_bytes)
@@ -201,7 +201,7 @@ class Pipeline:
         """Give the part of a command's environment that is the same for all."""
         if self._inherited is None:
             self._inherited = command_environment(
-                self.environ, extra=self.variables, pass_credentials=self.plan.pass_credentials
+                self.environ, extra=self.variables, pass_credentials=self.options.pass_credentials
             )
         return self._inherited
 
@@ -252,7 +252,7 @@ class Pipeline:
 
     def is_budget_spent(self) -> bool:
         """Tell whether more entries failed than the user allows, so that no further one is to begin."""
-        budget = self.plan.max_failures
+        budget = self.options.max_failures
         is_spent = budget is not None and not budget.allows(
             failed=self.facts.failed, chunk_size=self.facts.chunk_size
         )

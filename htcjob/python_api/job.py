@@ -28,7 +28,7 @@ import click
 from htcjob.attempt.attempt import Attempt
 from htcjob.attempt.early_end import guard, warned_early
 from htcjob.attempt.recipe import end, work
-from htcjob.cli.commands.run import make_plan, run
+from htcjob.cli.commands.run import run
 from htcjob.cli.endings import report_bug, say_ending
 from htcjob.cli.main import ending_of_usage
 from htcjob.environment.context import read_context
@@ -39,7 +39,7 @@ from htcjob.outcome.endings import Ending, ending_of_error
 from htcjob.outcome.reasons import TerminationReason
 from htcjob.outcome.results import CommandResult
 from htcjob.python_api.handover import Handover, JobEntry, LoopLeftError
-from htcjob.run_options import Plan
+from htcjob.run_options import RunOptions
 from htcjob.supervise.command import FINISHING_SHARE
 from htcjob.supervise.last_resort import LastResort
 from htcjob.supervise.signals import STOPPING, Signals
@@ -72,10 +72,12 @@ class Job:
     * Nothing in the same process can stop a body that hangs without a signal: there is no timeout.
     """
 
-    def __init__(self, plan: Plan, *, environ: Mapping[str, str], flags: Mapping[str, object]) -> None:
+    def __init__(
+        self, options: RunOptions, *, environ: Mapping[str, str], flags: Mapping[str, object]
+    ) -> None:
         self._signals = _StopSignals()
-        self._handover = Handover(self._signals, finish_s=plan.grace_s * FINISHING_SHARE)
-        self._attempt = Attempt(plan, environ, act=self._handover.act)
+        self._handover = Handover(self._signals, finish_s=options.grace_s * FINISHING_SHARE)
+        self._attempt = Attempt(options, environ, act=self._handover.act)
         self._flags = flags
         self._thread = threading.Thread(target=self._make_attempt, name="htcjob", daemon=True)
         self._process = os.getpid()
@@ -130,24 +132,25 @@ class Job:
             raise _ended_by(error) from None
 
     @classmethod
-    def _of_options(cls, options: dict[str, Any], environ: Mapping[str, str]) -> Job:
+    def _of_options(cls, asked: dict[str, Any], environ: Mapping[str, str]) -> Job:
         if "HTCJOB_MESSAGE_FILE" in environ or "HTCJOB_WORKER" in environ:
             raise ConfigurationError(
                 "htcjob.Job inside a command of htcjob run: both would work on the same entries; "
                 "start the program without it, or name the manifest in the program only: then it supervises"
             )
-        if options["timeout"]:
+        if asked["timeout"]:
             raise ConfigurationError(
                 "HTCJOB_TIMEOUT: nothing can stop the body of a loop from inside; "
                 "leave it out, or have htcjob run --call call a function"
             )
-        flags = {name: options.pop(name) for name in _OF_THE_JOB}
-        log_format, level = options.pop("log_format"), options.pop("log_level")
+        flags = {name: asked.pop(name) for name in _OF_THE_JOB}
+        log_format, level = asked.pop("log_format"), asked.pop("log_level")
         program = ("htcjob.Job", os.path.basename(sys.argv[0]), *sys.argv[1:])
-        plan = make_plan(**{**options, "command": program, "call": None, "is_each": True, "workers": 1})
+        way = {"command": program, "call": None, "is_each": True, "workers": 1}
+        options = RunOptions.of_options(**{**asked, **way})
         if not logging.getLogger("htcjob").handlers:
             logs.set_up(log_format=log_format, level=level, is_guest=True)
-        return cls(plan, environ=environ, flags=flags)
+        return cls(options, environ=environ, flags=flags)
 
     @property
     def ending(self) -> Ending | None:
@@ -178,12 +181,12 @@ class Job:
             raise UsageError("htcjob.Job must be entered in the main thread: signals arrive nowhere else")
         if self._thread.ident is not None:
             raise UsageError("a htcjob.Job is one attempt: make another one with from_env()")
-        plan = self._attempt.plan
+        options = self._attempt.options
         try:
             self._signals.__enter__()
             self._signals.last_resort = guard(self._attempt, self._signals, at_once=self._stop)
-            if plan.deadline_s is not None:
-                self._signals.stop_after(plan.deadline_s - plan.grace_s)
+            if options.deadline_s is not None:
+                self._signals.stop_after(options.deadline_s - options.grace_s)
             self._thread.start()
         except Exception as error:
             self._signals.__exit__(None, None, None)
@@ -234,7 +237,7 @@ class Job:
         attempt, signals = self._attempt, self._signals
         try:
             context = attempt.context = read_context(attempt.environ, flags=self._flags)
-            if context.manifest is None and not attempt.plan.entries:
+            if context.manifest is None and not attempt.options.entries:
                 raise ConfigurationError("htcjob.Job needs entries: name a manifest with HTCJOB_MANIFEST")
             with warned_early(attempt, context, signals):
                 work(attempt, context, signals)

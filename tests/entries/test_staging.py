@@ -103,7 +103,7 @@ def test_a_stop_signal_ends_the_stage_in_of_a_chunk(staging, tmp_path):
 
     staging.project.get = get
     members = dict.fromkeys(
-        ("context", "plan", "ledger", "facts", "environ", "variables", "patterns", "writers")
+        ("context", "options", "ledger", "facts", "environ", "variables", "patterns", "writers")
     )
     pipeline = Pipeline(**members, staging=staging, signals=signals, scratch=str(tmp_path))
     entries = [parse_entry(key.encode(), position=n, line_number=n) for n, key in enumerate(keys)]

@@ -13,7 +13,7 @@ import pytest
 from htcjob.attempt import exit_record
 from htcjob.attempt.attempt import Attempt
 from htcjob.entries.stragglers import ENOUGH, LEAST_S, Stragglers
-from htcjob.run_options import Plan
+from htcjob.run_options import RunOptions
 
 
 def test_the_rule_needs_enough_entries_and_takes_their_median():
@@ -173,13 +173,13 @@ def test_the_deadline_holds_for_a_storage_that_says_nothing(htcjob, silent_stora
 
 EARLY = """
 import os, signal, time
-from htcjob.run_options import Plan
+from htcjob.run_options import RunOptions
 from htcjob.attempt.attempt import Attempt
 from htcjob.attempt.early_end import guard
 from htcjob.supervise.signals import Signals
 with Signals() as signals:
     os.kill(os.getpid(), signal.SIGTERM)
-    guard(Attempt(Plan(("true",), grace_s=0), {}), signals)
+    guard(Attempt(RunOptions(("true",), grace_s=0), {}), signals)
     time.sleep(1000)
 """
 
@@ -279,7 +279,7 @@ def test_a_termination_log_that_takes_nothing_is_not_waited_for(htcjob, monkeypa
     monkeypatch.setattr(
         exit_record, "_open_at_once", lambda *_: says_nothing.wait() and os.open(os.devnull, os.O_WRONLY)
     )
-    attempt = Attempt(Plan(("true",)), {"HTCJOB_TERMINATION_LOG": str(htcjob.termination_log)})
+    attempt = Attempt(RunOptions(("true",)), {"HTCJOB_TERMINATION_LOG": str(htcjob.termination_log)})
     said = []
     monkeypatch.setattr(exit_record, "event", lambda _logger, _level, name, **_fields: said.append(name))
     try:

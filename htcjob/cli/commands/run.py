@@ -17,7 +17,6 @@ from htcjob.cli.options import (
     LINE,
     SIZE,
     TIME_LIMIT,
-    Multiple,
     balance_option,
     exit_table,
     job_options,
@@ -29,7 +28,7 @@ from htcjob.errors import UsageError
 from htcjob.logs import events as logs
 from htcjob.machine.limits import cpus
 from htcjob.outcome.reasons import TerminationReason
-from htcjob.run_options import Plan
+from htcjob.run_options import RunOptions
 
 MOST_AT_A_TIME = 10_000
 """Entries; nobody has so many CPUs, and a number with a digit too many is a mistake."""
@@ -174,10 +173,11 @@ def run(
             return status
     if bool(command) == bool(asked["call"]):
         raise click.UsageError("Give COMMAND or --call, not both." if command else "Give COMMAND, or --call.")
-    plan = make_plan(command=command, **asked)
+    asked["workers"] = asked["workers"] or max(1, int(cpus()))
+    options = RunOptions.of_options(command=command, **asked)
     logs.set_up(log_format=log_format, level=log_level)
     ending, error = run_attempt(
-        plan,
+        options,
         environ=current_environ(),
         flags={
             "array_index": array_index,
@@ -191,38 +191,3 @@ def run(
         report_bug(error)
         return ending.exit_status
     return say_ending(ending)
-
-
-def make_plan(
-    *,
-    call: str | None,
-    is_each: bool,
-    workers: int | None,
-    timeout: float | Multiple | None,
-    deadline_s: float | None,
-    grace_s: float,
-    permanent_exit: str,
-    **rest: Any,
-) -> Plan:
-    """
-    Give what the options of `run` ask for.
-
-    Raises:
-        UsageError: two of them contradict each other.
-    """
-    if deadline_s and deadline_s <= grace_s:
-        raise UsageError("--deadline must be longer than --grace, which is its last part")
-    factor = timeout.factor if isinstance(timeout, Multiple) else None
-    if factor is not None and not (is_each or call):
-        raise UsageError("--timeout 5x compares entries: it needs --each or --call")
-    return Plan(
-        call=call,
-        is_each=is_each or call is not None,
-        workers=workers or max(1, int(cpus())),
-        timeout_s=None if isinstance(timeout, Multiple) else timeout or None,
-        timeout_factor=factor,
-        deadline_s=deadline_s or None,
-        grace_s=grace_s,
-        permanent_exit=int(permanent_exit),
-        **rest,
-    )
