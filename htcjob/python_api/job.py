@@ -40,9 +40,9 @@ from htcjob.outcome.reasons import TerminationReason
 from htcjob.outcome.results import CommandResult
 from htcjob.python_api.handover import Handover, JobEntry, LoopLeftError
 from htcjob.run_options import RunOptions
-from htcjob.supervise.command import FINISHING_SHARE
 from htcjob.supervise.last_resort import LastResort
 from htcjob.supervise.signals import STOPPING, Signals
+from htcjob.supervise.stopping import FINISHING_SHARE
 from htcjob.supervise.worker_program.values import exit_status_of, in_words
 from htcjob.trouble import let_go
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from htcjob.machine import proc
 from htcjob.supervise.kernel import (
     be_subreaper,
+    end_group,
     let_die_first,
-    signal_group,
     wait_for_any,
     wait_readable,
 )
@@ -183,16 +183,14 @@ class Children:
             told = set()
             if command is not None:
                 told.add(command)
-                signal_group(command, signum)
-                signal_group(command, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+                end_group(command, signum)
             while True:
                 left, others = self._left_by(command)
                 if not left:
                     return not others
                 for group in {group for _, group in left} - told:
                     told.add(group)
-                    signal_group(group, signum)
-                    signal_group(group, signal.SIGCONT)
+                    end_group(group, signum)
                 if not wait_for_any([pid for pid, _ in left], until):
                     break
         return False

@@ -14,20 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from enum import Enum
 
 from htcjob.errors import ShortageError
-from htcjob.machine.proc import is_suspended
 from htcjob.outcome.results import CommandResult, status_of_code
 from htcjob.supervise.bounded_call import OVERTIME_S
 from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
-from htcjob.supervise.kernel import EMPTY_STDIN, RESET, dies_with_us, exit_fd, signal_group
+from htcjob.supervise.kernel import EMPTY_STDIN, RESET, carry_out, dies_with_us, exit_fd, signal_group
 from htcjob.supervise.signals import Signals
+from htcjob.supervise.stopping import Step, StoppedFor, Stopping
 from htcjob.supervise.terminal import is_interactive
 from htcjob.trouble import in_words, is_passing, look
-
-FINISHING_SHARE = 0.8
-"""Part of the grace period in which a command that may finish is left alone; the rest is for SIGTERM."""
 
 LOOK_AGAIN_S = 1.0
 """How long a command that is being stopped is waited for at a time: a signal that comes just before poll(2)
@@ -101,18 +97,13 @@ def run_command(
     except ValueError as error:  # a NUL in an argument or variable
         return CommandResult(126, start_error=f"command cannot be started: {error}")
     leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
+    deadline = None if timeout_s is None else started + timeout_s
+    stopping = Stopping(grace_s=grace_s, deadline=deadline, may_finish=may_finish)
     with ExitStack() as protection:
         try:
             protection.enter_context(dies_with_us(pid))
             with exit_fd(pid) as ended:
-                stop = _await_exit(
-                    pid,
-                    ended,
-                    signals=signals,
-                    deadline=None if timeout_s is None else started + timeout_s,
-                    grace_s=grace_s,
-                    may_finish=may_finish,
-                )
+                _await_exit(pid, ended, stopping, signals)
             elapsed_s = time.monotonic() - started
             if signals.stopped_at is not None:  # half of the overtime, for both steps of it
                 ends_at = signals.stopped_at + grace_s + OVERTIME_S
@@ -128,16 +119,19 @@ def run_command(
         if not signals.children.adopts:
             _end_group(pid, grace_s=leftovers_grace_s)
     code = os.waitstatus_to_exitcode(status)
-    if stop is None and signals.stop_signal is not None:
+    stopped_for = stopping.stopped_for
+    if stopped_for is None and signals.stop_signal is not None:
         # The signal and the exit came together. A command that was told to stop has not finished.
-        stop = _Stop.SIGNAL if not may_finish or signals.may_have_ended(code) else None
+        stopped_for = StoppedFor.REQUEST if not may_finish or signals.may_have_ended(code) else None
     cpu_s = usage.ru_utime + usage.ru_stime
     return CommandResult(
         exit_status=status_of_code(code),
         signal=-code if code < 0 else None,
-        excuse=("" if stop else signals.excuse(code, may_finish=may_finish, since=started, cpu_s=cpu_s)),
-        timed_out=stop is _Stop.TIMEOUT,
-        stopped_by=signals.stop_signal if stop is _Stop.SIGNAL else None,
+        excuse=(
+            "" if stopped_for else signals.excuse(code, may_finish=may_finish, since=started, cpu_s=cpu_s)
+        ),
+        timed_out=stopped_for is StoppedFor.TIMEOUT,
+        stopped_by=signals.stop_signal if stopped_for is StoppedFor.REQUEST else None,
         shortage=signals.children.shortage(command, code),
         has_no_survivors=has_no_survivors,
         elapsed_s=elapsed_s,
@@ -157,55 +151,23 @@ def _started(start: Callable[[], int], signals: Signals) -> int:
     return start()
 
 
-class _Stop(Enum):
-    """Why we stopped a command."""
-
-    TIMEOUT = "timeout"
-    SIGNAL = "signal"
-
-
-def _await_exit(
-    pid: int,
-    exit_fd: int,
-    *,
-    signals: Signals,
-    deadline: float | None,
-    grace_s: float,
-    may_finish: bool,
-) -> _Stop | None:
-    """Wait for the command's exit, stopping it where it must be; tell why we stopped it, if we did."""
-    stop: _Stop | None = None
-    finish_by: float | None = None
-    kill_at: float | None = None
+def _await_exit(pid: int, exit_fd: int, stopping: Stopping, signals: Signals) -> None:
+    """Wait for the command's exit, stopping it where it must be."""
     while True:
-        alarms = [kill_at] if stop else [moment for moment in (deadline, finish_by) if moment is not None]
-        watched = [exit_fd] if stop or finish_by else [exit_fd, signals.stop_fd]
-        until = min((alarm for alarm in alarms if alarm is not None), default=None)
-        if stop:
+        watched = [exit_fd, signals.stop_fd] if stopping.listens else [exit_fd]
+        until = stopping.wait_until
+        if stopping.stopped_for is not None:
             look_at = time.monotonic() + LOOK_AGAIN_S
             until = look_at if until is None else min(until, look_at)
         ready = signals.children.wait_readable(watched, until)
-        now = time.monotonic()
-        if exit_fd in ready:
-            return stop
-        if ready and may_finish and signals.stop_signal != signal.SIGINT:
-            finish_by = now + grace_s * FINISHING_SHARE
-        elif ready:
-            stop, kill_at = _Stop.SIGNAL, now + grace_s
-            if is_suspended(pid):  # it takes what it was sent when it goes on
-                signal_group(pid, signal.SIGCONT)
-        elif all(alarm is None or now < alarm for alarm in alarms):
-            continue  # poll came back early
-        elif stop:
-            signal_group(pid, signal.SIGKILL)
-            kill_at = None
-        else:
-            if deadline is not None and now >= deadline:
-                stop, kill_at = _Stop.TIMEOUT, now + grace_s
-            else:
-                stop, kill_at = _Stop.SIGNAL, now + grace_s * (1 - FINISHING_SHARE)
-            signal_group(pid, signal.SIGTERM)
-            signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+        step = stopping.step(
+            time.monotonic(),
+            has_ended=exit_fd in ready,
+            stop_signal=signals.stop_signal if ready else None,
+        )
+        if step is Step.LEAVE:
+            return
+        carry_out(step, pid)
 
 
 def _end_group(group: int, *, grace_s: float) -> None:

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from htcjob.machine.proc import is_suspended
+from htcjob.supervise.stopping import Step
 from htcjob.trouble import let_go
 
 EMPTY_STDIN = ((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),)
@@ -40,6 +42,22 @@ def signal_group(group: int, signum: int) -> bool:
     except (ProcessLookupError, PermissionError):  # macOS says "not permitted" of a group of zombies
         return False
     return True
+
+
+def end_group(group: int, signum: int) -> None:
+    """Send SIGTERM or SIGKILL, so that it is taken: a stopped process takes SIGTERM only when it goes on."""
+    signal_group(group, signum)
+    signal_group(group, signal.SIGCONT)
+
+
+def carry_out(step: Step, group: int) -> None:
+    """Do what *step* says with the command whose process group is *group*."""
+    if step is Step.TERMINATE:
+        end_group(group, signal.SIGTERM)
+    elif step is Step.KILL:
+        signal_group(group, signal.SIGKILL)
+    elif step is Step.GO_ON and is_suspended(group):
+        signal_group(group, signal.SIGCONT)
 
 
 _LONGEST_POLL_MS = 2**31 - 1

@@ -13,22 +13,22 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from enum import Enum
 from typing import NamedTuple
 
 from htcjob.errors import CommandNotStartedError, ShortageError
 from htcjob.outcome.results import TRY_AGAIN, CommandResult, signal_name, status_of_code
 from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
-from htcjob.supervise.command import FINISHING_SHARE
 from htcjob.supervise.kernel import (
     EMPTY_STDIN,
     RESET,
+    carry_out,
     dies_with_us,
     exit_fd,
     signal_group,
     wait_readable,
 )
 from htcjob.supervise.signals import Signals
+from htcjob.supervise.stopping import Step, StoppedFor, Stopping
 from htcjob.supervise.worker_answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answer
 from htcjob.trouble import let_go
 
@@ -50,11 +50,6 @@ class CallResult(NamedTuple):
     """What the function returned."""
     problem: str = ""
     """Why it did not, in its own words."""
-
-
-class _Stop(Enum):
-    TIMEOUT = "timeout"
-    SIGNAL = "signal"
 
 
 class _Process(NamedTuple):
@@ -248,7 +243,7 @@ class Worker:
             said, stop = self._await_answer(START_S)
         except NoAnswerError as error:
             problem = f"what it said before it was ready is no answer: {error}"
-        if said is None and stop is _Stop.SIGNAL:
+        if said is None and stop is StoppedFor.REQUEST:
             return self._ended(stop, 0.0)
         if said is not None and said.is_ready:
             self._pid, self.has_been_ready = said.pid, True
@@ -278,7 +273,9 @@ class Worker:
             )
         )
 
-    def _await_answer(self, timeout_s: float | None, unsent: bytes = b"") -> tuple[Said | None, _Stop | None]:
+    def _await_answer(
+        self, timeout_s: float | None, unsent: bytes = b""
+    ) -> tuple[Said | None, StoppedFor | None]:
         """
         Send the request, and give its answer; None: the process has ended instead, and why we stopped it.
 
@@ -288,48 +285,38 @@ class Worker:
         assert self._process is not None  # noqa: S101 - for mypy
         pid, _, requests, answers, has_ended, _ = self._process
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        stop: _Stop | None = None
-        finish_by = kill_at = closed_by = None
-        watched = {answers, has_ended, self._signals.stop_fd}
+        stopping = Stopping(grace_s=self._grace_s, deadline=deadline, may_finish=True)
+        closed_by: float | None = None
+        watched = {answers, has_ended}
         while True:
-            if stop is None and (said := self._said()):
+            if stopping.stopped_for is None and (said := self._said()):
                 return said, None
             unsent = _send(requests, unsent)
-            alarms = [kill_at] if stop else [deadline, finish_by, closed_by]
+            alarms = [
+                stopping.wait_until,
+                closed_by if stopping.stopped_for is None else None,
+                time.monotonic() + _FULL_PIPE_S if unsent else None,
+            ]
             until = min((alarm for alarm in alarms if alarm is not None), default=None)
-            again = time.monotonic() + _FULL_PIPE_S if unsent else None
-            soonest = min((moment for moment in (until, again) if moment is not None), default=None)
-            ready = self._signals.children.wait_readable(list(watched), soonest)
+            listens = [self._signals.stop_fd] if stopping.listens else []
+            ready = self._signals.children.wait_readable([*watched, *listens], until)
             now = time.monotonic()
             if answers in ready:
                 data = os.read(answers, 1 << 16)
                 self._unread += data
-                if stop:
+                if stopping.stopped_for is not None:
                     self._unread = b""
                 if not data:  # whoever ends closes it first
                     watched.discard(answers)
                     closed_by = now + LEFTOVERS_GRACE_S
-            elif has_ended in ready:
-                return None, stop
-            elif ready:  # a request to stop
-                watched.discard(self._signals.stop_fd)
-                if stop is None and self._signals.stop_signal == signal.SIGINT:
-                    stop, kill_at = _Stop.SIGNAL, now + self._grace_s  # it has been passed on
-                elif stop is None:
-                    finish_by = now + self._grace_s * FINISHING_SHARE
-            elif until is None or now < until:
                 continue
-            elif stop:
-                signal_group(pid, signal.SIGKILL)
-                kill_at = None
-            elif closed_by is not None and now >= closed_by:
+            if not ready and stopping.stopped_for is None and closed_by is not None and now >= closed_by:
                 raise NoAnswerError("it closed the pipe for it")
-            else:
-                is_timeout = deadline is not None and now >= deadline
-                stop = _Stop.TIMEOUT if is_timeout else _Stop.SIGNAL
-                kill_at = now + self._grace_s * (1 if is_timeout else 1 - FINISHING_SHARE)
-                signal_group(pid, signal.SIGTERM)
-                signal_group(pid, signal.SIGCONT)  # a stopped process takes SIGTERM only when it goes on
+            stop_signal = self._signals.stop_signal if ready else None
+            step = stopping.step(now, has_ended=has_ended in ready, stop_signal=stop_signal)
+            if step is Step.LEAVE:
+                return None, stopping.stopped_for
+            carry_out(step, pid)
 
     def _said(self) -> Said | None:
         """Give the answer that has been read; None: there is more to come."""
@@ -344,18 +331,18 @@ class Worker:
         self._unread = b""
         return said
 
-    def _ended(self, stop: _Stop | None, elapsed_s: float) -> CallResult:
+    def _ended(self, stop: StoppedFor | None, elapsed_s: float) -> CallResult:
         """Give the ending of a call in the middle of which the process ended."""
         command = self._process.command if self._process is not None else None
         code, cpu_s = self._end()
         told = self._signals.stop_signal
         if stop is None and self._signals.may_have_ended(code):
-            stop = _Stop.SIGNAL
+            stop = StoppedFor.REQUEST
         result = CommandResult(
             exit_status=status_of_code(code),
             signal=-code if code < 0 else None,
-            timed_out=stop is _Stop.TIMEOUT,
-            stopped_by=told if stop is _Stop.SIGNAL else None,
+            timed_out=stop is StoppedFor.TIMEOUT,
+            stopped_by=told if stop is StoppedFor.REQUEST else None,
             excuse="" if stop else self._excuse(code or 1, since=time.monotonic() - elapsed_s, cpu_s=cpu_s),
             shortage="" if command is None else self._signals.children.shortage(command, code),
             elapsed_s=elapsed_s,
