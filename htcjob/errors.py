@@ -139,6 +139,22 @@ class TransientError(StorageError):
         self.is_replaced = is_replaced
         """The object is another one than a moment ago: a part of the old one cannot be had any more."""
 
+    def again(self, *, retry_after_s: float | None) -> TransientError:
+        """
+        Return this failure as an exception of its own: each thread that raises it adds its traceback.
+
+        Args:
+            retry_after_s: How long to wait now, in seconds; None: nobody asks for a wait.
+        """
+        return TransientError(
+            self.operation,
+            self.url,
+            self.reason,
+            retry_after_s=retry_after_s,
+            is_throttled=self.is_throttled,
+            is_replaced=self.is_replaced,
+        )
+
 
 class DisorderError(TransientError):
     """

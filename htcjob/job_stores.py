@@ -19,7 +19,7 @@ from htcjob.storage.urls import open_store
 
 if TYPE_CHECKING:
     from htcjob.environment.context import JobContext
-    from htcjob.htc_api.vended_storage import VendedCredentials, VendedStorage, Vending
+    from htcjob.htc_api.vended_storage import VendedCredentials, VendedStorage, VendedStorages
     from htcjob.retry import RetryPolicy
     from htcjob.storage.access import Access
     from htcjob.storage.contract import Store
@@ -146,7 +146,7 @@ class _Opener:
     def __init__(self, context: JobContext, retry: RetryPolicy) -> None:
         self._context = context
         self._retry = retry
-        self._vending: Vending | None = None
+        self._vending: VendedStorages | None = None
         self._vended: list[VendedStorage] = []
         self._lock = threading.Lock()
         # Below: only with that lock, once the job has threads.
@@ -175,10 +175,10 @@ class _Opener:
         return store
 
     def _vend(self, name: str) -> VendedStorage:
-        from htcjob.htc_api.vended_storage import Vending
+        from htcjob.htc_api.vended_storage import VendedStorages
 
         context = self._context
-        vending = self._vending = self._vending or Vending(context)
+        vending = self._vending = self._vending or VendedStorages(context)
         try:
             storage = self._retry.call(vending.project if name == "project" else vending.task)
         except AbsentError as error:

@@ -22,11 +22,10 @@ LEEWAY_S = 60
 """Seconds by which our clock and the platform's may differ."""
 
 LATEST_TIME = 1e12
-"""Seconds since the epoch; what lies beyond, or is no number at all, is no time."""
+"""Seconds since the epoch; a number beyond it is no time."""
 
 USER_CLAIM_PREFIX = "userDefined_"
-"""What the platform puts before the names of claims from the job definition."""
-
+"""The platform puts this before the names of claims from the job definition."""
 
 _BASE64URL = frozenset(string.ascii_letters + string.digits + "-_")
 
@@ -49,7 +48,7 @@ class BearerToken:
         return float(expiry) if expiry is not None else None
 
     def user_claims(self) -> dict[str, str]:
-        """Give the claims that the job definition asked for, by their name without the prefix."""
+        """Return the claims that the job definition asked for, by their name without the prefix."""
         return {
             name.removeprefix(USER_CLAIM_PREFIX): value if isinstance(value, str) else json.dumps(value)
             for name, value in self.claims.items()
@@ -63,14 +62,14 @@ def decode_token(
     """
     Return the decoded token, verified when a key set is configured.
 
-    What the platform makes of the other claims (`sub`, `jti`, `aud`, `iat`, `iss`) is its own: only the
-    signature and the two times that bound the token's life are relied upon.
+    The other claims (`sub`, `jti`, `aud`, `iat`, `iss`) are the platform's own affair: only the signature and
+    the two times that bound the token's life are relied upon.
 
     Args:
         secret: The injected token.
         jwks: File or `http(s)://` URL of the platform's JSON web key set. None: the token is decoded, not
             verified.
-        retry: What a key server that is down for a moment is met with. None: it is asked once.
+        retry: How a key server that is down for a moment is asked again. None: it is asked once.
         now: Seconds since the epoch, for tests. Default: the clock.
 
     Raises:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from htcjob.htc_api.renewal import Clock
 
 
-class Answer(NamedTuple):
-    """What the API said."""
+class ApiAnswer(NamedTuple):
+    """An answer of the API."""
 
     body: dict[str, object]
     """The JSON object."""
@@ -45,7 +45,7 @@ class HtcApi:
     The API below one base URL; may be used from any thread.
 
     Args:
-        base_url: `https://host/api/v1`; both mount points of the API will do.
+        base_url: `https://host/api/v1`; the API's other mount point will do as well.
         environ: Where HTTPS_PROXY, HTTP_PROXY and NO_PROXY are. Default: this process's environment.
         timeout_s: For the connection and each wait for bytes, in seconds.
         clock: For tests.
@@ -70,20 +70,20 @@ class HtcApi:
         self._host = Host(self._base, current_environ() if environ is None else environ, timeout_s=timeout_s)
         self._clock = clock
 
-    def get(self, *route: str, scheme: str, secret: Secret) -> Answer:
+    def get(self, *route: str, scheme: str, secret: Secret) -> ApiAnswer:
         """
-        Give the answer to `GET base/route`.
+        Return the answer to `GET base/route`.
 
         Args:
             route: Segments of the path, not escaped.
-            scheme: Of the Authorization header: `Bearer`, `Refresh` or `Token`.
-            secret: What follows it.
+            scheme: The first word of the Authorization header: `Bearer`, `Refresh` or `Token`.
+            secret: The token that follows it.
 
         Raises:
             StorageError: 401 is unauthenticated, 403 denied, 404 absent; 429, 5xx, time-outs and a lost
-                connection are transient; all else is permanent. An answer that is no JSON object is permanent
-                too: behind a wrong URL there is a web page, and nothing is gained by asking for it for two
-                minutes. `operation` is the method, `url` has no query, and the reason has the API's words.
+                connection are transient; all else is permanent. So is an answer that is no JSON object: there
+                is a web page behind a wrong URL, and asking for it for two minutes gains nothing. `operation`
+                is the method, `url` has no query, and the reason has the API's words.
         """
         from urllib.parse import quote
 
@@ -92,7 +92,7 @@ class HtcApi:
         headers = {"Authorization": f"{scheme} {secret.reveal()}", "Accept": "application/json"}
         response = self._host.ask(path, headers)
         if response.status != 200:
-            raise self._error(response, url)
+            raise _error_of(response, url, self._clock.time())
         try:
             body = parse_object(response.data)
         except ValueError as error:
@@ -100,48 +100,10 @@ class HtcApi:
             raise PermanentError(
                 "GET", url, f"the answer is {error} but {kind}; is HTCJOB_API_URL right?"
             ) from None
-        return Answer(body, url, self._clock_ahead_s(response))
-
-    # What an answer means
-
-    def _error(self, response: Response, url: str) -> StorageError:
-        """Give what a status other than 200 means (`htc-api.md` §3)."""
-        status = response.status
-        reason = f"HTTP {status}"
-        if said := _said(response.data) or one_line(response.reason):
-            reason += f": {said}"
-        if status == 401:
-            return UnauthenticatedError("GET", url, reason)
-        if status == 403:
-            return DeniedError("GET", url, reason)
-        if status == 404:
-            return AbsentError("GET", url, reason)
-        if status >= 500 or status in (408, 425, 429):
-            wait_s = self._retry_after_s(response)
-            return TransientError("GET", url, reason, retry_after_s=wait_s, is_throttled=status == 429)
-        if 300 <= status < 400:
-            to = where_it_leads(response)
-            reason += (
-                f"{to}; redirects are not followed, for the token would go along: is HTCJOB_API_URL right?"
-            )
-        return PermanentError("GET", url, reason)
-
-    def _retry_after_s(self, response: Response) -> float | None:
-        """Give what Retry-After says, in seconds from now; a date counts by the API's own clock."""
-        text = (response.headers.get("Retry-After") or "").strip()
-        if text.isascii() and text.isdigit() and len(text) < 10:
-            return float(text)
-        until = _http_date(text)
-        if until is None:
-            return None
-        return max(0.0, until - self._clock.time() - self._clock_ahead_s(response))
-
-    def _clock_ahead_s(self, response: Response) -> float:
-        theirs = _http_date(response.headers.get("Date") or "")
-        return 0.0 if theirs is None else theirs - self._clock.time()
+        return ApiAnswer(body, url, _clock_ahead_s(response, self._clock.time()))
 
 
-def token_in(answer: Answer) -> Secret | None:
+def token_in(answer: ApiAnswer) -> Secret | None:
     """Return the bearer token in the answer to `auth/token`; None: it has none that a header could hold."""
     text = answer.body.get("tokenValue")
     token = text.strip() if isinstance(text, str) else ""
@@ -149,8 +111,45 @@ def token_in(answer: Answer) -> Secret | None:
     return Secret(token) if is_good else None
 
 
+def _error_of(response: Response, url: str, now: float) -> StorageError:
+    """Return what a status other than 200 means; *now* is in seconds since the epoch."""
+    status = response.status
+    reason = f"HTTP {status}"
+    if said := _said(response.data) or one_line(response.reason):
+        reason += f": {said}"
+    if status == 401:
+        return UnauthenticatedError("GET", url, reason)
+    if status == 403:
+        return DeniedError("GET", url, reason)
+    if status == 404:
+        return AbsentError("GET", url, reason)
+    if status >= 500 or status in (408, 425, 429):
+        wait_s = _retry_after_s(response, now)
+        return TransientError("GET", url, reason, retry_after_s=wait_s, is_throttled=status == 429)
+    if 300 <= status < 400:
+        to = where_it_leads(response)
+        reason += f"{to}; redirects are not followed, for the token would go along: is HTCJOB_API_URL right?"
+    return PermanentError("GET", url, reason)
+
+
+def _retry_after_s(response: Response, now: float) -> float | None:
+    """Return what Retry-After asks for, in seconds from now; a date counts by the API's own clock."""
+    text = (response.headers.get("Retry-After") or "").strip()
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return float(text)
+    until = _http_date(text)
+    if until is None:
+        return None
+    return max(0.0, until - now - _clock_ahead_s(response, now))
+
+
+def _clock_ahead_s(response: Response, now: float) -> float:
+    theirs = _http_date(response.headers.get("Date") or "")
+    return 0.0 if theirs is None else theirs - now
+
+
 def _said(data: bytes) -> str:
-    """Give the API's own words for an error; nothing where there is a web page."""
+    """Return the API's own words for an error; nothing where there is a web page."""
     try:
         body = parse_object(data)
     except ValueError:

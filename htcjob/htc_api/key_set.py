@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from htcjob.retry import RetryPolicy
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Signatures accepted when a JWKS is configured; the platform uses RS256 (`htc-api.md` §4.1). `none` and
-the symmetric ones are not among them: with a public key set they would prove nothing."""
+"""Signatures accepted when a JWKS is configured; the platform uses RS256. `none` and the
+symmetric ones are not among them: with a public key set they would prove nothing."""
 
 
 def verify(
@@ -28,13 +28,13 @@ def verify(
     """
     Return only if the token is signed by the key of the set that its header names.
 
-    A set in which that key is not is fetched anew, once: the platform may just have changed its keys.
+    A set without that key is fetched anew, once: the platform may just have changed its keys.
 
     Args:
         secret: The token.
         header: Its header.
         jwks: File or URL of the set.
-        retry: For a key server that is down for a moment.
+        retry: How a key server that is down for a moment is asked again.
 
     Raises:
         TokenError: it is not, or the set cannot be read.

@@ -23,20 +23,20 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 20.0
 """Where the doubling ends."""
 REFUSAL_PAUSE_S = 10.0
-"""How long after a fetch because of a refusal another refusal fetches nothing: it was not their age."""
+"""Seconds after a fetch caused by a refusal in which another one fetches nothing: age was not its cause."""
 
 CLOCK_GRAIN_S = 0.001
-"""Who was told to wait and comes this much early has waited."""
+"""Tolerance: a caller this early counts as on time."""
 
 
 class Clock(Protocol):
     """The two clocks, as the module `time` has them."""
 
     def time(self) -> float:
-        """Seconds since the epoch: for the ends of values, which outlive a suspended machine."""
+        """Return seconds since the epoch: for the ends of values, which pass on a suspended machine too."""
 
     def monotonic(self) -> float:
-        """Seconds that nobody sets back: for pauses."""
+        """Return seconds of a clock that nobody sets back: for pauses."""
 
 
 SYSTEM_CLOCK = cast("Clock", time)
@@ -53,21 +53,21 @@ class Renewed(Generic[T]):
     """
     A value that ends, for any number of threads.
 
-    * However many threads ask at once, one of them fetches; those who need the answer wait for it and get
+    * However many threads ask at once, one of them fetches; those that need the answer wait for it and get
       the same value or the same failure.
     * It is renewed ahead of its end. Meanwhile, and while that fails (one warning), the old one serves until
       its end.
     * After a failure nobody fetches for a while: as long as the other side asked for, else for a pause that
-      doubles. Who needs a value meanwhile gets the failure again, with the rest of the pause as
+      doubles. Callers that need a value in the meantime get the failure again, with the rest of the pause as
       `retry_after_s` where it is transient.
 
     Args:
-        name: Of the value, for the log.
-        fetch: Gives a value and when it ends, in seconds since the epoch or None; called with the old value.
+        name: What the log calls the value.
+        fetch: Called with the old value; returns one and when it ends, in seconds since the epoch or None.
         ahead_s: How long before its end a value is renewed, in seconds …
         ahead_share: … and at most this share of its life.
-        unknown_life_s: After how many seconds a value that does not say its end is renewed. None: only
-            when it is refused.
+        unknown_life_s: Seconds after which a value with no known end is renewed. None: only when it is
+            refused.
         first: A value that is there already, and its end.
         clock: For tests.
     """
@@ -89,7 +89,7 @@ class Renewed(Generic[T]):
         self._unknown_life_s = unknown_life_s
         self._clock = clock
         self._changed = threading.Condition()
-        # All below: only with that lock.
+        # Everything below is used with that lock only.
         self._held: _Held[T] | None = self._hold(*first) if first else None
         self._is_fetching = False
         self._failure: HtcjobError | None = None
@@ -98,7 +98,7 @@ class Renewed(Generic[T]):
 
     def current(self) -> T:
         """
-        Give a value that has not ended, fetched or renewed where that is needed.
+        Return a value that has not ended, fetched or renewed where that is needed.
 
         Raises:
             HtcjobError: what `fetch` raised.
@@ -130,7 +130,7 @@ class Renewed(Generic[T]):
 
     def refused(self, value: T) -> bool:
         """
-        Note that *value* was not accepted; give True when there is another now, fetched if need be.
+        Note that *value* was not accepted; return True when there is another now, fetched if need be.
 
         Raises:
             HtcjobError: what `fetch` raised.
@@ -149,7 +149,7 @@ class Renewed(Generic[T]):
         return self._fetch_for_all(held, is_refusal=True) != value
 
     def _fetch_for_all(self, held: _Held[T] | None, *, is_refusal: bool) -> T:
-        """Fetch a value, outside the lock, and tell all others of it or of the failure."""
+        """Fetch a value, outside the lock, and share it or the failure with all other threads."""
         fetched: _Held[T] | None = None
         failure: HtcjobError | None = None
         try:
@@ -199,13 +199,7 @@ class Renewed(Generic[T]):
         self._pause_until = self._clock.monotonic() + pause_s
 
     def _again(self, failure: HtcjobError) -> HtcjobError:
-        """Give the failure as an exception of its own: each thread adds its traceback."""
+        """Return the failure as an exception of its own: each thread adds its traceback."""
         if isinstance(failure, TransientError):
-            return TransientError(
-                failure.operation,
-                failure.url,
-                failure.reason,
-                retry_after_s=self._pause_s(),
-                is_throttled=failure.is_throttled,
-            )
+            return failure.again(retry_after_s=self._pause_s())
         return copy.copy(failure)

@@ -14,7 +14,7 @@ from htcjob.errors import (
     UnauthenticatedError,
 )
 from htcjob.htc_api.bearer_token import expiry_hint
-from htcjob.htc_api.client import Answer, HtcApi, token_in
+from htcjob.htc_api.client import ApiAnswer, HtcApi, token_in
 from htcjob.htc_api.renewal import SYSTEM_CLOCK, Renewed
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ AHEAD_SHARE = 0.1
 """… and at most this share of its life, of 6 hours on the platform."""
 
 LONGEST_LIFE_S = 366 * 86400.0
-"""What a longer life is taken for."""
+"""Seconds; a longer life is taken for this one."""
 
 
 class Session:
     """
-    The API as this job may use it; any thread may.
+    The API as this job may use it, from any thread.
 
     The bearer token is renewed from its file, where the platform has put another there, or else with the
     refresh token. Without both it is used until it is refused.
 
     Args:
         context: The job: API, tokens.
-        environ: For `HtcApi`.
+        environ: Where the proxies are, as for `HtcApi`.
         clock: For tests.
     """
 
@@ -61,9 +61,9 @@ class Session:
             clock=clock,
         )
 
-    def get(self, *route: str) -> Answer:
+    def get(self, *route: str) -> ApiAnswer:
         """
-        Give the answer to `GET route`; asked again with a new token when the first is refused.
+        Return the answer to `GET route`, asked again with a new token when the first is refused.
 
         Raises:
             StorageError: as `HtcApi.get`.
@@ -78,7 +78,7 @@ class Session:
         return self._api.get(*route, scheme="Bearer", secret=self._token.current())
 
     def _fetch_token(self, old: Secret | None) -> tuple[Secret, float | None]:
-        """Give another token than *old*, and its end."""
+        """Return another token than *old*, and its end."""
         if self._context.token_file is not None:
             try:
                 token = read_token_file(self._context.token_file)
@@ -101,7 +101,7 @@ class Session:
             ) from error
         return self._new_token(answer)
 
-    def _new_token(self, answer: Answer) -> tuple[Secret, float | None]:
+    def _new_token(self, answer: ApiAnswer) -> tuple[Secret, float | None]:
         token, life_s = token_in(answer), answer.body.get("expiresIn")
         if token is None:
             raise PermanentError("GET", answer.url, "the answer has no tokenValue")
@@ -112,7 +112,7 @@ class Session:
         return token, self.clock.time() + min(life_s, LONGEST_LIFE_S)
 
     def _end_of(self, token: Secret) -> float | None:
-        """Give when a token ends; None where it does not say, or nothing would come of knowing it."""
+        """Return when a token ends; None where it does not say, or where nothing could renew it anyway."""
         context = self._context
         is_renewable = context.refresh_token is not None or context.token_file is not None
         return expiry_hint(token) if is_renewable else None

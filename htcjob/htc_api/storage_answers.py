@@ -1,4 +1,4 @@
-"""What the HTC API vends: its answers become the URLs of storage and credentials for them; pure."""
+"""The API's answers about storage -> URLs of stores, and credentials for them. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from htcjob.logs.redact import Secret, one_line
 from htcjob.storage.access import CloudCredentials
 
 if TYPE_CHECKING:
-    from htcjob.htc_api.client import Answer
+    from htcjob.htc_api.client import ApiAnswer
 
 Provider = Literal["AWS", "GCP", "AZURE"]
 
 CLOCK_SLACK_S = 5.0
-"""A difference of the clocks up to this is taken for none: the Date header is in whole seconds."""
+"""Clocks that differ by no more count as equal: the Date header is in whole seconds."""
 
 _PROVIDER_OF = {"s3": "AWS", "gs": "GCP", "az": "AZURE"}
 _ENDPOINTS = {
@@ -41,22 +41,22 @@ class Grant:
     """Storage that the API lets a job use for a while."""
 
     credentials: CloudCredentials
-    """For both URLs; their end is by our clock."""
+    """Good for both URLs; their end is by our clock."""
     project_url: str | None
     """Project storage, as `open_store` takes it, ending in `/`; None: not in this answer."""
     task_url: str | None
     """Task storage, likewise."""
     region: str | None = None
-    """The cloud's own name of it, where the store must be told."""
+    """The cloud's own name of the region, where the store must be told."""
     endpoint: str | None = None
     """A compatible server; None: the cloud's own."""
 
 
-def read_token(answer: Answer, *, now: float) -> Grant:
+def grant_of_token(answer: ApiAnswer, *, now: float) -> Grant:
     """
-    Give what a StorageAccessToken grants: the answer to `storage/token` of a project or a task.
+    Return what a StorageAccessToken grants: the answer to `storage/token` of a project or a task.
 
-    `storagePath` is the task's where there is a `taskId`, else the project's (`htc-api.md` §4.6).
+    `storagePath` is the task's where there is a `taskId`, else the project's.
 
     Raises:
         PermanentError: the answer has another form than the API promises.
@@ -67,14 +67,14 @@ def read_token(answer: Answer, *, now: float) -> Grant:
     return _Reader(answer.url).grant(paths, answer, now=now)
 
 
-def read_regional(answer: Answer, region: str | None, *, now: float) -> Grant:
+def grant_of_regions(answer: ApiAnswer, region: str | None, *, now: float) -> Grant:
     """
-    Give what the answer to `storage/regional-storage` grants in the job's region.
+    Return what the answer to `storage/regional-storage` grants in the job's region.
 
-    With no storage there, in the default region; else in the only one there is.
+    Where there is no storage in that region, the default region's counts; else the only one's there is.
 
     Raises:
-        PermanentError: the answer has another form, or it does not follow which region is to be taken.
+        PermanentError: the answer has another form, or it does not tell which region to take.
         TransientError: the credentials have expired already.
     """
     reader = _Reader(answer.url)
@@ -105,7 +105,7 @@ class _Reader:
     def refuse(self, what: str) -> PermanentError:
         return PermanentError("GET", self.url, f"the answer cannot be used, it has {what}")
 
-    def grant(self, token: Mapping[str, object], answer: Answer, *, now: float) -> Grant:
+    def grant(self, token: Mapping[str, object], answer: ApiAnswer, *, now: float) -> Grant:
         values, plain = self._values(token.get("credentials"))
         project_path = token.get("projectSharedStoragePath") or token.get("projectPath")
         project_url, project_endpoint = self._store_url(project_path, plain)
@@ -148,9 +148,9 @@ class _Reader:
 
     def _needed(self, provider: Provider, values: Mapping[str, Secret]) -> dict[str, Secret]:
         """
-        Give the credentials under the names of `CloudCredentials`.
+        Return the credentials under the names of `CloudCredentials`.
 
-        The API's names for AWS are known; those for the others are not, so these are told by content.
+        The API's names for AWS are documented; for the other clouds the content tells which credential it is.
         """
         if provider == "AWS":
             names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -171,8 +171,8 @@ class _Reader:
         wanted = "a SAS" if provider == "AZURE" else "an access token or a service account"
         raise self.refuse(f"credentials without {wanted}")
 
-    def _end(self, token: Mapping[str, object], answer: Answer, now: float) -> float | None:
-        """Give when the credentials end, by our clock."""
+    def _end(self, token: Mapping[str, object], answer: ApiAnswer, now: float) -> float | None:
+        """Return when the credentials end, by our clock."""
         expires_at = _instant(token.get("expiration", answer.body.get("expiration")))
         if expires_at is None:
             return None
@@ -187,7 +187,7 @@ class _Reader:
         return expires_at
 
     def _store_url(self, path: object, plain: Mapping[str, str]) -> tuple[str | None, str | None]:
-        """Give a storage path, where there is one, as `open_store` takes it, and the endpoint in it."""
+        """Return a storage path, where there is one, as `open_store` takes it, and the endpoint in it."""
         if not isinstance(path, str) or not path:
             return None, None
         scheme, colon, rest = path.partition("://")
@@ -223,7 +223,7 @@ class _Reader:
 
 
 def _plain(region: str) -> str:
-    """Give a region's name for comparison: `AWS_EU_WEST_1` and `eu-west-1` are one."""
+    """Return a region's name for comparison: `AWS_EU_WEST_1` and `eu-west-1` are one."""
     return region.upper().replace("-", "_").removeprefix("AWS_")
 
 
@@ -243,7 +243,7 @@ def _is_endpoint(url: str) -> bool:
 
 
 def _is_account(text: str) -> bool:
-    """Tell whether *text* is Google's JSON of an account; what is secret in it is hidden by itself, too."""
+    """Whether *text* is Google's JSON of an account; the secrets in it are hidden one by one, too."""
     try:
         account = parse_object(text.encode())
     except ValueError:  # a lone surrogate is one too
@@ -256,7 +256,7 @@ def _is_account(text: str) -> bool:
 
 
 def _instant(text: object) -> float | None:
-    """Give an RFC 3339 instant in seconds since the epoch; None where it is none."""
+    """Return an RFC 3339 instant in seconds since the epoch; None where *text* is none."""
     found = _INSTANT.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None

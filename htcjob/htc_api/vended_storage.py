@@ -21,13 +21,13 @@ from htcjob.errors import (
 )
 from htcjob.htc_api.renewal import SYSTEM_CLOCK, Renewed
 from htcjob.htc_api.session import Session
-from htcjob.htc_api.storage_answers import Grant, read_regional, read_token
+from htcjob.htc_api.storage_answers import Grant, grant_of_regions, grant_of_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from htcjob.environment.context import JobContext
-    from htcjob.htc_api.client import Answer
+    from htcjob.htc_api.client import ApiAnswer
     from htcjob.htc_api.renewal import Clock
     from htcjob.storage.access import CloudCredentials
 
@@ -43,7 +43,7 @@ no `expiration`."""
 
 class VendedCredentials:
     """
-    Storage credentials from one route of the API: a `CredentialSource` for all threads.
+    Storage credentials from one route of the API: a `CredentialSource` that all threads share.
 
     Args:
         fetch: Asks the API.
@@ -64,7 +64,7 @@ class VendedCredentials:
 
     def grant(self) -> Grant:
         """
-        Give what the API has granted last; asks it the first time.
+        Return what the API has granted last, asking it the first time.
 
         Raises:
             StorageError: as `HtcApi.get`.
@@ -76,12 +76,12 @@ class VendedCredentials:
 
     def current(self) -> CloudCredentials:
         """
-        Give credentials that are valid for a while, fetched or renewed when that is needed.
+        Return credentials that are valid for a while, fetched or renewed when that is needed.
 
         Raises:
             TransientError: the API cannot be asked now.
-            UnauthenticatedError: it gives none. Whatever it says — denied, absent, the bearer token has
-                ended — is not about the object that they are wanted for, but about every one.
+            UnauthenticatedError: it gives none. Its reason (denied, absent, the bearer token has ended) is
+                not about the object that they are wanted for, but about every one.
         """
         try:
             return self._renewed.current()
@@ -90,10 +90,10 @@ class VendedCredentials:
 
     def refused(self, credentials: CloudCredentials) -> bool:
         """
-        Note that a store did not accept *credentials*; give True when there are others now.
+        Note that a store did not accept *credentials*; return True when there are others now.
 
-        Others are fetched here, once for all threads; those refused soon after such a fetch are kept,
-        for then it was not their age.
+        Others are fetched here, once for all threads. Credentials that are refused soon after such a fetch
+        are kept: their age was not the cause.
 
         Raises:
             StorageError: as `current`.
@@ -109,14 +109,9 @@ class VendedCredentials:
 
 
 def _about_every_object(error: HtcjobError) -> HtcjobError:
+    """Return what a failure to get credentials means for the object that they are wanted for."""
     if isinstance(error, TransientError):
-        return TransientError(
-            error.operation,
-            error.url,
-            error.reason,
-            retry_after_s=error.retry_after_s,
-            is_throttled=error.is_throttled,
-        )
+        return error.again(retry_after_s=error.retry_after_s)
     if isinstance(error, StorageError):
         return UnauthenticatedError(
             error.operation, error.url, f"no storage credentials to be had: {error.reason}"
@@ -135,16 +130,16 @@ class VendedStorage:
     endpoint: str | None
     """A compatible server; None: the cloud's own."""
     credentials: VendedCredentials
-    """Of this storage; the same object for both where one serves both."""
+    """Credentials for this storage; one object for project and task storage where it serves both."""
 
 
-class Vending:
+class VendedStorages:
     """
-    The storages of one job.
+    The storages that the API vends to one job.
 
     Args:
         context: The job. Project storage needs a token and the project's id, task storage the task's id too.
-        environ: For `HtcApi`.
+        environ: Where the proxies are, as for `HtcApi`.
         clock: For tests.
     """
 
@@ -162,7 +157,7 @@ class Vending:
 
     def project(self) -> VendedStorage:
         """
-        Give project storage.
+        Return project storage.
 
         Raises:
             StorageError: as `HtcApi.get`.
@@ -172,7 +167,7 @@ class Vending:
 
     def task(self) -> VendedStorage:
         """
-        Give task storage.
+        Return task storage.
 
         Raises:
             StorageError: as `HtcApi.get`.
@@ -197,13 +192,13 @@ class Vending:
 
     def _fetch_regional(self) -> Grant:
         answer = self._session.get(*(self._task or ()), "storage", "regional-storage")
-        return read_regional(answer, self._region, now=self._clock.time())
+        return grant_of_regions(answer, self._region, now=self._clock.time())
 
     def _fetch_own(self, route: tuple[str, ...]) -> Grant:
-        return read_token(self._token_answer((*route, "storage", "token")), now=self._clock.time())
+        return grant_of_token(self._token_answer((*route, "storage", "token")), now=self._clock.time())
 
-    def _token_answer(self, route: tuple[str, ...]) -> Answer:
-        """Give the token for the job's region, or for the default one where the job's has no storage."""
+    def _token_answer(self, route: tuple[str, ...]) -> ApiAnswer:
+        """Return the token for the job's region, or for the default one where the job's has no storage."""
         if self._region is not None:
             try:
                 return self._session.get(*route, self._region)

@@ -1,7 +1,7 @@
 """
 One request over HTTP, with bounds: for each wait, for the whole, for the size of the answer.
 
-Redirects are not followed. For what is asked once or twice in a job; storage has its own clients.
+Redirects are not followed. This is for questions that a job asks once or twice; storage has its own clients.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ LARGEST_ANSWER_BYTES = 1 << 20
 
 
 class Response(NamedTuple):
-    """What a server answered, whatever its status."""
+    """A server's answer, with any status."""
 
     status: int
     """The HTTP status, never one of 100 to 199."""
     reason: str
-    """What follows it in the first line."""
+    """The words after it in the first line."""
     headers: Message
     """By name, in any case."""
     data: bytes
@@ -82,8 +82,8 @@ class Host:
 
         Args:
             target: Path, and query where there is one.
-            headers: Of the request, beside those that every one has.
-            method: As HTTP calls it.
+            headers: Those of this request, besides those that every request has.
+            method: The HTTP method.
 
         Raises:
             TransientError: no answer, no whole one, or none in time.
@@ -221,7 +221,7 @@ def _read(response: HTTPResponse, method: str, url: str) -> bytes:
 
 
 def _shut_down(sockets: list[socket.socket]) -> None:
-    """End what the other thread waits for, where it has come so far; it closes them itself."""
+    """End the wait of the other thread, if it has connected; it closes the sockets itself."""
     import socket
     from contextlib import suppress
 
@@ -231,7 +231,7 @@ def _shut_down(sockets: list[socket.socket]) -> None:
 
 
 def _proxy(base: SplitResult, environ: Mapping[str, str]) -> SplitResult | None:
-    """Return the proxy for *base*; as with curl, the names in small letters come first."""
+    """Return the proxy for *base*; as with curl, lower-case names come first."""
     for name in (f"{base.scheme}_proxy", f"{base.scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"):
         if url := environ.get(name):
             import urllib.request

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htcjob.errors import PermanentError, StorageError, TransientError
-from htcjob.htc_api.client import Answer
-from htcjob.htc_api.storage_answers import read_regional, read_token
+from htcjob.htc_api.client import ApiAnswer
+from htcjob.htc_api.storage_answers import grant_of_regions, grant_of_token
 from htcjob.logs.redact import Secret, redact
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -33,12 +33,12 @@ def token(credentials=AWS, clock_ahead_s=0.0, **fields):
         **fields,
     }
     body = {name: value for name, value in body.items() if value is not None}
-    return read_token(Answer(body, "https://api/route", clock_ahead_s), now=NOW)
+    return grant_of_token(ApiAnswer(body, "https://api/route", clock_ahead_s), now=NOW)
 
 
 def regional(stores, region=None, **fields):
     body = {"regionalStores": stores, **fields}
-    return read_regional(Answer(body, "https://api/route", 0.0), region, now=NOW)
+    return grant_of_regions(ApiAnswer(body, "https://api/route", 0.0), region, now=NOW)
 
 
 def store(region, **fields):
@@ -291,8 +291,8 @@ class TestRegional:
 
     def test_tokens_have_another_name_for_the_list(self):
         """What `/tokens` answers is read as well."""
-        answer = Answer({"regionStores": [store("AWS_EU_WEST_1")]}, "u", 0.0)
-        assert read_regional(answer, None, now=NOW).task_url
+        answer = ApiAnswer({"regionStores": [store("AWS_EU_WEST_1")]}, "u", 0.0)
+        assert grant_of_regions(answer, None, now=NOW).task_url
 
 
 ANY = st.recursive(
@@ -334,10 +334,10 @@ BODY = st.one_of(
 @given(body=BODY)
 def test_whatever_the_answer_holds_it_is_a_grant_or_one_line(body):
     """No odd member is a bug of ours, and what is granted can be put into a request."""
-    answer = Answer(json.loads(json.dumps(body)), "https://api/route", 0.0)
+    answer = ApiAnswer(json.loads(json.dumps(body)), "https://api/route", 0.0)
     for read in (
-        lambda: read_token(answer, now=NOW),
-        lambda: read_regional(answer, "AWS_EU_WEST_1", now=NOW),
+        lambda: grant_of_token(answer, now=NOW),
+        lambda: grant_of_regions(answer, "AWS_EU_WEST_1", now=NOW),
     ):
         try:
             grant = read()

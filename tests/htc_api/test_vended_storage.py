@@ -19,7 +19,7 @@ from htcjob.errors import (
     UnauthenticatedError,
 )
 from htcjob.htc_api.renewal import SYSTEM_CLOCK
-from htcjob.htc_api.vended_storage import Vending
+from htcjob.htc_api.vended_storage import VendedStorages
 from htcjob.retry import RetryPolicy
 from tests.support.clock import FakeClock
 from tests.support.servers.htc_api import PROJECT, TASK, htc_api_fixture, planted  # noqa: F401
@@ -35,7 +35,7 @@ def clock():
 
 def vending(api, clock=SYSTEM_CLOCK, **variables):
     environ = {**api.environ(), **variables}
-    return Vending(
+    return VendedStorages(
         read_context({name: value for name, value in environ.items() if value}), environ={}, clock=clock
     )
 
