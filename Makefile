@@ -26,10 +26,11 @@ demo: $(VENV)/installed  ## Run an array of 8 jobs of the face tagger over photo
 	@PATH="$(abspath $(BIN)):$$PATH" examples/face-tagger-array.sh "$(PHOTOS)"
 
 # Most tests wait most of the time, so that a core has room for two of them; ARGS=tests/cli is a part of them.
+# Compiled files are kept: without them every worker, and every process that a test starts, compiles anew.
 WORKERS ?= $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 ARGS ?=
 test: $(VENV)/installed  ## Run the tests, WORKERS at a time (ARGS of pytest).
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 SEEDS ?= 3
 chaos: $(VENV)/installed  ## Run arrays of the face tagger in the worst of worlds (SEEDS, PHOTOS).
