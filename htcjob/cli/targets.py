@@ -11,7 +11,7 @@ from htcjob.environment.variables import current_environ
 from htcjob.errors import UsageError
 from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import real_path
-from htcjob.storage.local.store import file_url
+from htcjob.storage.urls import file_url
 from htcjob.transfer.copying import Target
 from htcjob.transfer.locations import GLOB, Location, parse, require_recursive
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from htcjob.storage.keys import real_path
-from htcjob.storage.local.store import file_url
-from htcjob.storage.urls import local_directory
+from htcjob.storage.urls import file_url, local_directory
 
 ENTRIES_HINT = "write keys as 'find . -type f' in the store's folder does, or file:/// URLs"
 

@@ -105,6 +105,16 @@ def split_object_url(url: str) -> tuple[str, str]:
     return store, key
 
 
+def file_url(path: str) -> str:
+    """Return the `file://` URL of an absolute *path*; letters outside ASCII stay readable."""
+    return f"file://{quoted(path)}"
+
+
+def quoted(path: str) -> str:
+    """Return *path* with what would end the path or the line of a URL as `%` and two digits."""
+    return path.translate(_QUOTED)
+
+
 class _MalformedError(ValueError):
     """What is wrong with a URL, in words that repeat nothing of it."""
 
@@ -203,3 +213,19 @@ _KNOWN_FORMS = (
     "s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix, file:///directory, "
     "memory:name and a plain directory"
 )
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+_LINE_BREAKS = (0x2028, 0x2029)
+_BYTES_NOT_UTF8 = range(0xDC80, 0xDD00)  # as os.fsdecode gives them
+_QUOTED = str.maketrans(
+    {
+        character: _percent(character)
+        for codes in (b"%?#", range(0x21), range(0x7F, 0xA1), _LINE_BREAKS, _BYTES_NOT_UTF8)
+        for character in map(chr, codes)
+    }
+)
+"""What would end the path or the line of a URL."""

@@ -235,7 +235,7 @@ def test_a_stalled_connection_is_given_up(
 
 def shorten_read_timeout(monkeypatch, engine) -> None:
     if engine == "fast":
-        monkeypatch.setattr("htcjob.storage.fast.bucket.READ_TIMEOUT", timedelta(seconds=1))
+        monkeypatch.setattr("htcjob.storage.fast.clients.READ_TIMEOUT", timedelta(seconds=1))
     else:
         monkeypatch.setattr("htcjob.storage.s3.connection.READ_TIMEOUT_S", 1)
 

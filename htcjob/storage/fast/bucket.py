@@ -19,17 +19,14 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from datetime import timedelta
 from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError, PermissionDeniedError
+from obstore.exceptions import AlreadyExistsError, BaseError, InvalidPathError
 
-from htcjob.errors import DisorderError, PermanentError, TransientError
-from htcjob.storage import bounds
+from htcjob.errors import PermanentError
 from htcjob.storage.azure.names import check_name, could_begin_a_name
-from htcjob.storage.bounds import within
 from htcjob.storage.bucket import (
     PART_BYTES,
     SHA256_METADATA,
@@ -41,31 +38,27 @@ from htcjob.storage.bucket import (
     looks_like_md5,
 )
 from htcjob.storage.contract import ObjectInfo
-from htcjob.storage.fast.clients import READ_TIMEOUT, SEND_TIMEOUT, AskingProvider, Clients
+from htcjob.storage.fast.clients import Clients, CurrentClients
+from htcjob.storage.fast.listing import Listing
 from htcjob.storage.fast.names import (
     InexpressibleError,
-    Names,
-    expressible_start,
     is_expressible,
-    just_below,
 )
 from htcjob.storage.ordering import is_express
 from htcjob.storage.parts import MOST_PARTS, PARTS_AT_ONCE, part_bytes_of
 from htcjob.storage.sdks import extra_of, open_sdk_bucket, sdk_is_installed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping
 
     from obstore import GetOptions, GetResult, ObjectMeta
-    from obstore.store import ObjectStore
 
     from htcjob.errors import StorageError
-    from htcjob.storage.access import Access, CloudCredentials
+    from htcjob.storage.access import Access
     from htcjob.storage.fast.errors import Failure
 
 _SHORT_BODY_BYTES = 1 << 20
 """Longer bodies are sent with `SEND_TIMEOUT`."""
-_PAGE_KEYS = 1000
 
 
 class FastBucket(Bucket):
@@ -76,14 +69,12 @@ class FastBucket(Bucket):
         self._container = container
         self._access = access
         self._clients = Clients(scheme, container, access)
+        self._current = CurrentClients(self._clients, access)
         self._is_azure = scheme == "az"
         self.lists_in_order = not (self._is_azure or is_express(container))
         self._sha256 = SHA256_METADATA_AZURE if self._is_azure else SHA256_METADATA
         self._etag_is_md5 = self._clients.is_plain
         self._lock = threading.Lock()
-        self._credentials: CloudCredentials | None = None
-        self._stores: dict[timedelta, ObjectStore] = {}
-        self._uploader: tuple[ObjectStore, AskingProvider | None] | None = None
         self._sdk: Bucket | None = None
 
     @property
@@ -102,7 +93,7 @@ class FastBucket(Bucket):
             options["range"] = {"offset": start}
         if etag is not None and not is_weak(etag):
             options["if_match"] = f'"{etag}"'
-        result = obstore.get(self._store(), name, options=options or None)
+        result = obstore.get(self._current.client(), name, options=options or None)
         start, stop = result.range
         pieces = _pieces(result, stop - start)
         return Body(self._info(name, result), start, stop, pieces, pieces.close)
@@ -113,7 +104,7 @@ class FastBucket(Bucket):
             return self._by_sdk().put(name, data, if_absent=if_absent, metadata=metadata)
         try:
             result = obstore.put(
-                self._store(is_sending=len(data) > _SHORT_BODY_BYTES),
+                self._current.client(is_sending=len(data) > _SHORT_BODY_BYTES),
                 name,
                 data,
                 attributes=self._attributes(metadata),
@@ -135,7 +126,7 @@ class FastBucket(Bucket):
             return self._by_sdk().upload(name, path, size_bytes, metadata=metadata)
         from pathlib import Path  # which only obstore.put asks for
 
-        store, provider = self._upload_store()
+        store, provider = self._current.uploader()
         part_bytes = part_bytes_of(size_bytes, most_parts=MOST_PARTS)
         parts_at_once = min(-(-size_bytes // part_bytes), max(1, PARTS_AT_ONCE * PART_BYTES // part_bytes))
         try:
@@ -163,7 +154,12 @@ class FastBucket(Bucket):
         try:
             if not (self.lists_in_order or self._is_azure) and sdk_is_installed(self._scheme):
                 raise InexpressibleError  # only the SDK tells there whether a listing is whole
-            for info in self._listed(prefix, start_after or ""):
+            url = f"{self._scheme}://{self._container}/{prefix}"
+            has_sdk = sdk_is_installed(self._scheme)
+            listing = Listing(
+                self._current.client, url, prefix, is_ordered=self.lists_in_order, has_sdk=has_sdk
+            )
+            for info in listing.objects(start_after or ""):
                 yield info
                 last = info.key
         except (InvalidPathError, InexpressibleError):
@@ -173,14 +169,14 @@ class FastBucket(Bucket):
         """Give size, ETag, time of change and checksum."""
         if self._needs_sdk(name):
             return self._by_sdk().head(name)
-        return self._info(name, obstore.get(self._store(), name, options={"head": True}))
+        return self._info(name, obstore.get(self._current.client(), name, options={"head": True}))
 
     def delete(self, name: str) -> None:
         """Remove an object."""
         if self._needs_sdk(name):
             self._by_sdk().delete(name)
         else:
-            obstore.delete(self._store(), name)
+            obstore.delete(self._current.client(), name)
 
     def disowns(self, info: ObjectInfo) -> bool:
         """Whether the ETag, which looks like an MD5, is none; obstore does not show what says so."""
@@ -188,12 +184,11 @@ class FastBucket(Bucket):
             return False
         from htcjob.storage.fast.asking import is_encrypted
 
-        return is_encrypted(self._clients.signed_url(self._store(), info.key))
+        return is_encrypted(self._clients.signed_url(self._current.client(), info.key))
 
     def credentials_renewed(self) -> None:
         """Forget the store for uploads, which has the old ones; the others are compared at every request."""
-        with self._lock:
-            self._uploader = None
+        self._current.forget_uploader()
         if self._sdk is not None:
             self._sdk.credentials_renewed()
 
@@ -224,54 +219,6 @@ class FastBucket(Bucket):
             error.redirection = failure.answer  # type: ignore[attr-defined]
         return failure
 
-    # Listing
-
-    def _listed(self, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
-        """
-        Give the objects in the order of the store, some before *start_after* among them.
-
-        object_store believes a listing that ends too early: any answer without a token ends it, an error with
-        status 200 too. So where the order allows that, the end is asked for again, from just before the last
-        name on: it must come again, and nothing behind it.
-        """
-        folder = prefix.rpartition("/")[0]  # object_store lists folders only
-        if folder and not is_expressible(folder):
-            raise InexpressibleError
-        begin = max(start_after, just_below(prefix)) if self.lists_in_order else ""
-        names = Names(prefix, start_after, self._is_there, is_installed=sdk_is_installed(self._scheme))
-        last = ""
-        while True:
-            previous = offset = expressible_start(begin)
-            is_last_there = has_more = False
-            for page in self._pages(folder, offset):
-                for number, meta in enumerate(page):
-                    name = names.of(meta, previous, in_order=self.lists_in_order)
-                    if not name.startswith(prefix):
-                        if name < prefix or not self.lists_in_order:
-                            continue
-                        if any(other["path"].startswith(prefix) for other in page[number:]):
-                            raise DisorderError("list", prefix, name, prefix)
-                        return
-                    if name <= previous and self.lists_in_order:
-                        if previous != offset or not offset:
-                            raise DisorderError("list", prefix, previous, name)
-                        if last:  # it begins at the beginning, wherever it is asked to
-                            raise self._unsure(prefix)
-                        continue
-                    previous = name
-                    is_last_there = is_last_there or name == last
-                    if name > last or not self.lists_in_order:
-                        has_more = True
-                        yield ObjectInfo(name, meta["size"], bare_etag(meta["e_tag"]), meta["last_modified"])
-            if not self.lists_in_order or (not last and not has_more):
-                return
-            if not has_more and is_last_there:
-                return
-            if not has_more:
-                raise self._unsure(prefix)
-            last, begin = previous, just_below(previous.rstrip("/"))
-            names.start_after = begin if last.endswith("/") else last
-
     def _listed_by_sdk(self, prefix: str, start_after: str | None, last: str | None) -> Iterator[ObjectInfo]:
         """Go on where all up to *last* has been given; begin anew, where that may not be the order of all."""
         sdk = self._by_sdk()
@@ -282,65 +229,10 @@ class FastBucket(Bucket):
         infos = sdk.list(prefix, last if self.is_of_cloud else start_after)
         yield from dropwhile(lambda info: info.key < (last or ""), infos)
 
-    def _unsure(self, prefix: str) -> Exception:
-        """Give what is raised where only the SDK can tell whether that was all."""
-        if sdk_is_installed(self._scheme):
-            return InexpressibleError()
-        url = f"{self._scheme}://{self._container}/{prefix}"
-        return TransientError("list", url, "nobody can tell whether the listing ended too early")
-
-    def _pages(self, folder: str, offset: str) -> Iterator[Sequence[ObjectMeta]]:
-        """Give what object_store lists; it would also read answers without a key for ever."""
-        pages = obstore.list(self._store(), folder or None, offset=offset or None, chunk_size=_PAGE_KEYS)
-        url = f"{self._scheme}://{self._container}/{folder}"
-        while page := within(bounds.LISTING_S, lambda: next(pages, None), "list", url):
-            yield page
-
-    def _is_there(self, name: str) -> bool:
-        try:
-            obstore.head(self._store(), name)
-        except FileNotFoundError:
-            return False
-        except PermissionDeniedError:
-            pass  # a token that may list but not read: S3 would say absent, if it were
-        return True
-
-    # Whom to ask
-
     def _needs_sdk(self, name: str) -> bool:
         if self._is_azure:
             check_name(name)
         return not is_expressible(name)
-
-    def _store(self, *, is_sending: bool = False) -> ObjectStore:
-        """Give the store that does not retry and has the credentials of this moment."""
-        read_timeout = SEND_TIMEOUT if is_sending else READ_TIMEOUT
-        source = self._access.credentials
-        credentials = None if source is None else source.current()
-        if credentials is self._credentials:
-            store = self._stores.get(read_timeout)
-            if store is not None:
-                return store
-        with self._lock:
-            if credentials != self._credentials:
-                self._stores.clear()
-            self._credentials = credentials
-            store = self._stores.get(read_timeout)
-            if store is None:
-                store = self._stores[read_timeout] = self._clients.open(read_timeout, credentials)
-        return store
-
-    def _upload_store(self) -> tuple[ObjectStore, AskingProvider | None]:
-        """Give the store that retries, and asks for credentials again while an upload lasts."""
-        source = self._access.credentials
-        credentials = None if source is None else source.current()
-        with self._lock:
-            if self._uploader is None:
-                provider = None if source is None else AskingProvider(source)
-                retry = self._access.retry
-                store = self._clients.open(SEND_TIMEOUT, credentials, provider=provider, retry=retry)
-                self._uploader = store, provider
-            return self._uploader
 
     def _by_sdk(self) -> Bucket:
         with self._lock:
@@ -352,8 +244,6 @@ class FastBucket(Bucket):
                     )
                 self._sdk = open_sdk_bucket(self._scheme, self._container, self._access)
             return self._sdk
-
-    # What is said about an object
 
     def _attributes(self, metadata: Mapping[str, str]) -> dict[str, str] | None:
         if not metadata:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from htcjob.logs.redact import redact
 from htcjob.storage.azure.account import parse_connection
 from htcjob.storage.fast.aws_profile import paths_of, profile_of
-from htcjob.storage.fast.clients import config_of, endpoint_of, has
+from htcjob.storage.fast.configs import config_of, endpoint_of, has
 from htcjob.storage.ordering import is_express
 from htcjob.storage.variables import is_true
 
@@ -35,7 +35,7 @@ def why_not(scheme: str, container: str, access: Access) -> str:
         return reason
     if access.credentials is None and not _CAN_SIGN_IN[scheme](environ, container):
         return "with credentials that only the cloud's SDK finds (a profile or a file, or none are set)"
-    endpoint = endpoint_of(config_of(scheme, container, access))
+    endpoint = endpoint_of(config_of(scheme, container, access)[1])
     if endpoint and not _is_own(endpoint) and _has_travelling_credentials(scheme, access):
         return f"with temporary credentials at a server of one's own ({redact(endpoint)})"
     return ""

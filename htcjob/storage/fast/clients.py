@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,15 +10,14 @@ from obstore.exceptions import BaseError
 
 from htcjob.errors import ConfigurationError
 from htcjob.logs.redact import redact
-from htcjob.storage.azure.account import parse_connection
 from htcjob.storage.bounds import longest_s
 from htcjob.storage.bucket import PART_BYTES
-from htcjob.storage.fast.aws_profile import profile_of
+from htcjob.storage.fast.configs import config_of, endpoint_of
 from htcjob.storage.fast.way import way_to
-from htcjob.storage.variables import check_url, is_true
+from htcjob.storage.variables import check_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from obstore.store import ObjectStore, S3Store
 
@@ -53,29 +53,6 @@ class AskingProvider:
         return _for_obstore(credentials, credentials.expires_at)
 
 
-def config_of(scheme: str, container: str, access: Access) -> Config:
-    """
-    Give what object_store is told of a bucket or container.
-
-    Raises:
-        ConfigurationError: a variable that says how it is reached makes no sense.
-    """
-    return _CONFIGS[scheme](container, access)[1]
-
-
-def endpoint_of(config: Mapping[str, Any]) -> str:
-    """Give the server that a configuration names; empty: the cloud's own."""
-    return next(filter(None, (config.get(name) for name in _ENDPOINTS)), "")
-
-
-def has(environ: Mapping[str, str], *names: str) -> bool:
-    """Tell whether all of the variables hold something."""
-    return all(environ.get(name) for name in names)
-
-
-_ENDPOINTS = ("aws_endpoint_url_s3", "base_url", "endpoint")
-
-
 class Clients:
     """
     Makes the object_store clients of one bucket or container.
@@ -88,7 +65,7 @@ class Clients:
         if access.endpoint:
             check_url("the endpoint that was vended", access.endpoint)
         self._scheme = scheme
-        self._make, self._config = _CONFIGS[scheme](container, access)
+        self._make, self._config = config_of(scheme, container, access)
         self.is_plain = self._config.get("aws_endpoint_url_s3", "").startswith("http://")
         """Whether S3 is reached without TLS."""
         self._endpoint = endpoint_of(self._config)
@@ -176,6 +153,60 @@ class Clients:
         return ask_without_credentials(self._scheme, f"{endpoint}/{bucket}")
 
 
+class CurrentClients:
+    """
+    The clients in use: with the credentials of the moment, opened when they are first asked for.
+
+    Args:
+        clients: Makes them.
+        access: Has the credentials, and the retries of uploads.
+    """
+
+    def __init__(self, clients: Clients, access: Access) -> None:
+        self._clients = clients
+        self._source = access.credentials
+        self._retry = access.retry
+        self._lock = threading.Lock()
+        self._credentials: CloudCredentials | None = None
+        self._open: dict[timedelta, ObjectStore] = {}
+        self._uploader: tuple[ObjectStore, AskingProvider | None] | None = None
+
+    def client(self, *, is_sending: bool = False) -> ObjectStore:
+        """Return the client that does not retry and has the credentials of this moment."""
+        read_timeout = SEND_TIMEOUT if is_sending else READ_TIMEOUT
+        source = self._source
+        credentials = None if source is None else source.current()
+        if credentials is self._credentials:
+            client = self._open.get(read_timeout)
+            if client is not None:
+                return client
+        with self._lock:
+            if credentials != self._credentials:
+                self._open.clear()
+            self._credentials = credentials
+            client = self._open.get(read_timeout)
+            if client is None:
+                client = self._open[read_timeout] = self._clients.open(read_timeout, credentials)
+        return client
+
+    def uploader(self) -> tuple[ObjectStore, AskingProvider | None]:
+        """Return the client that retries, and asks for credentials again while an upload lasts."""
+        source = self._source
+        credentials = None if source is None else source.current()
+        with self._lock:
+            if self._uploader is None:
+                provider = None if source is None else AskingProvider(source)
+                retry = self._retry
+                client = self._clients.open(SEND_TIMEOUT, credentials, provider=provider, retry=retry)
+                self._uploader = client, provider
+            return self._uploader
+
+    def forget_uploader(self) -> None:
+        """Let the next upload begin with new credentials; the other clients are compared at every request."""
+        with self._lock:
+            self._uploader = None
+
+
 def _retry_config(retry: RetryPolicy | None) -> Config:
     if retry is None:
         return {"max_retries": 0}
@@ -205,87 +236,6 @@ def _for_obstore(credentials: CloudCredentials, expires_at: float | None) -> Map
     return {"sas_token": given["AZURE_STORAGE_SAS_TOKEN"], "expires_at": until}
 
 
-# Static credentials are handed over from `Access.environ`. What else object_store knows, of containers and
-# identities, it finds in the variables itself.
-
-
-def _s3(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config]:
-    from obstore.store import S3Store
-
-    environ = access.environ
-    # Its bulk delete says 200 to what it refuses, and is not known to every compatible server.
-    config: Config = {"bucket": bucket, "disable_bulk_delete": True}
-    region = access.region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-    if region := region or profile_of(environ).get("region"):
-        config["region"] = region
-    if access.credentials is None and is_true(environ.get("AWS_SKIP_SIGNATURE")):
-        config["skip_signature"] = True
-    else:
-        config["skip_signature"] = False  # whatever AWS_SKIP_SIGNATURE says
-    endpoint = access.endpoint or _endpoint(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    if endpoint:
-        config["aws_endpoint_url_s3"] = endpoint  # its variable would come before `endpoint`
-    # No certificate covers a dot in the name of a bucket.
-    config["virtual_hosted_style_request"] = not endpoint and "." not in bucket
-    if access.credentials is None:
-        given = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if environ.get(name)]
-        if len(given) == 1:
-            raise ConfigurationError(f"{given[0]} is set without its other half: set both or none of the two")
-    if access.credentials is None and has(environ, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        config["access_key_id"] = environ["AWS_ACCESS_KEY_ID"]
-        config["secret_access_key"] = environ["AWS_SECRET_ACCESS_KEY"]
-        if token := environ.get("AWS_SESSION_TOKEN"):
-            config["session_token"] = token
-    return S3Store, config
-
-
-def _gs(bucket: str, access: Access) -> tuple[Callable[..., ObjectStore], Config]:
-    from obstore.store import GCSStore
-
-    config: Config = {"bucket": bucket}
-    if endpoint := access.endpoint:
-        config["base_url"] = endpoint
-    elif emulator := access.environ.get("STORAGE_EMULATOR_HOST"):
-        config["base_url"] = emulator if "://" in emulator else f"http://{emulator}"
-        config["credential_provider"] = lambda: {"token": "", "expires_at": None}  # sends none
-    if "base_url" in config:
-        config["base_url"] = config["base_url"].rstrip("/")
-    if path := access.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
-        config["application_credentials"] = path
-    return GCSStore, config
-
-
-def _az(container: str, access: Access) -> tuple[Callable[..., ObjectStore], Config]:
-    from obstore.store import AzureStore
-
-    environ = access.environ
-    account, _, container = container.partition("/")
-    config: Config = {"account_name": account, "container_name": container}
-    said = parse_connection(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
-    if said.get("accountname", account) != account:
-        said = {}  # of another account
-    endpoint = access.endpoint or _endpoint(environ, "AZURE_STORAGE_ENDPOINT") or said.get("blobendpoint")
-    if not endpoint and "endpointsuffix" in said:
-        protocol = said.get("defaultendpointsprotocol", "https")
-        endpoint = f"{protocol}://{account}.blob.{said['endpointsuffix']}"
-    if endpoint:
-        config["endpoint"] = endpoint.rstrip("/")
-    if access.credentials is None:
-        own = environ if environ.get("AZURE_STORAGE_ACCOUNT_NAME", account) == account else {}
-        key = own.get("AZURE_STORAGE_ACCOUNT_KEY") or own.get("AZURE_STORAGE_KEY") or said.get("accountkey")
-        sas = own.get("AZURE_STORAGE_SAS_TOKEN") or said.get("sharedaccesssignature")
-        if sas and (own.get("AZURE_STORAGE_SAS_TOKEN") or not key):
-            config["sas_key"] = sas.lstrip("?")
-        elif key:
-            config["account_key"] = key
-    return AzureStore, config
-
-
-def _endpoint(environ: Mapping[str, str], *names: str) -> str | None:
-    """Give the URL that one of the variables holds."""
-    return next((environ[name] for name in names if name in environ), None)
-
-
 def _ca_bundle(environ: Mapping[str, str]) -> bytes | None:
     """Give the certificates that the SDKs are told to trust; SSL_CERT_FILE is seen by rustls itself."""
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
@@ -296,6 +246,3 @@ def _ca_bundle(environ: Mapping[str, str]) -> bytes | None:
             except OSError as error:
                 raise ConfigurationError(f"{name} holds {path!r}: {error.strerror}") from None
     return None
-
-
-_CONFIGS = {"s3": _s3, "gs": _gs, "az": _az}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TEMP_PREFIX = ".htcjob-tmp-"
 """Start of the names of incomplete files; no object may have such a name."""
+RESERVED = (TEMP_PREFIX, ".nfs0")
+"""Starts of names that are no objects: ours, and what an NFS client leaves for a deleted open file."""
 
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
 """What fsync(2) of a folder answers on file systems that have nothing to do for it."""

@@ -13,42 +13,18 @@ from typing import TYPE_CHECKING
 
 from htcjob.errors import AbsentError, BadKeyError, ConfigurationError, PermanentError, TransientError
 from htcjob.storage.contract import LeftOut, ObjectInfo, Store
-from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key, local_path, real_path
+from htcjob.storage.keys import check_key, local_path, real_path
 from htcjob.storage.local.errors import Blame
-from htcjob.storage.local.files import TEMP_PREFIX, NewFile, open_regular, read_range, sync_folder
+from htcjob.storage.local.files import RESERVED, NewFile, open_regular, read_range, sync_folder
 from htcjob.storage.local.spelling import SPELLED_OTHERWISE, Spelling
-from htcjob.trouble import is_folder
+from htcjob.storage.urls import file_url, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
 
-_RESERVED = (TEMP_PREFIX, ".nfs0")
-"""Starts of names that are no objects: ours, and what an NFS client leaves for a deleted open file."""
-_RESERVED_BYTES = tuple(start.encode() for start in _RESERVED)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def _percent(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
-
-
-_LINE_BREAKS = (0x2028, 0x2029)
-_BYTES_NOT_UTF8 = range(0xDC80, 0xDD00)  # as os.fsdecode gives them
-_QUOTED = str.maketrans(
-    {
-        character: _percent(character)
-        for codes in (b"%?#", range(0x21), range(0x7F, 0xA1), _LINE_BREAKS, _BYTES_NOT_UTF8)
-        for character in map(chr, codes)
-    }
-)
-"""What would end the path or the line of a URL."""
-
-
-def file_url(path: str) -> str:
-    """Give the `file://` URL of an absolute *path*; letters outside ASCII stay readable."""
-    return f"file://{path.translate(_QUOTED)}"
 
 
 class LocalStore(Store):
@@ -78,7 +54,6 @@ class LocalStore(Store):
         if not directory or "\0" in directory:
             raise ConfigurationError(f"directory {directory!r} of a store: not a path")
         self._root = real_path(directory)
-        self._root_bytes = os.fsencode(self._root)
         self.url = file_url(os.path.join(self._root, ""))
         self._has_warned = False
         self._identity = self._look_at_root()
@@ -96,7 +71,7 @@ class LocalStore(Store):
 
     def url_of(self, key: str) -> str:
         """Give the `file://` URL of *key*; characters that a URL cannot hold are `%` and two digits."""
-        return self.url + key.translate(_QUOTED)
+        return self.url + quoted(key)
 
     def get(self, key: str, path: str) -> ObjectInfo:
         """Copy the object to the file *path*, whole or not at all."""
@@ -182,7 +157,6 @@ class LocalStore(Store):
         a file was gone when its turn came, the folder's end is read again: what has taken its place may be
         there, under a name behind all others. Our temporary files, and those of NFS, are not worth a word.
         """
-        wanted = _Wanted(prefix, start_after)
         folder = prefix[: prefix.rfind("/") + 1]
         try:
             if folder:
@@ -191,29 +165,11 @@ class LocalStore(Store):
                     return
         except BadKeyError:
             return  # a folder that no key can be in
-        open_folders = [_OpenFolder(folder.encode(), self._names(folder.encode(), wanted))]
-        while open_folders:
-            now = open_folders[-1]
-            if not now.names and now.has_gone:
-                now.names = [name for name in self._names(now.above, wanted) if name > now.last]
-                now.has_gone = False
-            if not now.names:
-                open_folders.pop()
-                continue
-            now.last = now.names.pop()
-            key = now.above + now.last
-            reason = wanted.left_out.pop(key, None)
-            if reason is not None:
-                yield LeftOut(os.fsdecode(key), reason)
-                continue
-            if key.endswith(b"/"):
-                open_folders.append(_OpenFolder(key, self._names(key, wanted)))
-                continue
-            status = self._status_now(key)
-            if status is not None:
-                yield _info(key.decode(), status)
-            else:
-                now.has_gone = True
+        from htcjob.storage.local.listing import Walk  # most jobs list nothing
+
+        walk = Walk(self._root, lambda key: self._blame("list", key), prefix, start_after)
+        for found in walk.below(folder.encode()):
+            yield found if isinstance(found, LeftOut) else _info(*found)
 
     def head(self, key: str) -> ObjectInfo:
         """Give the object's size, ETag and time of change."""
@@ -296,8 +252,8 @@ class LocalStore(Store):
 
     def _path(self, operation: str, key: str) -> str:
         check_key(key)
-        if any(segment.startswith(_RESERVED) for segment in key.split("/")):
-            raise BadKeyError(key, f"names beginning with {' or '.join(_RESERVED)} are reserved")
+        if any(segment.startswith(RESERVED) for segment in key.split("/")):
+            raise BadKeyError(key, f"names beginning with {' or '.join(RESERVED)} are reserved")
         self._check_root(operation, key)
         return local_path(self._root, key)
 
@@ -324,120 +280,6 @@ class LocalStore(Store):
 
     def _blame(self, operation: str, key: str) -> Blame:
         return Blame(operation, self.url_of(key), root=self._root)
-
-    def _names(self, folder: bytes, wanted: _Wanted) -> _Names:
-        """
-        Names in *folder*, which is empty or ends in `/`: last first; subfolders end in `/`.
-
-        Those that are left out are among them, and in `wanted.left_out`.
-        """
-        names = []
-        try:
-            with (
-                self._blame("list", folder.decode()),
-                os.scandir(os.path.join(self._root_bytes, folder)) as entries,
-            ):
-                for entry in entries:
-                    name = entry.name
-                    if name.startswith(_RESERVED_BYTES):
-                        continue
-                    # A folder sorts as its keys do, which all go on with `/`: behind `a!`.
-                    reason = None
-                    if entry.is_dir(follow_symlinks=False):
-                        name += b"/"
-                    elif not entry.is_file(follow_symlinks=False):
-                        reason = "a special file"
-                        if entry.is_symlink():
-                            reason = "a symbolic link, and links are not followed"
-                            name += b"/" * _may_be_folder(entry)
-                    key = folder + name
-                    if not wanted.has(key):
-                        continue
-                    reason = reason or _why_no_key(key)
-                    if reason is not None:
-                        if key <= wanted.start_after:
-                            continue
-                        wanted.left_out[key] = reason
-                    names.append(name)
-        except AbsentError:
-            with self._blame("list", folder.decode()):
-                is_there = is_folder(self._root)
-            if not is_there:
-                raise
-            return []  # no such folder, or removed since the one above was read
-        names.sort(reverse=True)
-        return names
-
-    def _status_now(self, key: bytes) -> os.stat_result | None:
-        """Give the status of a file whose name was read a while ago; None: it is no file any more."""
-        try:
-            status = os.lstat(os.path.join(self._root_bytes, key))
-        except OSError:
-            with suppress(AbsentError), self._blame("list", key.decode()):
-                raise
-            return None
-        return status if stat.S_ISREG(status.st_mode) else None
-
-
-_Names = list[bytes]  # inside the class, `list` is the verb
-
-
-class _OpenFolder:
-    """A folder in the middle of a listing."""
-
-    __slots__ = ("above", "has_gone", "last", "names")
-
-    def __init__(self, above: bytes, names: _Names) -> None:
-        self.above = above
-        """What its keys begin with."""
-        self.names = names
-        """Those whose turn has not come yet, last first."""
-        self.last = b""
-        """The name whose turn it was."""
-        self.has_gone = False
-        """A file was gone when its turn came."""
-
-
-class _Wanted:
-    """Which keys a listing asks for."""
-
-    def __init__(self, prefix: str, start_after: str | None) -> None:
-        self._prefix = _bytes_of(prefix)
-        self.start_after = _bytes_of(start_after or "")
-        self.left_out: dict[bytes, str] = {}
-        """Why, of those in the open folders whose turn has not come yet."""
-
-    def has(self, name: bytes) -> bool:
-        """Tell whether *name* is a wanted key, or a folder (ending in `/`) that may hold one."""
-        if not name.startswith(self._prefix):
-            return False
-        return name > self.start_after or (name.endswith(b"/") and self.start_after.startswith(name))
-
-
-def _bytes_of(text: str) -> bytes:
-    """Return the start of a name; text that is not Unicode begins no key, and sorts somewhere."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-
-
-def _why_no_key(key: bytes) -> str | None:
-    """Return why no key can be that name, or lie in the folder of that name; None: one can."""
-    try:
-        key.decode()
-    except UnicodeDecodeError:
-        return "its name is not UTF-8"
-    if b"\n" in key or b"\r" in key:
-        return "its name has a line break"
-    return "its name is too long for a key" if len(key) > LONGEST_KEY_BYTES else None
-
-
-def _may_be_folder(link: os.DirEntry[bytes]) -> bool:
-    try:
-        return link.is_dir()
-    except OSError:
-        return True
 
 
 def _existing(path: str) -> str:

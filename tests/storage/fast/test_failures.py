@@ -14,7 +14,7 @@ import pytest
 
 from htcjob import errors
 from htcjob.storage.access import Access
-from htcjob.storage.fast import bucket as fast
+from htcjob.storage.fast import clients
 from htcjob.storage.urls import open_store
 from tests.storage.contract import files_below, keys_in
 from tests.storage.fast.support import MB, proxy_before, store_behind
@@ -113,7 +113,7 @@ class TestFailures:
         self, rgw: Rgw, environ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
     ) -> None:
         """A connection that breaks, or is silent, is a transient error after one request; nothing is left."""
-        monkeypatch.setattr(fast, "READ_TIMEOUT", timedelta(seconds=0.3))
+        monkeypatch.setattr(clients, "READ_TIMEOUT", timedelta(seconds=0.3))
         with proxy_before(rgw.endpoint) as proxy:
             store = store_behind(proxy, rgw, environ)
             store.put_bytes(b"x" * 100_000, "a")
@@ -158,7 +158,7 @@ class TestFailures:
         self, rgw: Rgw, environ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A body that takes longer than a connection may be silent is sent, and is received, whole."""
-        monkeypatch.setattr(fast, "READ_TIMEOUT", timedelta(seconds=0.5))
+        monkeypatch.setattr(clients, "READ_TIMEOUT", timedelta(seconds=0.5))
         data = os.urandom(4 * MB)
         with _Slow(rgw.endpoint, seconds=2.0, n_bytes=len(data)) as url:
             access = Access(engine="fast", endpoint=url, environ=environ(rgw.environ()))

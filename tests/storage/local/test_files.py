@@ -256,12 +256,14 @@ def test_every_call_is_counted() -> None:
 
     import htcjob.storage.keys
     import htcjob.storage.local.files
+    import htcjob.storage.local.listing
     import htcjob.storage.local.store
 
     harmless = {"fsencode", "fsdecode", "urandom", "makedirs", "stat_result"}  # makedirs calls mkdir
     harmless |= {"strerror"}  # asks no file system
     harmless |= {"pwrite"}  # of the clouds' stores: test_cloud.py
-    for module in (htcjob.storage.local.files, htcjob.storage.local.store, htcjob.storage.keys):
+    local = htcjob.storage.local
+    for module in (local.files, local.listing, local.store, htcjob.storage.keys):
         source = Path(str(module.__file__)).read_text()
         assert set(re.findall(r"\bos\.([a-z_]+)\(", source)) - harmless <= set(CALLS)
 
