@@ -202,6 +202,21 @@ def test_the_variables_read_are_the_codes(meaning, field):
     assert re.findall(r"`(\w+)`", rows[meaning]) == read
 
 
+def test_the_variables_of_rescale_are_those_that_simulate_injects():
+    """And the token; what a page says of the platform is what an array is tried with."""
+    from htcjob.simulate.injection import JobIdentity, injected_variables
+
+    shown = {
+        name
+        for row in table_under("docs/htc-api.md", "## What is injected")
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
+    injected = injected_variables(
+        JobIdentity.make(), array_index=0, array_size=1, attempt=1, project_store="in", task_store="out"
+    )
+    assert shown == {*injected, "RESCALE_HTC_BEARER_TOKEN"}
+
+
 def test_the_variables_set_for_the_command_are_the_codes():
     """None more, none less than the sources set."""
     shown = {
