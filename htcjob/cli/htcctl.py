@@ -123,7 +123,7 @@ def _run(args: list[str]) -> int:
     store = _open(given, retry)
     with Transfers(retry) as transfers:
         if verb == "list":
-            from htcjob.transfer.locations import listed
+            from htcjob.transfer.listing import listed
 
             for info in listed(store, "", transfers):
                 if not info.key.startswith(RESERVED_PREFIX):

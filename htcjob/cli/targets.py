@@ -13,7 +13,8 @@ from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import real_path
 from htcjob.storage.urls import file_url
 from htcjob.transfer.copying import Target
-from htcjob.transfer.locations import GLOB, Location, parse, require_recursive
+from htcjob.transfer.globs import GLOB
+from htcjob.transfer.locations import Location, parse, require_recursive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

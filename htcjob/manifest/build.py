@@ -23,8 +23,9 @@ from htcjob.manifest.index_writer import IndexWriter
 from htcjob.storage.contract import LeftOut
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.urls import is_url
+from htcjob.transfer.globs import GLOB, glob_pattern, may_mean
 from htcjob.transfer.key_ranges import KeyRange, cut, in_range
-from htcjob.transfer.locations import GLOB, Location, glob_pattern, may_mean
+from htcjob.transfer.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -25,7 +25,8 @@ from htcjob.storage.checksum import file_has
 from htcjob.storage.contract import LeftOut
 from htcjob.storage.keys import path_of_copy
 from htcjob.storage.local.files import TEMP_PREFIX
-from htcjob.transfer.locations import find, listed
+from htcjob.transfer.listing import listed
+from htcjob.transfer.locations import find
 from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Target(NamedTuple):
         return path_of_copy(self.place, name) if self.store is None else self.place + name
 
 
-def work(tasks: Iterable[Task], transfers: Transfers) -> Iterator[Outcome]:
+def run_tasks(tasks: Iterable[Task], transfers: Transfers) -> Iterator[Outcome]:
     """Do all *tasks*, side by side, and give what became of each, in their order."""
 
     def do(task: Task) -> Outcome:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import HtcjobError
 from htcjob.storage.keys import LAST_CHARACTER
-from htcjob.transfer.locations import everything, listed
+from htcjob.transfer.listing import everything, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

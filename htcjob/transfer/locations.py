@@ -12,29 +12,21 @@ keeps its name, and with a `/` behind it, only what is in it counts (as rsync do
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from htcjob.errors import AbsentError, BadKeyError, DisorderError, TransientError, UsageError
-from htcjob.storage.contract import LeftOut, ObjectInfo
-from htcjob.storage.keys import LAST_CHARACTER, check_key
+from htcjob.errors import AbsentError, BadKeyError, UsageError
+from htcjob.storage.contract import LeftOut
+from htcjob.storage.keys import check_key
 from htcjob.storage.urls import is_url, split_object_url
+from htcjob.transfer.globs import GLOB, glob_pattern, may_mean
+from htcjob.transfer.listing import everything, listed, listed_with_folders, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from htcjob.storage.contract import Store
+    from htcjob.storage.contract import ObjectInfo, Store
     from htcjob.transfer.transfers import Transfers
-
-_Listed = TypeVar("_Listed", ObjectInfo, ObjectInfo | LeftOut)
-
-GLOB = re.compile(r"[*?\[]")
-"""Where the literal beginning of a glob ends."""
-
-SKIP_AFTER = 2000
-"""Objects of one folder that a folded listing reads before it asks for what comes behind the folder: two
-pages, because the question begins a new listing."""
 
 
 class Stores(Protocol):
@@ -193,7 +185,7 @@ def require_recursive(location: Location, *, is_recursive: bool) -> None:
         raise UsageError(f"{location.text} is a folder: add -r to mean all that is in it")
 
 
-def look(
+def browse(
     location: Location, *, is_recursive: bool, transfers: Transfers
 ) -> Iterator[ObjectInfo | LeftOut | str]:
     """
@@ -223,167 +215,15 @@ def look(
         match = wanted.match(name)
         return f"{match[1]}/" if match and match[2] else None
 
-    entries: Iterator[ObjectInfo | LeftOut | str] = _folded(store, prefix, fold, transfers)
+    entries: Iterator[ObjectInfo | LeftOut | str] = listed_with_folders(store, prefix, fold, transfers)
     if is_recursive:
         entries = everything(store, prefix, transfers)
     for entry in entries:
-        if isinstance(entry, str) or wanted.match(_name_of(entry)):
+        if isinstance(entry, str) or wanted.match(name_of(entry)):
             is_nothing = False
             yield entry
     if is_nothing:
         raise AbsentError("list", location.url, "nothing is there")
-
-
-def listed(
-    store: Store,
-    prefix: str,
-    transfers: Transfers,
-    *,
-    start_after: str | None = None,
-    may_repeat: bool = False,
-) -> Iterator[ObjectInfo]:
-    """
-    Give what `Store.list` gives; after a transient failure it goes on behind the last key.
-
-    Args:
-        store: What is listed.
-        prefix: How the keys begin.
-        transfers: What makes the requests.
-        start_after: Only keys after that.
-        may_repeat: Begin again after a `DisorderError`, and give again what was given already.
-
-    Raises:
-        DisorderError: it has to begin again, and must not repeat anything.
-        StorageError: as `Store.list`, for good or after the retries.
-    """
-    return _going_on(store.list, prefix, transfers, start_after, may_repeat=may_repeat)
-
-
-def everything(
-    store: Store,
-    prefix: str,
-    transfers: Transfers,
-    *,
-    start_after: str | None = None,
-    may_repeat: bool = False,
-) -> Iterator[ObjectInfo | LeftOut]:
-    """Give what `Store.list_all` gives, as `listed` does."""
-    return _going_on(store.list_all, prefix, transfers, start_after, may_repeat=may_repeat)
-
-
-def _going_on(
-    begin_listing: Callable[..., Iterator[_Listed]],
-    prefix: str,
-    transfers: Transfers,
-    start_after: str | None,
-    *,
-    may_repeat: bool,
-) -> Iterator[_Listed]:
-    last = start_after
-
-    def begin() -> tuple[Iterator[_Listed], _Listed | None]:
-        listing = begin_listing(prefix, start_after=last)
-        return listing, next(listing, None)
-
-    while True:
-        listing, info = transfers.call(begin)
-        if info is None:
-            return
-        try:
-            while info is not None:
-                last = info.key
-                yield info
-                info = next(listing, None)
-            return
-        except DisorderError:
-            if not may_repeat:
-                raise
-            last = start_after
-        except TransientError:
-            pass  # that was one try; the next ones are `begin`
-
-
-def _folded(
-    store: Store, prefix: str, fold: Callable[[str], str | None], transfers: Transfers
-) -> Iterator[ObjectInfo | LeftOut | str]:
-    """Give the objects for which *fold* names no folder, and each folder once; large ones are not read."""
-    folder, n_inside, start_after = "", 0, None
-    while True:
-        for info in everything(store, prefix, transfers, start_after=start_after):
-            found = fold(_name_of(info))
-            if found is None:
-                yield info
-                continue
-            if found != folder:
-                yield found
-                folder, n_inside = found, 0
-            n_inside += 1
-            if n_inside == SKIP_AFTER and store.lists_in_order:
-                start_after = folder + LAST_CHARACTER
-                break
-        else:
-            return
-
-
-def _name_of(entry: ObjectInfo | LeftOut) -> str:
-    return entry.key.removesuffix("/") if isinstance(entry, LeftOut) else entry.key
-
-
-def may_mean(glob: str, left_out: LeftOut, *, is_recursive: bool = True) -> bool:
-    """
-    Return whether *glob* means what is left out, or may mean something in it.
-
-    Args:
-        glob: What is wanted.
-        left_out: What is no object.
-        is_recursive: A folder means all that is in it.
-    """
-    key, parts = left_out.key, glob.split("/")
-    if not key.endswith("/"):
-        match = glob_pattern(glob).match(key)
-        return match is not None and (is_recursive or not match[2])
-    depth = key.count("/")
-    if depth >= len(parts) and not is_recursive and "**" not in parts:
-        return False
-    above = parts[:depth]
-    if "**" in above:
-        above = above[: above.index("**")]
-    return not above or glob_pattern("/".join(above)).match(key[:-1]) is not None
-
-
-def glob_pattern(glob: str) -> re.Pattern[str]:
-    """
-    Give the expression whose group 1 is what *glob* matches, and group 2 what follows in its folder.
-
-    `*`, `?` and `[…]` stay within a part, `**` is any number of folders (as the last part: any name below),
-    and a name with a leading dot matches only where the glob has that dot, as in a shell.
-    """
-    parts = glob.split("/")
-    expressions = []
-    for n, part in enumerate(parts):
-        is_last = n == len(parts) - 1
-        if part == "**":
-            name = r"(?!\.)[^/]+"
-            expressions.append(rf"{name}(?:/{name})*" if is_last else rf"(?:{name}/)*")
-            continue
-        dot = "" if part.startswith(".") else r"(?!\.)"
-        expressions.append(dot + _part_pattern(part) + ("" if is_last else "/"))
-    return re.compile(rf"({''.join(expressions)})(/.*)?\Z", re.DOTALL)
-
-
-def _part_pattern(part: str) -> str:
-    """Give the expression of one part of a glob: as `fnmatch` has it, but no wildcard is a `/`."""
-    pieces = []
-    for piece in re.split(r"(\*+|\?|\[!?\]?[^\]]*\])", part):
-        if piece.startswith("*"):
-            pieces.append("[^/]*")
-        elif piece == "?":
-            pieces.append("[^/]")
-        elif piece.startswith("[") and piece.endswith("]"):
-            pieces.append("(?!/)" + fnmatch.translate(piece)[: -len(r"\Z")])
-        else:
-            pieces.append(re.escape(piece))
-    return "".join(pieces)
 
 
 def _own_name(key: str, literal: str) -> str:

@@ -24,7 +24,7 @@ class AbandonedError(BaseException):
     """Nobody waits for this any more: raised in a thread of the pool, to end what it is about to begin."""
 
 
-class Pool:
+class ThreadPool:
     """
     Threads, started when they are needed and no more than *most*.
 
@@ -47,7 +47,7 @@ class Pool:
         """Of the two above, between threads of the pool."""
         self._current = threading.local()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> ThreadPool:
         return self
 
     def __exit__(

@@ -23,7 +23,7 @@ from htcjob.errors import HtcjobError, TransientError
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.files import open_regular
 from htcjob.transfer.pace import Pace
-from htcjob.transfer.threads import AbandonedError, Pool
+from htcjob.transfer.threads import AbandonedError, ThreadPool
 
 if TYPE_CHECKING:
     from htcjob.retry import RetryPolicy
@@ -66,7 +66,7 @@ class Transfers:
         self.bytes_put = 0
         self._sleep = retry.sleep
         self._retry = replace(retry, sleep=self._wait)
-        self._pool = Pool(TRANSFERS)
+        self._pool = ThreadPool(TRANSFERS)
         self._pace = Pace(
             most=TRANSFERS,
             first_pause_s=retry.first_wait_s,

@@ -11,7 +11,16 @@ from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.local.store import LocalStore
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.transfer import copying
-from htcjob.transfer.copying import BLOCK_BYTES, Copier, Target, blocks, files_below, is_empty, removals, work
+from htcjob.transfer.copying import (
+    BLOCK_BYTES,
+    Copier,
+    Target,
+    blocks,
+    files_below,
+    is_empty,
+    removals,
+    run_tasks,
+)
 from htcjob.transfer.locations import parse
 from htcjob.transfer.transfers import Transfers
 
@@ -48,7 +57,7 @@ class Moves:
         )
         places = [parse(text, self.stores) for text in texts]
         tasks = (task for place in places for task in copier.objects(place, is_recursive=is_recursive))
-        return list(work(tasks, self.transfers))
+        return list(run_tasks(tasks, self.transfers))
 
     def put(self, *paths, to="task:", store=None, is_recursive=True, has_folders=False):
         """Give the outcomes of copies to a store."""
@@ -61,7 +70,7 @@ class Moves:
             has_folders=has_folders,
         )
         tasks = (task for path in paths for task in copier.files(str(path), is_recursive=is_recursive))
-        return list(work(tasks, self.transfers))
+        return list(run_tasks(tasks, self.transfers))
 
     def cp(self, source, to, scratch):
         """Give the outcomes of copies between stores."""
@@ -69,7 +78,7 @@ class Moves:
         copier = Copier(
             Target(target.store, target.key, target.is_folder), self.transfers, scratch=str(scratch)
         )
-        return list(work(copier.objects(place, is_recursive=True), self.transfers))
+        return list(run_tasks(copier.objects(place, is_recursive=True), self.transfers))
 
 
 @pytest.fixture
@@ -340,7 +349,7 @@ def test_removals(stores, transfers):
 
     def remove(text, *, is_recursive=False):
         tasks = removals(parse(text, stores), transfers, is_recursive=is_recursive)
-        return [(outcome.key, outcome.action) for outcome in work(tasks, transfers)]
+        return [(outcome.key, outcome.action) for outcome in run_tasks(tasks, transfers)]
 
     assert remove("task:a") == [("a", "removed")]
     assert remove("task:c", is_recursive=True) == [("c/1", "removed"), ("c/2", "removed")]

@@ -2,64 +2,10 @@
 
 import pytest
 
-from htcjob.errors import AbsentError, DeniedError, TransientError, UsageError
-from htcjob.retry import RetryPolicy
-from htcjob.storage.memory.store import MemoryStore
-from htcjob.storage.urls import open_store
-from htcjob.transfer.locations import (
-    GLOB,
-    SKIP_AFTER,
-    Location,
-    find,
-    glob_pattern,
-    is_local,
-    listed,
-    look,
-    parse,
-)
-from htcjob.transfer.transfers import Transfers
-
-KEYS = (
-    ".htcjob/run.json",
-    "a",
-    "a/b",
-    "a/c/d.jpg",
-    "a b#1+2%20.jpg",
-    "ab",
-    "photos/1.jpg",
-    "photos/2.jpg",
-    "photos/2.png",
-    "photos/.hidden.jpg",
-    "photos/more/3.jpg",
-    "photos2/4.jpg",
-    "x[1].jpg",
-    "x1.jpg",
-    "ü/é.jpg",
-)
-
-
-class Stores:
-    """Two stores in memory, and any by URL."""
-
-    def __init__(self):
-        self.project = MemoryStore("project")
-        self.task = MemoryStore("task")
-        for key in KEYS:
-            self.project.put_bytes(b"x", key)
-
-    def open(self, url):
-        return open_store(url)
-
-
-@pytest.fixture
-def stores():
-    return Stores()
-
-
-@pytest.fixture
-def transfers():
-    with Transfers(RetryPolicy(sleep=lambda _: False)) as transfers:
-        yield transfers
+from htcjob.errors import AbsentError, DeniedError, UsageError
+from htcjob.transfer.globs import GLOB
+from htcjob.transfer.locations import Location, browse, find, is_local, parse
+from tests.transfer.stores import KEYS
 
 
 @pytest.fixture
@@ -134,33 +80,6 @@ def test_local_paths_are_known(stores):
 
 
 @pytest.mark.parametrize(
-    ("glob", "matches", "others"),
-    [
-        ("*.jpg", ["a.jpg", "ü é.jpg"], ["a/b.jpg", ".a.jpg", "a.jpg2"]),
-        ("a/*", ["a/b"], ["a", "a/b/c", "a/.b"]),
-        ("**/*.jpg", ["a.jpg", "b/a.jpg", "c/b/a.jpg"], [".b/a.jpg", "b/.a.jpg"]),
-        ("a/**", ["a/b", "a/b/c"], ["a", "a/.b", "a/b/.c", "ab/c"]),
-        ("a/**/z", ["a/z", "a/b/z", "a/b/c/z"], ["a/.b/z", "b/a/z"]),
-        (".h*/x", [".htc/x"], ["htc/x"]),
-        ("x[1-3].j?g", ["x1.jpg", "x3.jxg"], ["x4.jpg", "x[1-3].jpg", "x1.j/g"]),
-        ("x[!1]", ["x2"], ["x1", "x/"]),
-        ("x[", ["x["], ["x"]),
-        ("a+b(c)$*", ["a+b(c)$d"], ["aab(c)$d"]),
-        ("a\nb*", ["a\nbc"], []),
-    ],
-)
-def test_globs_are_a_shells(glob, matches, others):
-    """A wildcard stays within its part, `**` does not, and a leading dot wants to be named."""
-    pattern = glob_pattern(glob)
-
-    def does_match(key):
-        match = pattern.match(key)
-        return bool(match and not match[2])
-
-    assert [key for key in [*matches, *others] if does_match(key)] == matches
-
-
-@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("project:photos/1.jpg", [("photos/1.jpg", "1.jpg")]),
@@ -228,44 +147,8 @@ def test_a_plain_name_costs_no_request(stores, found):
 )  # fmt: skip
 def test_a_look_shows_objects_and_folders(stores, transfers, text, expected):
     """As `ls` does; the object `a` and the folder `a/` are both there."""
-    shown = look(parse(text, stores), is_recursive=False, transfers=transfers)
+    shown = browse(parse(text, stores), is_recursive=False, transfers=transfers)
     assert [entry if isinstance(entry, str) else entry.key for entry in shown] == expected
-
-
-def test_a_look_at_a_large_folder_does_not_read_it(stores, transfers):
-    """Each folder costs two listings, however much is in it."""
-    for folder in ("big", "huge"):
-        for n in range(3 * SKIP_AFTER):
-            stores.task.put_bytes(b"", f"{folder}/{n:05}")
-    stores.task.put_bytes(b"", "z")
-    read = []
-    original = stores.task.list
-
-    def counting(prefix="", *, start_after=None):
-        for info in original(prefix, start_after=start_after):
-            read.append(info.key)
-            yield info
-
-    stores.task.list = counting
-    shown = list(look(parse("task:", stores), is_recursive=False, transfers=transfers))
-    assert [entry if isinstance(entry, str) else entry.key for entry in shown] == ["big/", "huge/", "z"]
-    assert len(read) == 2 * SKIP_AFTER + 1
-
-
-def test_a_listing_goes_on_where_it_broke(stores, transfers):
-    """Nothing twice, nothing left out, whenever storage fails."""
-    for every in (1, 3):
-        stores.project.faults.clear()
-        stores.project.faults.add(verb="list", nth=every, cut=4)
-        stores.project.faults.add(verb="list", nth=every + 1)
-        assert [info.key for info in listed(stores.project, "", transfers)] == sorted(KEYS, key=str.encode)
-
-
-def test_a_listing_that_never_works_fails(stores):
-    """After the retries the failure is the caller's."""
-    stores.project.faults.add(verb="list")
-    with Transfers(RetryPolicy(retries=2, sleep=lambda _: False)) as transfers, pytest.raises(TransientError):
-        list(listed(stores.project, "", transfers))
 
 
 def test_the_url_of_a_location_is_for_messages(stores):

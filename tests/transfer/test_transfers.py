@@ -15,7 +15,7 @@ from htcjob.storage.memory.store import MemoryStore
 from htcjob.transfer import threads as pool_module
 from htcjob.transfer import transfers as transfer
 from htcjob.transfer.pace import Pace
-from htcjob.transfer.threads import Pool
+from htcjob.transfer.threads import ThreadPool
 from htcjob.transfer.transfers import TRANSFERS, Transfers
 
 
@@ -212,7 +212,7 @@ def test_whoever_waits_is_called_now_and_then():
         if len(ticks) == 3:
             go_on.set()
 
-    with Pool(4) as pool:
+    with ThreadPool(4) as pool:
         assert list(pool.each(lambda _: go_on.wait(30), range(2), tick=tick, tick_s=0.001)) == [True, True]
     assert ticks[:3] == [threading.main_thread()] * 3
 

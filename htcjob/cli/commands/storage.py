@@ -37,9 +37,10 @@ from htcjob.transfer.copying import (
     blocks,
     is_empty,
     removals,
-    work,
+    run_tasks,
 )
-from htcjob.transfer.locations import GLOB, is_local, look, parse
+from htcjob.transfer.globs import GLOB
+from htcjob.transfer.locations import browse, is_local, parse
 from htcjob.transfer.progress import size_in_words
 
 FAILURES_SHOWN = 5
@@ -105,7 +106,7 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
     place = parse(location, Stores())
     n_left_out = 0
     with talking() as transfers:
-        for entry in look(place, is_recursive=is_recursive, transfers=transfers):
+        for entry in browse(place, is_recursive=is_recursive, transfers=transfers):
             if isinstance(entry, LeftOut):
                 n_left_out += 1
                 if n_left_out <= FAILURES_SHOWN:
@@ -146,7 +147,7 @@ def get(locations: tuple[str, ...], directory: str, is_recursive: bool, as_json:
     with moving("get") as transfers:
         copier = Copier(target, transfers, has_folders=have_several_folders(places))
         tasks = (task for place in places for task in copier.objects(place, is_recursive=is_recursive))
-        return _report(work(tasks, transfers), as_json=as_json)
+        return _report(run_tasks(tasks, transfers), as_json=as_json)
 
 
 @storage.command(epilog=_HELP)
@@ -170,7 +171,7 @@ def put(files: tuple[str, ...], location: str, is_recursive: bool, as_json: bool
         is_new = target.is_folder and is_empty(target, transfers)
         copier = Copier(target, transfers, is_new=is_new, has_folders=has_folders)
         tasks = (task for file in files for task in copier.files(file, is_recursive=is_recursive))
-        return _report(work(tasks, transfers), as_json=as_json)
+        return _report(run_tasks(tasks, transfers), as_json=as_json)
 
 
 @storage.command(epilog=_HELP)
@@ -203,7 +204,7 @@ def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
             tasks = copier.files(source, is_recursive=is_recursive)
         else:
             tasks = copier.objects(place, is_recursive=is_recursive)
-        return _report(work(tasks, transfers), as_json=as_json)
+        return _report(run_tasks(tasks, transfers), as_json=as_json)
 
 
 @storage.command(epilog=_HELP)
@@ -250,7 +251,7 @@ def rm(locations: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bo
             )
     with moving("rm") as transfers:
         tasks = (task for place in places for task in removals(place, transfers, is_recursive=is_recursive))
-        return _report(work(tasks, transfers), as_json=as_json)
+        return _report(run_tasks(tasks, transfers), as_json=as_json)
 
 
 def _report(outcomes: Iterable[Outcome], *, as_json: bool) -> int:
