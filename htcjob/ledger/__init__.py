@@ -1,1 +1,1 @@
-"""What is committed and what failed, in task storage."""
+"""The records of a run in task storage: what is committed, what failed, how attempts ended."""

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from htcjob.storage.contract import Store
 
 LONGEST_EXIT_RECORD_BYTES = 4096
-"""What Kubernetes keeps of a container's termination message."""
+"""Kubernetes keeps this much of a container's termination message."""
 
 
 def exit_record_json(record: Mapping[str, object]) -> bytes:
-    """Give the exit record as JSON of at most 4,096 bytes; only its message is ever shortened."""
+    """Return the exit record as JSON of at most 4,096 bytes; only its message is ever shortened."""
     message = redact(str(record.get("message", "")))[:LONGEST_EXIT_RECORD_BYTES]
     while True:
         members = {**record, "message": message}
@@ -35,16 +35,16 @@ def write_exit_record(
     record: Mapping[str, object], store: Store, run: str, retry: RetryPolicy, *, writer: str
 ) -> Mapping[str, object]:
     """
-    Write an exit record, and give it as it was written.
+    Write an exit record, and return it as it was written.
 
-    Where nobody tells which attempt it is (`attempt_from`), the first one to end is called 1. All others are
-    called 2, whichever they are, and have a name of their own: none takes the place of another.
+    Where the platform does not tell the number of the attempt (`attempt_from` is empty), the first one to end
+    is attempt 1. All others are attempt 2, under keys of their own: none replaces another.
 
     Args:
-        record: What it says.
+        record: Its members.
         store: Task storage.
         run: Name of the run.
-        retry: What a transient failure is met with.
+        retry: How a transient failure is met.
         writer: A name that no other attempt has.
 
     Raises:
@@ -65,7 +65,7 @@ def write_exit_record(
 
 
 def _put_new(data: bytes, key: str, store: Store, retry: RetryPolicy) -> bool:
-    """Write *data* where nothing is yet; False: another one was there first."""
+    """Write *data* where there is no object yet; return False where another attempt was first."""
     tries = 0
 
     def put() -> bool:
@@ -75,5 +75,5 @@ def _put_new(data: bytes, key: str, store: Store, retry: RetryPolicy) -> bool:
 
     if retry.call(put):
         return True
-    # After an answer that was lost it may be one's own.
+    # After an answer that was lost, the object may be our own.
     return tries > 1 and retry.call(partial(store.read_range, key, 0)) == data

@@ -1,13 +1,13 @@
 """
-Where things lie in task storage: the one module that spells the keys of a run's ledger.
+The keys of a run's ledger in task storage, which no other module spells.
 
     .htcjob/<run>/run.json                          which manifest and command this run is of
     .htcjob/<run>/done/<block>/<writer>-<number>.jsonl
         a part: commit records, written once and never changed; a block is 1,000 consecutive positions
     .htcjob/<run>/done/<block>/m<generation>-<writer>-<number>.jsonl
-        a part that others were put together in
+        a part that replaces others, with all their records
     .htcjob/<run>/attempts/<index>-<attempt>.json   the exit record of an attempt, written last
-    .htcjob/<run>/attempts/<index>-2-<writer>.json  that of a later attempt whose number nobody tells
+    .htcjob/<run>/attempts/<index>-2-<writer>.json  of a later one, where the platform tells no number
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BLOCK_ENTRIES = 1000
 """Consecutive positions whose records lie together, so that a job lists only what it overlaps."""
 
 PART = re.compile(r"(\d{8})/(?:m(\d{6})-)?[0-9A-Za-z_][0-9A-Za-z._-]*\.jsonl", re.ASCII)
-"""What follows `done_prefix` in the key of a part: its block, and the generation of one that others were put
-together in. Names that begin with a dot are not ours."""
+"""The key of a part behind `done_prefix`: its block, and its generation where it replaces others. Names that
+begin with a dot are not ours."""
 
 
 def is_run_name(name: str) -> bool:
@@ -54,7 +54,7 @@ def run_key(run: str) -> str:
 
 
 def done_prefix(run: str) -> str:
-    """Return how the keys of all parts of *run* begin."""
+    """Return the beginning of the keys of all parts of *run*."""
     return f"{RESERVED_PREFIX}{run}/done/"
 
 
@@ -64,12 +64,12 @@ def block_of(position: int) -> int:
 
 
 def block_prefix(run: str, block: int) -> str:
-    """Return how the keys of the parts of *block* begin."""
+    """Return the beginning of the keys of the parts of *block*."""
     return f"{done_prefix(run)}{block:08d}/"
 
 
 def part_key(run: str, block: int, name: str, generation: int = 0) -> str:
-    """Return the key of the part *name*, which comes behind those of all earlier generations."""
+    """Return the key of the part *name*; it sorts behind those of all earlier generations."""
     put_together = f"m{generation:06d}-" if generation else ""
     return f"{block_prefix(run, block)}{put_together}{name}.jsonl"
 
@@ -80,16 +80,16 @@ def exit_record_key(run: str, array_index: object, attempt: object) -> str:
 
 
 def later_exit_record_key(run: str, array_index: object, writer: str) -> str:
-    """Return the key of the exit record of an attempt after the first one, where nobody tells its number."""
+    """Return the key of the exit record of a later attempt, where the platform tells no number."""
     return f"{RESERVED_PREFIX}{run}/attempts/{array_index}-2-{writer}.json"
 
 
 def run_in(key: str) -> tuple[str, str]:
     """
-    Return the name of the run that *key* belongs to, or "", and the name that all keys of it lie before.
+    Return the name of the run that *key* belongs to, or "", and a name that sorts behind all its keys.
 
     Args:
-        key: It begins with `RESERVED_PREFIX`.
+        key: A key that begins with `RESERVED_PREFIX`.
     """
     name, _, rest = key.removeprefix(RESERVED_PREFIX).partition("/")
     is_run = bool(rest) and is_run_name(name)

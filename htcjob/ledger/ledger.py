@@ -1,9 +1,9 @@
 """
-What is committed and what failed, in task storage; and the exit record of an attempt.
+One attempt's side of a run's ledger: it reads what is done, and commits what it has done.
 
 An entry is done when a record says so, and a record is written only after its outputs are in storage.
 Attempts never write to the same part, so none can undo what another has committed. Records of one attempt are
-gathered in memory and written a block at a time, at the latest every 30 s and at its end: a kill between two
+gathered in memory and written a block at a time, every 30 s or more often, and at its end: a kill between two
 writes means that the entries finished since are done again, never that one is lost.
 """
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_FLUSH_S, LONGEST_FLUSH_S = 0.5, 30.0
-"""Seconds between two writes of records: at first, and what the doubling ends at. A job of two seconds shows
-what it has done, and one of two hours writes no thousand parts."""
+"""Seconds between two writes of records: at first, and where the doubling ends. So a job of two seconds shows
+what it has done, and one of two hours does not write a thousand parts."""
 
 FULL_BUFFER = 1000
-"""Records that are written at once, however early it is."""
+"""So many records are written at once, however early it is."""
 
 SCATTERED_PARTS = 16
-"""Parts of a block that are too many: a later attempt puts them together."""
+"""From this many parts of a block on, a later attempt puts them together."""
 
 
 class Ledger:
@@ -56,8 +56,8 @@ class Ledger:
     Args:
         store: Task storage.
         run: Name of the run.
-        retry: What a transient failure is met with.
-        on_committed: Called with records when they are in storage, maybe from another thread.
+        retry: How a transient failure is met.
+        on_committed: Called with records once they are in storage, maybe from another thread.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Ledger:
         self._writer = os.urandom(8).hex()
         """Begins the name of every part this attempt writes; no other attempt has the same."""
         self._named = 0
-        """Parts that have a name so far."""
+        """Parts that have been given a name so far."""
         self._parts = Parts(store, run, retry)
         self._buffer: list[Record] = []
         """Records that are not in storage yet."""
         self._changed = threading.Condition()
-        """Of the buffer and of what follows."""
+        """Guards the buffer and all fields below; notified when the ledger is closed."""
         self._writing = threading.Lock()
-        """Held while the buffer is written, so that `flush` returns when all of it is in storage."""
+        """Held while the buffer is written, so that `flush` returns only when all of it is in storage."""
         self._flush_s = FIRST_FLUSH_S
         self._flusher: threading.Thread | None = None
         self._is_closed = False
@@ -102,9 +102,9 @@ class Ledger:
 
     def done(self, positions: range) -> dict[int, list[str]]:
         """
-        Give those of *positions* that are committed, with the keys of the outputs that each record lists.
+        Return which of *positions* are committed, with the keys of the outputs in each record.
 
-        Lists only the blocks that they overlap. Where one has many small parts, they are put together.
+        Only the blocks that they overlap are listed. The parts of a block are put together where they are many.
         """
         done: dict[int, list[str]] = {}
         if not positions:
@@ -132,8 +132,8 @@ class Ledger:
         """
         Replace parts by one that has all their lines: it is written first, then they are removed.
 
-        What holds anything but records stays as it is. A failure changes nothing of what is committed, so it
-        is not this attempt's.
+        A part that holds anything but records stays as it is. A failure changes nothing of what is committed,
+        so it does not end this attempt.
         """
         sound = {key: part for key, part in block.parts.items() if is_sound(part, block.number)}
         generation = 1 + max(map(self._parts.generation, sound), default=0)
@@ -151,7 +151,7 @@ class Ledger:
 
     def commit(self, records: Iterable[Record]) -> None:
         """
-        Take *records*, to be written soon; their outputs must be in storage already.
+        Add *records*, to be written soon; their outputs must be in storage already.
 
         Raises:
             HtcjobError: records taken earlier could not be written; they are kept for `flush`.
@@ -163,7 +163,9 @@ class Ledger:
             is_full = len(self._buffer) >= FULL_BUFFER
             if self._flusher is None and not is_full:
                 flusher = threading.Thread(target=self._flush_now_and_then, daemon=True)
-                with suppress(RuntimeError):  # no thread is left now: at the next commit, or at the end
+                with suppress(
+                    RuntimeError
+                ):  # no thread can be started now: then at the next commit, or at the end
                     flusher.start()
                     self._flusher = flusher
         if is_full:
@@ -222,11 +224,11 @@ class Ledger:
 
     def _write(self, key: str, lines: Iterable[bytes]) -> None:
         data = b"".join(line + b"\n" for line in lines)
-        # A power cut must leave no record without its outputs, and every record that is believed.
+        # A power cut must leave no record without its outputs, and must lose no record that others have read.
         self._retry.call(self.store.sync)
         self._retry.call(partial(self.store.put_bytes, data, key))
         self._retry.call(self.store.sync)
 
     def write_exit_record(self, record: Mapping[str, object]) -> Mapping[str, object]:
-        """Write the exit record of this attempt, the last thing it does, and give it as it was written."""
+        """Write the exit record of this attempt, the last thing it does, and return it as written."""
         return write_exit_record(record, self.store, self.run, self._retry, writer=self._writer)

@@ -1,16 +1,17 @@
 """
-The parts of a ledger, and the one reading that finds every record in them.
+The parts of a ledger, and the one way of reading them that finds every record.
 
 An attempt puts scattered parts together while others read: it writes the new part, then removes the old ones.
-Three things see to it that whoever reads finds every record that was committed before:
+Three things ensure that a reader finds every record that was committed before it began:
 
-* The name of the new part comes behind those of all that it replaces. So a listing, which goes forward, meets
-  an old part where it still is, and else the new one.
-* A part that was listed and is gone when it is read has its records elsewhere: the block is listed again,
-  until nothing that is listed is gone. What was read of a part stays true when it goes.
-* A page of some servers is no picture of one moment: they read names first, or in several places, and leave
-  out what has gone since. So commands list twice, and again as long as new parts were put together meanwhile.
-  An attempt that starts lists once: what it misses it does again, which costs time and nothing else.
+* The name of the new part sorts behind those of all that it replaces. So a listing, which goes forward, meets
+  an old part that is still there, or else the new one.
+* The records of a part that was listed and is gone when it is read are in another one: the block is listed
+  again, until nothing that is listed is gone. What was read of a part stays true when it is removed.
+* A page of a listing is, on some servers, no picture of one moment: they read names first, or in several
+  places, and leave out what has been removed since. So commands list twice, and again as long as new parts
+  were put together meanwhile. An attempt that starts lists once: what it misses it does again, which costs
+  time and nothing else.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         """Makes requests, and retries them: a `RetryPolicy`, or `Transfers`."""
 
         def call(self, operation: Callable[[], T], /) -> T:
-            """Give what *operation* returns."""
+            """Return what *operation* returns."""
 
     Each = Callable[[Callable[[str], bytes | None], Iterable[str]], Iterable[bytes | HtcjobError | None]]
 
@@ -42,18 +43,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LISTINGS = 10
-"""Of a block while its parts are put together again and again; then that is an error, to be tried again."""
+"""Listings of a block while its parts are put together again and again; then that is a passing error."""
 
 WINDOW = 1000
-"""Parts that are listed before they are read: what one answer of a cloud has."""
+"""Parts that are listed before they are read: as many as one page of a cloud's listing has."""
 
 
 class Block(NamedTuple):
-    """What was read of one block."""
+    """One block, as it was read."""
 
     number: int
     parts: Mapping[str, bytes]
-    """Their contents by key, in order of the keys."""
+    """Contents of its parts by key, in order of the keys."""
 
 
 class Parts:
@@ -65,7 +66,7 @@ class Parts:
         run: Name of the run.
         caller: Makes the requests.
         n_entries: Entries of the run's manifest, where that is known.
-        unreadable: Is told what cannot be read.
+        unreadable: Collects what cannot be read.
     """
 
     def __init__(
@@ -86,17 +87,17 @@ class Parts:
 
     def read(self, blocks: range) -> Iterator[Block]:
         """
-        Give what attempts left of *blocks*, in order; those without any part are left out.
+        Yield *blocks* as attempts left them, in order; those without any part are left out.
 
         Raises:
-            StorageError: it cannot be read, or changes faster than that.
+            StorageError: one cannot be read, or changes faster than it is read.
         """
         keys = self._parts_among(self._caller.call(lambda: list(self._keys(blocks.start, blocks.stop))))
         yield from self._blocks(keys, map(self._read, keys))
 
     def read_all(self, each: Each) -> Iterator[Block]:
         """
-        Give the same of all blocks, with every record that was committed before.
+        Yield all blocks, in order, with every record that was committed before.
 
         Memory does not grow with the run.
 
@@ -104,7 +105,7 @@ class Parts:
             each: Reads several parts at a time (`Transfers.each`).
 
         Raises:
-            StorageError: it cannot be read, or changes faster than that.
+            StorageError: one cannot be read, or changes faster than it is read.
         """
         start: int | None = 0
         while start is not None:
@@ -114,7 +115,7 @@ class Parts:
 
     def final(self, block: Block) -> dict[int, dict[str, Any]]:
         """
-        Give the record that counts of each entry of a block, by position.
+        Return for each entry of a block the record that counts, by position.
 
         An entry may have several: failures before it was done, or two attempts that overlapped. The first
         `done` counts; without one, the record that ended last.
@@ -131,12 +132,12 @@ class Parts:
         return final
 
     def generation(self, key: str) -> int:
-        """Return how often records of that part were put together; 0: an attempt wrote it so."""
+        """Return how often records of that part were put together; 0: it is as an attempt wrote it."""
         found = self._found_in(key)
         return int(found[2] or 0) if found else 0
 
     def _blocks(self, keys: Iterable[str], contents: Iterable[bytes | None]) -> Iterator[Block]:
-        """Give what was read of each key by blocks; where a part was gone, look again."""
+        """Yield the contents of parts by block; where a part was gone, the block is read again."""
         pairs = zip(keys, contents, strict=True)
         for number, of_block in groupby(pairs, key=lambda pair: self._block_of(pair[0])):
             found = dict(of_block)
@@ -146,7 +147,7 @@ class Parts:
             yield Block(number, parts)
 
     def _settled(self, block: int, parts: dict[str, bytes], gone: AbstractSet[str]) -> dict[str, bytes]:
-        """Give all parts of a block, some of which were gone when they were to be read."""
+        """Return all parts of a block, of which some were gone when they were to be read."""
         for _ in range(LISTINGS):
             missing = [key for key in self._sure_keys(block, block + 1, gone=gone) if key not in parts]
             found = {key: self._read(key) for key in missing if self._found_in(key)}
@@ -157,7 +158,7 @@ class Parts:
         raise self._restless(block)
 
     def _window(self, start: int) -> tuple[list[str], int | None]:
-        """Give all keys from block *start* to another, and the block behind that; None: there are no more."""
+        """Return all keys from block *start* up to another block, and that block; None: there are no more."""
 
         def window() -> tuple[list[str], int | None]:
             keys: list[str] = []
@@ -181,19 +182,21 @@ class Parts:
         known: Iterable[str] | None = None,
     ) -> list[str]:
         """
-        Give the keys of blocks, in order, so that every record is in one of them, or was a moment ago.
+        Return keys of blocks, in order, so that every record is in one of them, or was a moment ago.
 
         Args:
             start: The first block.
-            stop: Behind the last one; None: it is the last of all.
+            stop: The block behind the last one; None: there is no other behind it.
             gone: Keys that are not there any more: a listing that still has them is out of date.
-            known: What a listing has found already.
+            known: The keys that a listing has found already.
         """
 
         def listed() -> set[str]:
             keys = set(self._keys(start, stop))
             for key in gone & keys:
-                raise TransientError("read", self._store.url_of(key), "storage lists it, and has it not")
+                raise TransientError(
+                    "read", self._store.url_of(key), "storage lists it, but does not have it"
+                )
             return keys
 
         found = set(self._caller.call(listed) if known is None else known)
@@ -205,21 +208,21 @@ class Parts:
         raise self._restless(start)
 
     def _keys(self, start: int, stop: int | None) -> Iterator[str]:
-        """Give all keys from block *start* up to *stop*; None: all the others."""
+        """Yield all keys from block *start* up to block *stop*; None: up to the last."""
         for info in self._store.list(self._prefix, start_after=self._folder(start) if start else None):
             if stop is not None and info.key >= self._folder(stop):
                 return
             yield info.key
 
     def _read(self, key: str) -> bytes | None:
-        """Give the content of a part; None: it is gone."""
+        """Return the content of a part; None: it is gone."""
         try:
             return self._caller.call(lambda: self._store.read_range(key, 0))
         except AbsentError:
             return None
 
     def _parts_among(self, keys: Iterable[str]) -> list[str]:
-        """Give those of *keys* that are parts; count the others, which are never read."""
+        """Return those of *keys* that are parts; count the others, which are never read."""
         parts = []
         for key in keys:
             if self._found_in(key):

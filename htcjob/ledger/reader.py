@@ -1,4 +1,4 @@
-"""What became of a run's entries, read from its ledger in one listing; memory does not grow with the run."""
+"""Reads a whole run's ledger for the commands that show it; memory does not grow with the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Summary:
-    """How far a run is."""
+    """The progress of a run."""
 
     run: str
     """Its name."""
@@ -33,15 +33,15 @@ class Summary:
     outputs: int = 0
     """Objects put into task storage."""
     output_bytes: int = 0
-    """Their size together."""
+    """Their total size."""
     work_s: float = 0.0
-    """Time of the commands together, failed ones included."""
+    """Total time of the commands, failed ones included."""
     first_ended_at: str = ""
     """When the first entry ended, UTC."""
     last_ended_at: str = ""
-    """When the last one did, UTC."""
+    """When the last entry ended, UTC."""
     unreadable: Unreadable = field(default_factory=Unreadable)
-    """What of its ledger cannot be read, and counts as not there."""
+    """Objects and lines of its ledger that cannot be read, and count as absent."""
 
     @property
     def pending(self) -> int | None:
@@ -62,7 +62,7 @@ class Summary:
 
 
 def runs_in(store: Store) -> Iterator[str]:
-    """Give the names of the runs in task storage, with one request each, however large they are."""
+    """Yield the names of the runs in task storage, with one request for each, however large it is."""
     retry = RetryPolicy()
 
     def first_after(start_after: str | None) -> ObjectInfo | None:
@@ -81,11 +81,11 @@ def runs_in(store: Store) -> Iterator[str]:
 
 def choose_run(store: Store, name: str | None) -> str:
     """
-    Give *name*, or else the only run in task storage.
+    Return *name*, or the only run in task storage where it is None.
 
     Raises:
         AbsentError: there is no run at all.
-        ConfigurationError: there are several, and none was named; or *name* is no name of a run.
+        ConfigurationError: there are several, and none was named; or *name* cannot be the name of a run.
     """
     if name is not None:
         check_run_name(name)
@@ -99,19 +99,19 @@ def choose_run(store: Store, name: str | None) -> str:
 
 
 class RecordedRun(NamedTuple):
-    """What `run.json` says of a run."""
+    """The manifest of a run, as `run.json` records it; None for what it does not tell."""
 
     manifest: str | None = None
-    """URL of its manifest; None: it does not say."""
+    """URL of the manifest."""
     size_bytes: int | None = None
-    """Of the manifest."""
+    """Size of the manifest."""
     entries: int | None = None
-    """In the manifest."""
+    """Entries in the manifest."""
 
 
 def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadable) -> RecordedRun:
     """
-    Give what a run is of; nothing where its record of that is damaged or lost, and *unreadable* says so.
+    Return which manifest a run is of; where its record of that is damaged or lost, *unreadable* says so.
 
     Raises:
         AbsentError: there is no such run.
@@ -145,14 +145,14 @@ def final_records(
     unreadable: Unreadable | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
-    Give one record for each entry that an attempt has ended, by position (`Parts.final`).
+    Yield one record for each entry that an attempt has ended, by position (`Parts.final`).
 
     Args:
         store: Task storage.
         run: Name of the run.
-        transfers: What makes the requests.
+        transfers: Makes the requests.
         n_entries: Entries of its manifest, where that is known.
-        unreadable: Is told what cannot be read.
+        unreadable: Collects what cannot be read.
 
     Raises:
         StorageError: the ledger cannot be read.
@@ -164,7 +164,7 @@ def final_records(
 
 
 def summarize(store: Store, run: str, transfers: Transfers) -> Summary:
-    """Give how far a run is."""
+    """Return the progress of a run."""
     unreadable = Unreadable()
     entries = read_run(store, run, transfers, unreadable).entries
     summary = Summary(run, entries, unreadable=unreadable)

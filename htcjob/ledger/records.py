@@ -1,7 +1,7 @@
 """
-What a record of the ledger is: one decision, for attempts and for all who show what became of a run.
+Records of the ledger, as attempts write them, and which lines of a part are records.
 
-A line that is no record says nothing: its entry is done again. It is counted and named, and never removed.
+A line that is no record counts for nothing: its entry is done again. It is counted, named, and never removed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from htcjob.logs.redact import redact
 from htcjob.outcome.results import EntryResult
 
 SHOWN = 10
-"""Objects and lines that cannot be read which are named; the others are counted."""
+"""So many objects and lines that cannot be read are named; the others are counted."""
 
 _REQUIRED = frozenset({"position", "result", "entry"})
 _RESULTS = frozenset(result.value for result in EntryResult)
 _decode = json.JSONDecoder().raw_decode
-"""Gives a value and where it ends, without the looking for white space of `json.loads`."""
+"""Returns a value and where it ends; `json.loads` looks for white space besides."""
 _LARGEST = 2**63 - 1
-"""Of any whole number: in 64 bits others may read our records."""
+"""The largest whole number: programs that read our records may do so in 64 bits."""
 _LONGEST_S = 1e12
-"""Seconds; sums of a few million of them are exact enough."""
+"""The longest time in seconds; sums of a few million of these are exact enough."""
 _LONGEST_TIME = 40
-"""Characters of a moment."""
+"""Characters of a date with its time, at most."""
 
 LONGEST_MESSAGE = 500
 """Characters of a reason that are kept in a record."""
@@ -39,10 +39,10 @@ class Output:
     """One object that an entry put into task storage."""
 
     key: str
-    """In task storage."""
+    """Its key in task storage."""
     size_bytes: int
     sha256: str
-    """Of its bytes, in hexadecimal."""
+    """Digest of its bytes, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,20 @@ class Record:
     """What became of one entry in one attempt."""
 
     position: int
-    """In the manifest, from 0."""
+    """Position in the manifest, from 0."""
     entry: str
     """The manifest line."""
     result: EntryResult
     message: str = ""
     """Why it is not done, for a person."""
     exit_status: int | None = None
-    """Of its command; None when the command did not run."""
+    """Exit status of its command; None: the command did not run."""
     array_index: int = 0
     attempt: int = 1
     value: object = None
-    """What the function of `--call` returned; anything that JSON has."""
+    """The value that the function of `--call` returned; any JSON value."""
     outputs: Sequence[Output] = ()
-    """What it put into task storage. A command of a whole chunk puts its outputs as one set; they are
+    """The objects it put into task storage. A command of a whole chunk puts its outputs as one set: they are
     listed with the first entry of that set, and the others point to it with `outputs_at`."""
     outputs_at: int | None = None
     """Position of the entry whose record lists the outputs, where that is another one."""
@@ -73,10 +73,10 @@ class Record:
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
     ended_at: str = ""
-    """UTC."""
+    """When it ended, UTC."""
 
     def to_json(self) -> str:
-        """Give the record as one JSON line, without the fields that say nothing."""
+        """Return the record as one JSON line, without the fields that are empty."""
         members = {**asdict(self), "message": redact(self.message)[:LONGEST_MESSAGE]}
         return json_line({name: value for name, value in members.items() if value not in ("", None, ())})
 
@@ -86,7 +86,7 @@ class Spot(NamedTuple):
 
     url: str
     line_number: int | None
-    """From 1; None: the whole object."""
+    """Number of the line, from 1; None: the whole object."""
     reason: str
 
     def __str__(self) -> str:
@@ -96,14 +96,14 @@ class Spot(NamedTuple):
 
 @dataclass(slots=True)
 class Unreadable:
-    """What of a ledger cannot be read."""
+    """The objects and lines of a ledger that cannot be read."""
 
     count: int = 0
     first: list[Spot] = field(default_factory=list)
     """The first few."""
 
     def add(self, spot: Spot) -> None:
-        """Count and maybe remember one."""
+        """Count *spot*, and remember it if it is among the first."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(spot)
@@ -117,7 +117,7 @@ def is_sound(part: bytes, block: int) -> bool:
 def lines_of(
     part: bytes, block: int, n_entries: int | None
 ) -> Iterator[tuple[int | None, dict[str, Any] | str]]:
-    """Give the lines of a part by number, from 1: a record, or why it is none."""
+    """Yield the lines of a part with their numbers, from 1: each as a record, or why it is none."""
     if not part:
         yield None, "empty"
     for line_number, line in enumerate(part.split(b"\n"), 1):
@@ -127,13 +127,13 @@ def lines_of(
 
 def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, Any] | str:
     """
-    Give the record that *line* is, as its JSON members; or else say why it is none.
+    Return the members of the record that *line* is, or the reason why it is none.
 
     Members that are not known here are kept as they are.
 
     Args:
         line: A line of a part, without its end.
-        block: The part's.
+        block: The block of the part.
         n_entries: Entries of the manifest; None: not known.
     """
     try:
@@ -146,10 +146,10 @@ def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, 
                 if not is_right(value):
                     return f"its {name} is not what it should be"
             elif value.__class__ in (dict, list):
-                json.dumps(value)  # what others wrote may be nested too deep to be shown
+                json.dumps(value)  # another program's value may be nested too deep to be shown
     except RecursionError:
         return "nested too deep"
-    except ValueError:  # no UTF-8, no JSON, or a number with too many digits
+    except ValueError:  # not UTF-8, not JSON, or a number with too many digits
         return "not a JSON object"
     if not record.keys() >= _REQUIRED:
         return f"it has no {' or '.join(sorted(_REQUIRED - record.keys()))}"
@@ -162,7 +162,7 @@ def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, 
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether *value* is a whole number from 0 on; JSON's `true` and `1.0` are none."""
+    """Whether *value* is a whole number from 0 on; JSON's `true` and `1.0` are not."""
     return type(value) is int and 0 <= value <= _LARGEST
 
 
@@ -217,11 +217,11 @@ _MEMBERS: dict[str, Callable[[object], bool]] = {
     "peak_memory_bytes": is_count,
     "ended_at": _is_time,
 }
-"""What members must be; `value`, and those that are not known here, may be anything."""
+"""Checks of members; `value`, and those that are not known here, may be anything."""
 
 
 def counts_more(record: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Whether *record* counts in place of *known*: a `done` does, the first of them; else the latest."""
+    """Whether *record* counts in place of *known*: the first `done` does, or else the latest record."""
     is_done, was_done = (bool(one["result"] == EntryResult.DONE.value) for one in (record, known))
     if is_done is not was_done:
         return is_done

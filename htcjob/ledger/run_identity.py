@@ -1,7 +1,7 @@
 """
 Which manifest and which command a run is of: recorded when it begins, compared whenever it goes on.
 
-The manifest is told by five plain values, so the ledger knows nothing of manifests.
+Five plain values stand for the manifest, so the ledger knows nothing of manifests.
 """
 
 from __future__ import annotations
@@ -33,18 +33,16 @@ if TYPE_CHECKING:
 
 
 class RunIdentity(NamedTuple):
-    """The manifest that a run is of."""
+    """The manifest of a run."""
 
     url: str
-    """Where it is; for entries of a command line, a name made of their digest."""
+    """URL of the manifest; for entries of a command line, a name made of their digest."""
     tag: str
-    """Of its version in storage."""
+    """Tag of its version in storage (`ObjectInfo.tag`)."""
     size_bytes: int
-    """Its length."""
     n_entries: int
-    """Entries in it."""
     sha256: str
-    """Of its bytes, in hexadecimal: another tag may stand for the same content."""
+    """Digest of its bytes, in hexadecimal: another tag may stand for the same content."""
 
     @classmethod
     def of(cls, listed: Listed) -> RunIdentity:
@@ -109,7 +107,7 @@ def _read_run(store: Store, run: str, retry: RetryPolicy) -> dict[str, object] |
 def _differences(
     before: Mapping[str, object], identity: RunIdentity, command: Sequence[str]
 ) -> Iterator[str]:
-    """Yield in words what of a run's identity is not what it was."""
+    """Yield in words each difference between a run's identity then and now."""
     if not _is_as_written(before.get("manifest"), identity.url):
         yield f"manifest {before.get('manifest')}, now {identity.url}"
     elif before.get("size_bytes") != identity.size_bytes or (
@@ -123,9 +121,9 @@ def _differences(
 
 def _is_same_command(written: object, command: Sequence[str]) -> bool:
     """
-    Whether a run's record is of *command*; another credential in it is no difference.
+    Whether a run was recorded with *command*; another credential in it is no difference.
 
-    The record of an older version may have the credential in clear.
+    The record of an older version may show the credential.
     """
     if not isinstance(written, list) or len(written) != len(command):
         return False
@@ -136,12 +134,12 @@ def _is_same_command(written: object, command: Sequence[str]) -> bool:
 
 
 def _in_words(written: object) -> object:
-    """Return the command of a run's record for a message."""
+    """Return a recorded command as a message shows it."""
     return redact_words(list(map(str, written))) if isinstance(written, list) else written
 
 
 def _is_as_written(written: object, now: str) -> bool:
-    """Whether a record's text means *now*; version 0.1.0 put `<redacted>` for more than credentials."""
+    """Whether a recorded text means *now*; version 0.1.0 put `<redacted>` for more than credentials."""
     if not isinstance(written, str) or REDACTED not in written:
         return written == now
     return re.fullmatch(r"\S+".join(map(re.escape, written.split(REDACTED))), now) is not None

@@ -143,7 +143,7 @@ def test_what_storage_lists_and_has_not_is_an_error(read):
     stale = list(plain_list(FOLDER))
     store.delete(stale[1].key)
     store.list = lambda prefix="", **rest: iter(stale) if "done" in prefix else plain_list(prefix, **rest)
-    with pytest.raises(TransientError, match="lists it, and has it not"):
+    with pytest.raises(TransientError, match="lists it, but does not have it"):
         read(store)
 
 
