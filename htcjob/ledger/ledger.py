@@ -104,7 +104,7 @@ class Ledger:
         """
         Return which of *positions* are committed, with the keys of the outputs in each record.
 
-        Only the blocks that they overlap are listed. The parts of a block are put together where they are many.
+        Only the blocks that they overlap are listed. Where a block has many parts, they are put together.
         """
         done: dict[int, list[str]] = {}
         if not positions:

@@ -1,1 +1,1 @@
-"""The list of work: entries by position, chunk, index, build, check, split."""
+"""The list of work: entries by position, the chunk of each job, the index; made, checked and previewed."""

@@ -1,9 +1,9 @@
 """
-Makes a manifest from what is in storage: sorted by key, with its index, through files and not through memory.
+Makes a manifest from a listing of storage: sorted by key, with its index, on disk and in bounded memory.
 
-Every key becomes a line that means that key again: the key itself, or where that would mean something else
-(as when it begins with `#`, `{` or `./`), a JSON line, or the full URL of the object. A key that no line can
-mean is not passed over, and no link or special file of a directory: the manifest is then not made.
+Every key becomes a line that means that key: the key itself or, where that would mean something else (as when
+it begins with `#`, `{` or `./`), a JSON line, or the full URL of the object. A key that no line can mean, or
+a link or special file of a directory, is not passed over in silence: the manifest is then not made.
 """
 
 from __future__ import annotations
@@ -35,38 +35,38 @@ if TYPE_CHECKING:
     from htcjob.transfer.transfers import Transfers
 
 LINES_AT_ONCE = 2000
-"""Gathered in memory before they are written."""
+"""Lines that are gathered in memory before they are written."""
 
 BLOCK_BYTES = 4 * 1024 * 1024
-"""Read at a time, of what is put together; whole sizes."""
+"""Read at a time when files are put together; a multiple of the bytes of one size."""
 
 FIRST_FEW = 5
-"""Of what no line can mean, so many are named; the others are counted."""
+"""So many keys that no line can mean are named; the others are counted."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ /.,@+()=~!-]*")
-"""Keys of these characters, without `..` and not too long, certainly mean themselves: most do."""
+"""A key of these characters, without `..` and not too long, certainly means itself, as most keys do."""
 _PLAIN_LENGTH = 1024
 
 
 class Source(NamedTuple):
-    """What a manifest is to be made of."""
+    """The objects that a manifest is to be made of."""
 
     location: Location
     """A folder, a whole store, or a glob; a plain name means a folder."""
     is_project: bool
-    """Its store is project storage: entries are keys, not URLs."""
+    """Whether its store is project storage: entries are then keys, not URLs."""
     reserved_folder: str
-    """Name of a folder whose objects are left out, wherever it is: htcjob's own records lie in such."""
+    """Name of folders whose objects are left out, wherever they are: htcjob keeps its own records there."""
     include: Sequence[str] = ()
-    """Globs, relative to the folder, of what to take; none: everything."""
+    """Globs of the objects to take, relative to the folder; none: everything."""
     exclude: Sequence[str] = ()
-    """Globs of what to leave out of that."""
+    """Globs of those to leave out again."""
     as_json: bool = False
-    """Every line is a JSON object with key and size."""
+    """Whether every line is a JSON object with key and size."""
 
     @property
     def prefix(self) -> str:
-        """How all keys begin that are looked at."""
+        """The common beginning of all keys that are looked at."""
         key = self.location.key
         if GLOB.search(key):
             return self.location.literal
@@ -74,14 +74,14 @@ class Source(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What was made."""
+    """A manifest that was made, or why it was not."""
 
     indexed: Indexed | None
-    """The manifest and its index; None: nothing was put, because of the following."""
+    """The manifest and its index; None: nothing was put, because of `unusable`."""
     unusable: Sequence[str]
-    """What is wrong with the first few keys that no line can mean, and files that are no objects."""
+    """A sentence for each of the first few keys that no line can mean, and files that are no objects."""
     n_unusable: int
-    """All of them."""
+    """The number of all of them."""
 
 
 class _RangeFiles(NamedTuple):
@@ -103,18 +103,18 @@ def build(source: Source, target: Location, *, transfers: Transfers, folder: str
     Args:
         source: What to list.
         target: Key of the manifest; an existing one is replaced.
-        transfers: What makes the requests.
+        transfers: Makes the requests.
         folder: A directory of this machine for the lines until they are put.
 
     Raises:
         AbsentError: nothing is there, or nothing of it is wanted.
-        StorageError: it cannot be listed, or the manifest not be put; or the disk of this machine is full.
-        TransientError: the manifest was replaced by somebody else before its index was made.
+        StorageError: *source* cannot be listed, the manifest cannot be put, or this machine's disk is full.
+        TransientError: the manifest was replaced by another program before its index was made.
     """
     try:
         return _build(source, target, transfers, folder)
     except DisorderError:
-        return _build(source, target, transfers, folder)  # now the whole is sorted
+        return _build(source, target, transfers, folder)  # this time the whole list is sorted
 
 
 def _build(source: Source, target: Location, transfers: Transfers, folder: str) -> Built:
@@ -140,14 +140,14 @@ def _build(source: Source, target: Location, transfers: Transfers, folder: str) 
 
 def line_of(key: str, url: str, size_bytes: int, *, is_project: bool, as_json: bool) -> str | None:
     """
-    Give the manifest line that means the object *key*; None: no line can.
+    Return the manifest line that means the object *key*; None: no line can.
 
     Args:
-        key: In its store.
-        url: The full URL of the object.
+        key: Its key in its store.
+        url: Its full URL.
         size_bytes: Its size.
-        is_project: The store is project storage, where a key is enough.
-        as_json: Make it a JSON line with the size.
+        is_project: Whether the store is project storage, where a key is enough.
+        as_json: Whether to make it a JSON line with the size.
     """
     if is_project and not as_json and len(key) <= _PLAIN_LENGTH and ".." not in key and _PLAIN.fullmatch(key):
         return key
@@ -167,7 +167,7 @@ def _json(members: Mapping[str, object]) -> str:
 
 
 def _means(line: str, key: str) -> bool:
-    """Tell whether a manifest with that line has an entry with that key."""
+    """Whether a manifest with that line has an entry with that key."""
     # A byte order mark is skipped where it begins the file, and any line may come to be the first.
     if not line.strip() or line.startswith(("#", "\ufeff")) or "\n" in line or line.endswith("\r"):
         return False
@@ -179,7 +179,7 @@ def _means(line: str, key: str) -> bool:
 
 
 def _is_wanted(source: Source, target: Location) -> Callable[[ObjectInfo | LeftOut], bool]:
-    """Give what tells whether an object is to become an entry, or something in what is left out may be."""
+    """Return a test: is an object to become an entry, or may one be in what the listing leaves out?"""
     store, key, reserved = source.location.store, source.location.key, source.reserved_folder
     folder = source.prefix[: source.prefix.rfind("/") + 1]
     glob = key if GLOB.search(key) else None
@@ -223,7 +223,7 @@ def _write_range(
     folder: str,
     numbered: tuple[int, KeyRange],
 ) -> _RangeFiles:
-    """List a range of keys into files of its own."""
+    """List a range of keys into two files."""
     number, keys = numbered
     path = os.path.join(folder, str(number))
     files = _RangeFiles(f"{path}.lines", f"{path}.sizes", [], 0)
@@ -272,7 +272,7 @@ def _problem_of(source: Source, info: ObjectInfo | LeftOut) -> str:
 
 
 def _append(files: _RangeFiles, manifest: BinaryIO, writer: IndexWriter) -> None:
-    """Add the entries of a part to the manifest and to its index, and remove its files."""
+    """Add the entries of a range to the manifest and to its index, and remove their files."""
     for block in _blocks(files.lines):
         manifest.write(block)
         writer.feed(block)
@@ -294,7 +294,7 @@ def _put(path: str, target: Location, writer: IndexWriter, transfers: Transfers)
     put = transfers.put(store, path, key)
     found = transfers.call(lambda: store.head(key))
     if (found.etag, found.size_bytes) != (put.etag, put.size_bytes):
-        raise TransientError("index", target.url, "was replaced by somebody else meanwhile")
+        raise TransientError("index", target.url, "was replaced by another program meanwhile")
     index = path + SUFFIX
     indexed = writer.write(index, tag=found.tag)
     transfers.put(store, index, key + SUFFIX)

@@ -1,8 +1,7 @@
 """
-Looks for what is wrong with a manifest: unusable lines, entries that are there twice, absent objects.
+Finds what is wrong with a manifest: unusable lines, entries that occur twice, a bad index, absent objects.
 
-Memory does not grow with the manifest, but by some bytes for each 16 KiB of it: entries are sorted through
-files.
+Entries are sorted on disk: memory grows by a few bytes per 16 KiB of manifest, no more.
 """
 
 from __future__ import annotations
@@ -40,32 +39,32 @@ if TYPE_CHECKING:
     from htcjob.transfer.transfers import Transfers
 
 BATCH = 1000
-"""Keys that are looked for with one listing, and as many objects as a cloud's answer has."""
+"""Keys that are looked for with one listing: as many as one page of a cloud's listing has."""
 LISTED = 5 * BATCH
-"""Objects that such a listing reads at most; where that is not enough, each other key is asked for."""
+"""Objects that such a listing reads at most; each key that is not among them is then asked for."""
 BATCHES = 64
-"""Looked for side by side."""
+"""Batches that are looked for side by side."""
 
 _SEPARATOR = b"\0"
-"""Between the parts of a sorted line; no key has one."""
+"""Between the fields of a sorted line; no key has one."""
 
 
 class Problem(NamedTuple):
     """Something that is wrong."""
 
     line_number: int | None
-    """Of the line, from 1; None: it is the index."""
+    """Number of the line, from 1; None: the index is wrong."""
     text: str
-    """What is wrong, with the line number."""
+    """The problem in words, with the line number."""
 
 
 class _Known(NamedTuple):
-    """An entry without problems, as it is sorted."""
+    """An entry without problems, with the fields that it is sorted by."""
 
     store: str
     """URL of its store; empty for project storage."""
     key: str
-    """In that store."""
+    """Its key in that store."""
     parameters: str
     line_number: int
 
@@ -76,8 +75,8 @@ class Check:
 
     Args:
         location: The manifest.
-        transfers: What makes the requests.
-        retry: What a transient failure of reading the manifest is met with.
+        transfers: Makes the requests.
+        retry: How a transient failure of reading the manifest is met.
         folder: A directory of this machine, for sorting.
     """
 
@@ -89,19 +88,19 @@ class Check:
         self._copy = LocalCopy(location, transfers=transfers, retry=retry, folder=folder)
         self._sorted = SortedLines(folder)
         self.n_entries = 0
-        """Entries in the manifest; known when the first problem is given, or all are."""
+        """Entries in the manifest; known once `problems` has begun."""
 
     def problems(self, open_store: Callable[[str], Store] | None = None) -> Iterator[Problem]:
         """
-        Give all that is wrong: unusable lines in order, then the index, then the others ordered by key.
+        Yield all problems: unusable lines in order, then the index, then the others ordered by key.
 
         Args:
-            open_store: Opens the store of a URL, or project storage (the empty one), to look whether all
-                objects exist; None: that is not looked for.
+            open_store: Opens the store of a URL, or project storage for the empty URL, to look for objects
+                that are absent; None: these are not looked for.
 
         Raises:
             AbsentError: there is no such manifest.
-            StorageError: it cannot be read, or storage not be asked; or the disk of this machine is full.
+            StorageError: it cannot be read, storage cannot be asked, or the disk of this machine is full.
         """
         with Blame("check", self._location.url, file=self._folder):
             yield from self._problems(open_store)
@@ -147,7 +146,7 @@ class Check:
         yield Problem(None, f"index not usable: {cause}; make it again with htcjob manifest index")
 
     def _absent(self, store: Store, wanted: Sequence[_Known]) -> Iterator[Problem]:
-        """Give those of *wanted*, ordered by key, whose objects do not exist."""
+        """Yield a problem for each of *wanted*, ordered by key, whose object does not exist."""
         transfers = self._transfers
         batches = [wanted[start : start + BATCH] for start in range(0, len(wanted), BATCH)]
         unknown: list[_Known] = []
@@ -177,7 +176,7 @@ def _known(line: bytes) -> _Known:
 
 
 def _unique(entries: Iterable[_Known]) -> Iterator[tuple[Problem | None, _Known | None]]:
-    """Give a problem for each entry that is there before, and the first entry of each object."""
+    """Yield a problem for each entry that occurred before, and the first entry of each object."""
     before: _Known | None = None
     first_line = 0
     for entry in entries:
@@ -187,17 +186,17 @@ def _unique(entries: Iterable[_Known]) -> Iterator[tuple[Problem | None, _Known 
             yield Problem(number, f"manifest line {number}: the same entry as line {first_line}"), None
         else:
             first_line = entry.line_number
-            # Without its parameters, which may be long: many of these wait to be looked for.
+            # Without its parameters, which may be long: many entries wait to be looked for.
             yield None, None if is_same_object else entry._replace(parameters="")
         before = entry
 
 
 def _look_in_listing(store: Store, transfers: Transfers, wanted: Sequence[_Known]) -> list[_Known]:
     """
-    Look for keys, which are in order, with a listing that begins with the first of them.
+    Return those of *wanted*, ordered by key, that a listing from the first of them does not show.
 
-    Gives those that it does not have: each of them is then asked for by its name, since the server may list
-    in another order, many other objects may lie between them, or listing may not be allowed.
+    Each of these is then asked for by its name, since the server may list in another order, many other
+    objects may lie between them, or listing may not be allowed.
     """
     if len(wanted) < BATCH // 10 or not can_begin_anywhere(store):
         return list(wanted)
@@ -213,7 +212,7 @@ def _look_in_listing(store: Store, transfers: Transfers, wanted: Sequence[_Known
 
 
 def _ask(store: Store, transfers: Transfers, one: _Known) -> str | None:
-    """Give why there is no such object; None: there is."""
+    """Return why there is no such object; None: there is one."""
     try:
         transfers.call(lambda: store.head(one.key))
     except AbsentError:

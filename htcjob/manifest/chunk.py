@@ -9,24 +9,24 @@ from htcjob.errors import ConfigurationError
 
 
 class Share(NamedTuple):
-    """Which part of the manifest a job asks for."""
+    """The share of the manifest that a job asks for."""
 
     array_index: int
     """This job's number, from 0."""
     array_size: int
     """Jobs in the array, 1 or more."""
     balance: str = "entries"
-    """What all jobs get equally much of: `entries`, or `bytes` of input."""
+    """The measure that is shared out equally: `entries`, or `bytes` of input."""
 
     @property
     def is_weighted(self) -> bool:
-        """Whether the sizes of the entries decide."""
+        """Whether the sizes of the entries matter."""
         return self.balance == "bytes"
 
 
 def chunk_bounds(*, array_index: int, array_size: int, n_entries: int) -> range:
     """
-    Positions of the manifest entries that belong to one job of the array.
+    Return the positions of the manifest entries that belong to one job of the array.
 
     Chunks are consecutive and their lengths differ by at most one, the longer ones first, so every
     position is in exactly one chunk. With fewer entries than jobs the last chunks are empty; that is not
@@ -61,19 +61,19 @@ def weighted_bounds(
     share: Share, *, n_entries: int, weight: int, find: Callable[[Sequence[int]], Sequence[int]]
 ) -> range:
     """
-    Positions of the manifest entries that belong to one job, where each job gets equal bytes of input.
+    Return the positions of the entries that belong to one job, where each job gets equal bytes of input.
 
-    Lay all inputs end to end and cut the whole into as many equal parts as there are jobs: an entry belongs
-    to the part that its first byte lies in (empty ones at the very end, to the last). So chunks are
-    consecutive, every position is in exactly one, and none has more than its part and the largest input.
-    Chunks may be empty. Inputs without a single byte are shared by their number.
+    Lay all inputs end to end and cut the whole into as many equal pieces as there are jobs: an entry belongs
+    to the piece that its first byte lies in (empty ones at the very end, to the last). So chunks are
+    consecutive, every position is in exactly one, and none has more than its piece and the largest input.
+    Chunks may be empty. Where all inputs are empty, they are shared by their number.
 
     Args:
         share: Which job of which array.
         n_entries: Entries in the manifest, 0 or more.
         weight: Bytes of all inputs together.
-        find: Gives, for numbers of bytes in ascending order, the first position before which the entries have
-            as much together, or more.
+        find: Returns, for numbers of bytes in ascending order, the first positions before which the entries
+            have as many bytes together, or more.
 
     Returns:
         Half-open range of 0-based positions.

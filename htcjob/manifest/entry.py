@@ -1,4 +1,4 @@
-"""One line of a manifest, and what it asks for."""
+"""One line of a manifest: its key, its parameters, or what is wrong with it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from htcjob.errors import BadKeyError
+from htcjob.logs.redact import shortened
 from htcjob.storage.keys import check_key
 from htcjob.storage.urls import is_url, split_object_url
 
 LONGEST_LINE_BYTES = 64 * 1024
 """A longer line is a bad entry: a binary file given as manifest must not fill the memory."""
+
+SHOWN_CHARACTERS = 201
+"""Characters that a bad entry keeps of its line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +23,9 @@ class Entry:
     """One line of work."""
 
     position: int
-    """Place among the entries, from 0; blank lines and comments do not count."""
+    """Number among the entries, from 0; blank lines and comments do not count."""
     line_number: int
-    """Place among all lines, from 1, as an editor shows it."""
+    """Number among all lines, from 1, as an editor shows it."""
     text: str
     """The line as it stands, without its line end."""
     key: str = ""
@@ -33,22 +37,26 @@ class Entry:
 
     @property
     def is_url(self) -> bool:
-        """Tell whether `key` is a full URL."""
+        """Whether `key` is a full URL."""
         return is_url(self.key)
 
 
 def parse_entry(line: bytes, *, position: int, line_number: int, where: str = "manifest line") -> Entry:
     """
-    Give the entry of one manifest line.
+    Return the entry of one manifest line.
 
-    Never raises: what is wrong with the line becomes the entry's `problem`, which says *where* and the line
-    number. A `./` before a key, as `find .` writes it, is left out of the key.
+    Never raises: what is wrong with the line becomes the entry's `problem`, which begins with *where* and the
+    line number. A `./` before a key, as `find .` writes it, is left out of the key.
     """
     text = line.decode(errors="backslashreplace")
 
     def bad(reason: str) -> Entry:
-        shown = text if len(text) <= 200 else text[:200] + "…"
-        return Entry(position, line_number, shown, problem=f"{where} {line_number}: {reason}")
+        return Entry(
+            position,
+            line_number,
+            shortened(text, SHOWN_CHARACTERS),
+            problem=f"{where} {line_number}: {reason}",
+        )
 
     if len(line) > LONGEST_LINE_BYTES:
         return bad(f"longer than {LONGEST_LINE_BYTES} bytes")
@@ -65,7 +73,7 @@ def parse_entry(line: bytes, *, position: int, line_number: int, where: str = "m
         except UnicodeEncodeError:
             return bad("holds a lone surrogate, which is no character")
         except (ValueError, RecursionError):
-            return bad("begins with '{' and is not a JSON object")
+            return bad("begins with '{' but is not a JSON object")
         key = parameters.pop("key", None)
     if not isinstance(key, str):
         return bad('the JSON object has no "key" that is a string')

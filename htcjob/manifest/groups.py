@@ -1,7 +1,7 @@
 """
-Which lines of a manifest are entries, and the groups of lines that places in it are found by.
+Which lines of a manifest are entries, and the groups of lines by which entries are found.
 
-One meaning for all: `is_entry` says it of a line, and `Grouper` counts by it at the speed of a checksum.
+Both have one meaning of an entry: `is_entry` tests a line, and `Grouper` counts at the speed of a checksum.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ from typing import NamedTuple
 from htcjob.errors import PermanentError
 
 GROUP_BYTES = 16 * 1024
-"""What the lines of a group take together, at most; a longer line is a group by itself."""
+"""Bytes of all lines of a group, at most; a longer line is a group by itself."""
 
 BOM = b"\xef\xbb\xbf"
 """Skipped at the beginning of a manifest."""
 
 _NEWLINE = ord("\n")
 _BEGIN_NO_ENTRY = b" \t\n\r\v\f#"
-"""Bytes that the lines begin with that may be none."""
+"""First bytes of lines that may not be entries."""
 _MAYBE_NO_ENTRY = re.compile(rb"\n[\s#]")
-"""Where such a line begins behind another; most manifests have none, and are counted fast."""
+"""The beginning of such a line behind another; most manifests have none, and are counted fast."""
 
 
 class Group(NamedTuple):
     """Consecutive lines of the manifest."""
 
     number: int
-    """Place among the groups, from 0."""
+    """Number among the groups, from 0."""
     position: int
-    """Of its first entry."""
+    """Position of its first entry."""
     n_entries: int
     offset: int
-    """Of its first line in the manifest."""
+    """Offset of its first line in the manifest."""
     size_bytes: int
-    """What its lines take in the manifest."""
+    """Length of its lines together."""
     line_number: int
-    """Of its first line, from 1."""
+    """Number of its first line, from 1."""
     weight_before: int = 0
     """Size of the objects of all entries before it, in bytes, where sizes are known."""
 
     @property
     def stop(self) -> int:
-        """Offset of what follows it."""
+        """Offset of the line that follows it."""
         return self.offset + self.size_bytes
 
 
 def is_entry(line: bytes) -> bool:
-    """Tell whether a line, without a byte order mark, is an entry: neither blank nor a comment."""
+    """Whether a line, without a byte order mark, is an entry: neither blank nor a comment."""
     return bool(line.strip()) and not line.startswith(b"#")
 
 
 class Grouper:
     """
-    Cuts a manifest that comes piece by piece into groups, counts, and computes its SHA-256.
+    Cuts a manifest that comes piece by piece into groups, counts its entries, and computes its SHA-256.
 
     About ten bytes for each group are in memory, and no line that is longer than one.
     """
@@ -68,7 +68,7 @@ class Grouper:
         self._begins_file = True
         """Whether no group is closed yet: the next one may begin with a byte order mark."""
         self._tail = b""
-        """The lines that are in no group yet, and the line that has not ended."""
+        """The lines that are in no group yet, of which the last may not have ended."""
         self._long_line = _LongLine()
         self.size_bytes = 0
         """Bytes taken so far."""
@@ -81,11 +81,11 @@ class Grouper:
         self._positions: array[int] = array("Q")
         self._offsets: array[int] = array("Q")
         self._line_numbers: array[int] = array("Q")
-        """Of each group's first entry and line, and of what would follow the last; once it is finished."""
+        """Of the first entry and line of each group, and of the group that would follow; set by `finish`."""
 
     @property
     def n_entries(self) -> int:
-        """Entries in the manifest, when it is finished."""
+        """Entries in the manifest; known after `finish`."""
         return self._positions[-1]
 
     @property
@@ -94,7 +94,7 @@ class Grouper:
         return self._digest.hexdigest()
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the manifest."""
+        """Add the next bytes of the manifest."""
         self._digest.update(data)
         self.size_bytes += len(data)
         if self._long_line.size_bytes:
@@ -107,7 +107,7 @@ class Grouper:
         self._tail = self._cut(self._tail + data if self._tail else data)
 
     def finish(self) -> None:
-        """Close the last group: the manifest is over."""
+        """Close the last group, at the end of the manifest."""
         if self._long_line.size_bytes:
             self._end_long_line()
         if self._tail:
@@ -118,7 +118,7 @@ class Grouper:
         self._line_numbers = array("Q", accumulate(self.group_lines, initial=1))
 
     def group_of(self, position: int) -> Group:
-        """Give the group that has the entry at *position*, when it is finished."""
+        """Return the group that has the entry at *position*; known after `finish`."""
         number = bisect_right(self._positions, position) - 1
         return Group(
             number,
@@ -130,7 +130,7 @@ class Grouper:
         )
 
     def _cut(self, data: bytes) -> bytes:
-        """Close the groups whose end is certain; give what is left."""
+        """Close the groups whose end is certain, and return the bytes that are left."""
         may_have_others = self._begins_file or _MAYBE_NO_ENTRY.search(data) is not None
         start = 0
         while len(data) - start > GROUP_BYTES:
@@ -172,11 +172,11 @@ class Grouper:
 
 
 class _LongLine:
-    """A line that is longer than a group, of which only what matters is kept."""
+    """A line that is longer than a group: its length, and whether it is an entry."""
 
     def __init__(self) -> None:
         self.size_bytes = 0
-        """With its line end; 0: there is no such line now."""
+        """Its length so far, with its line end; 0: there is no such line now."""
         self._is_comment = False
         self._is_blank = True
 
@@ -185,7 +185,7 @@ class _LongLine:
         return not (self._is_blank or self._is_comment)
 
     def add(self, data: bytes, *, begins_file: bool = False) -> None:
-        """Take more of the line, maybe its end."""
+        """Add more of the line, maybe its end."""
         content = data.removeprefix(BOM) if begins_file else data
         if self.size_bytes == 0:
             self._is_comment = content.startswith(b"#")
@@ -194,6 +194,6 @@ class _LongLine:
 
 
 def _count_entries(group: bytes, *, begins_file: bool) -> int:
-    """Give how many lines of a group are entries."""
+    """Return how many lines of a group are entries."""
     lines = (group.removeprefix(BOM) if begins_file else group).split(b"\n")
     return sum(map(is_entry, lines))

@@ -26,34 +26,34 @@ if TYPE_CHECKING:
     from htcjob.storage.contract import ObjectInfo, Store
 
 GAP_BYTES = 8 * 1024
-"""Of what lies between two pages, or two groups' sizes, that are wanted: more of it is left out, by another
-request."""
+"""The longest gap between two wanted pages, or two groups' sizes, that is read along with them; where it is
+longer, each has a request of its own."""
 
 
 class Span(NamedTuple):
-    """Where the entries of a chunk are."""
+    """The groups at both ends of a chunk."""
 
     first: Group
-    """Has the first of them."""
+    """The group of its first entry."""
     last: Group
-    """Has the last of them."""
+    """The group of its last entry."""
 
 
 class Index:
     """
     The index of a manifest in a store.
 
-    One request opens it, and reads all of a small one. To find a chunk takes one more, or two where its ends
+    One request opens it, and reads all of a small one. Finding a chunk takes one more, or two where its ends
     are far from each other; chunks of equal bytes take as many again for the sizes of entries.
 
     Args:
-        store: Where the manifest is.
-        key: The manifest's.
-        retry: What a transient failure is met with.
+        store: The store of the manifest.
+        key: The key of the manifest.
+        retry: How a transient failure is met.
 
     Raises:
         AbsentError: there is none.
-        DeniedError: S3 says it of an absent one to who may not list.
+        DeniedError: there may be none: S3 answers so for an absent one where listing is not allowed.
         UnusableIndexError: it cannot be trusted.
     """
 
@@ -66,11 +66,11 @@ class Index:
         self._tag = info.tag
         self.head = read_head(self._start, info.size_bytes)
         self._pages: dict[int, Page] = {}
-        """Those read already."""
+        """The pages that were read already, by number."""
 
     def chunk(self, share: Share) -> range:
         """
-        Give the positions of a share of the manifest.
+        Return the positions of a share of the manifest.
 
         Raises:
             UnusableIndexError: it is damaged, or has no sizes, which the share needs.
@@ -86,7 +86,7 @@ class Index:
 
     def span(self, chunk: range) -> Span:
         """
-        Give where the entries at the positions of *chunk*, one at least, are.
+        Return the groups of the first and the last entry of *chunk*, which is not empty.
 
         Raises:
             UnusableIndexError: it is damaged.
@@ -99,7 +99,7 @@ class Index:
 
     def weight_before(self, position: int) -> int:
         """
-        Give the size of all entries before *position*, which may be the one behind the last.
+        Return the size of all entries before *position*, which may be the one behind the last.
 
         Raises:
             UnusableIndexError: it is damaged, or has no sizes.
@@ -109,15 +109,15 @@ class Index:
         if position == self.head.n_entries:
             return self.head.weight
         group = self.span(range(position, position + 1)).first
-        data = self._part(*self.head.sizes_bounds(group))
+        data = self._piece(*self.head.sizes_bounds(group))
         return weight_in(data, group, position)
 
     def check(self) -> None:
         """
-        Read all of it, in a request for each page and for each group's sizes: for a copy on this machine.
+        Read the whole index, with a request for each page and for each group's sizes: meant for a local copy.
 
         Raises:
-            UnusableIndexError: something of it is damaged.
+            UnusableIndexError: some of it is damaged.
         """
         for number in range(len(self.head.positions)):
             self._load([number])
@@ -126,31 +126,31 @@ class Index:
                     self.weight_before(position)
 
     def _positions(self, weights: Sequence[int]) -> list[int]:
-        """Give for each of *weights*, in order, the first position before which the entries have as much."""
+        """Return for each of *weights*, in order, the first position before which the entries have it."""
         pages = [self.head.page_before(weight) for weight in weights]
         self._load(pages)
         groups = [self._pages[page].group_before(weight) for page, weight in zip(pages, weights, strict=True)]
-        found = self._read_parts([self.head.sizes_bounds(group) for group in groups])
+        found = self._read_pieces([self.head.sizes_bounds(group) for group in groups])
         return [find_weight(*arguments) for arguments in zip(found, groups, weights, strict=True)]
 
     def _load(self, pages: Sequence[int]) -> None:
-        """Read those of *pages*, in order, that are not read yet."""
+        """Read those of *pages* that were not read yet; they are in order."""
         missing = sorted(set(pages) - self._pages.keys())
-        found = self._read_parts([self.head.page_bounds(page) for page in missing])
+        found = self._read_pieces([self.head.page_bounds(page) for page in missing])
         for page, data in zip(missing, found, strict=True):
             self._pages[page] = read_page(data, page, self.head)
 
-    def _read_parts(self, bounds: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Give parts of the index, in order; neighbours in one request."""
+    def _read_pieces(self, bounds: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return pieces of the index; they are in order, and neighbours take one request."""
         if not bounds:
             return []
         (first_start, first_stop), (last_start, last_stop) = bounds[0], bounds[-1]
         if last_start - first_stop <= GAP_BYTES:
-            data = self._part(first_start, last_stop)
+            data = self._piece(first_start, last_stop)
             return [data[start - first_start : stop - first_start] for start, stop in bounds]
-        return [self._part(start, stop) for start, stop in bounds]
+        return [self._piece(start, stop) for start, stop in bounds]
 
-    def _part(self, start: int, stop: int) -> bytes:
+    def _piece(self, start: int, stop: int) -> bytes:
         if stop <= len(self._start):
             return self._start[start:stop]
         data, info = self._read(start, stop)

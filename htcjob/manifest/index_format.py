@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 SUFFIX = ".idx"
-"""Behind the manifest's key: the key of its index."""
+"""Behind the key of a manifest, it makes the key of its index."""
 
 MOST_PAGES = 512
-"""So that the head stays small."""
+"""Pages at most, so that the head stays small."""
 PAGE_GROUPS = 128
-"""Groups in a page at least; more of them where the pages would be too many."""
+"""Groups in a page at least; more where there would be too many pages."""
 LONGEST_TAG_BYTES = 512
 HEAD_BYTES = 9 * 1024
-"""No head is longer: one read of so much has all of it, and of a small index everything."""
+"""No head is longer: one read of this length has all of it, and all of a small index."""
 SIZE_BYTES = 8
-"""Of one size."""
+"""Length of the size of one entry."""
 
 MAGIC = b"\x89HTCIDX\n"
 VERSION = 1
@@ -71,26 +71,26 @@ class HeadFields(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What the index says of the manifest, and where its pages are."""
+    """What an index tells of its manifest, and where its pages are."""
 
     index_bytes: int
     """Length of the index."""
     manifest_bytes: int
     """Length of the manifest."""
     sha256: str
-    """Of the manifest, in hexadecimal."""
+    """Digest of the manifest, in hexadecimal."""
     tag: str
-    """Of the version of the manifest that it was made of."""
+    """Tag of the version of the manifest that it was made of (`ObjectInfo.tag`)."""
     n_entries: int
     """Entries in the manifest."""
     weight: int | None
-    """Size of all entries together, in bytes; None: it has no sizes."""
+    """Size of all entries together, in bytes; None: the index has no sizes."""
     n_groups: int
     page_groups: int
     """Groups in a page; fewer in the last one."""
     head_bytes: int
     positions: list[int]
-    """Of the first entry of each page."""
+    """Position of the first entry of each page."""
     weights: list[int]
     """Size of all entries before each page."""
 
@@ -101,33 +101,33 @@ class Head(NamedTuple):
 
     @property
     def pages_stop(self) -> int:
-        """Where the last page ends, and the sizes begin."""
+        """Offset at which the last page ends, and the sizes begin."""
         return pages_stop(self.head_bytes, self.n_groups, self.page_groups)
 
     def page_bounds(self, page: int) -> tuple[int, int]:
-        """Give where a page begins and ends in the index."""
+        """Return the offsets at which a page begins and ends in the index."""
         start = self.head_bytes + page * self.page_bytes
         return start, min(start + self.page_bytes, self.pages_stop)
 
     def page_of(self, position: int) -> int:
-        """Give the number of the page that has the group of *position*, which must be an entry's."""
+        """Return the number of the page that has the group of *position*, which must be an entry's."""
         return bisect_right(self.positions, position) - 1
 
     def page_before(self, weight: int) -> int:
-        """Give the last page before which the entries have less than *weight* together; 0: the first."""
+        """Return the last page before which the entries have less than *weight*, or else the first, 0."""
         return max(bisect_left(self.weights, weight) - 1, 0)
 
     def sizes_bounds(self, group: Group) -> tuple[int, int]:
-        """Give where the sizes of a group's entries begin and end in the index, with their CRC."""
+        """Return the offsets at which the sizes of a group's entries, with their CRC, begin and end."""
         start = self.pages_stop + group.position * SIZE_BYTES + group.number * CRC.size
         return start, start + group.n_entries * SIZE_BYTES + CRC.size
 
 
 class Page(NamedTuple):
     """
-    A page of the index, whose CRC is right: what it says of each of its groups.
+    A page of the index: a row for each of its groups, whose CRC was right.
 
-    The lists but `entries` have one number more, of what follows the last group.
+    All lists but `entries` have one number more, for the group that would follow.
     """
 
     first: int
@@ -135,23 +135,23 @@ class Page(NamedTuple):
     entries: Sequence[int]
     """In each group."""
     positions: Sequence[int]
-    """Of the first entry of each group."""
+    """Position of the first entry of each group."""
     offsets: Sequence[int]
-    """Of the first line in the manifest."""
+    """Offset of the first line of each group in the manifest."""
     line_numbers: Sequence[int]
-    """Of the first line, from 1."""
+    """Number of the first line of each group, from 1."""
     weights: Sequence[int]
-    """Size of all entries before."""
+    """Size of all entries before each group."""
 
     def group_of(self, position: int) -> Group:
-        """Give the group that has the entry at *position*, which is on this page."""
+        """Return the group that has the entry at *position*, which is on this page."""
         group = self._group(bisect_right(self.positions, position) - 1)
         if not group.position <= position < group.position + group.n_entries:
             raise UnusableIndexError(f"no group has position {position}")
         return group
 
     def group_before(self, weight: int) -> Group:
-        """Give the last group before which the entries have less than *weight* together; 0: the first."""
+        """Return the last group before which the entries have less than *weight*, or else the first."""
         return self._group(max(bisect_left(self.weights, weight) - 1, 0))
 
     def _group(self, row: int) -> Group:
@@ -168,26 +168,26 @@ class Page(NamedTuple):
 
 
 def page_length(n_groups: int) -> int:
-    """Give the length of a page of so many groups."""
+    """Return the length of a page of *n_groups* groups."""
     return PAGE_START.size + n_groups * GROUP_ROW.size + CRC.size
 
 
 def pages_stop(head_bytes: int, n_groups: int, page_groups: int) -> int:
-    """Give where the pages end."""
+    """Return the offset at which the pages end."""
     full, rest = divmod(n_groups, page_groups)
     return head_bytes + full * page_length(page_groups) + (page_length(rest) if rest else 0)
 
 
 def read_head(data: bytes, index_bytes: int) -> Head:
     """
-    Give the head of an index.
+    Return the head of an index.
 
     Args:
         data: Its first `HEAD_BYTES`, or all of a shorter one.
         index_bytes: Length of the object.
 
     Raises:
-        UnusableIndexError: it is none, or damaged, or of another version.
+        UnusableIndexError: *data* is no index, or damaged, or of another version.
     """
     if len(data) < HEAD.size or not data.startswith(MAGIC):
         raise UnusableIndexError("it is no index of a manifest")
@@ -238,7 +238,7 @@ def _is_ascending(numbers: Sequence[int], largest: int) -> bool:
 
 def read_page(data: bytes, page: int, head: Head) -> Page:
     """
-    Give a page from its bytes.
+    Return a page from its bytes.
 
     Raises:
         UnusableIndexError: it is damaged.
@@ -267,11 +267,11 @@ def read_page(data: bytes, page: int, head: Head) -> Page:
 
 def find_weight(data: bytes, group: Group, weight: int) -> int:
     """
-    Give the first position of *group*, or the one behind it, before which the entries have *weight* or more.
+    Return the first position in *group*, or else the one behind it, before which entries have *weight*.
 
     Args:
         data: The group's sizes, with their CRC.
-        group: The group, before which they have less.
+        group: The group; the entries before it have less.
         weight: In bytes.
 
     Raises:
@@ -285,11 +285,11 @@ def find_weight(data: bytes, group: Group, weight: int) -> int:
 
 def weight_in(data: bytes, group: Group, position: int) -> int:
     """
-    Give the size of all entries before *position*, which is in *group*.
+    Return the size of all entries before *position*, which is in *group*.
 
     Args:
         data: The group's sizes, with their CRC.
-        group: Whose sizes they are.
+        group: The group.
         position: In the manifest.
 
     Raises:

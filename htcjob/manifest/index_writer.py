@@ -1,4 +1,4 @@
-"""Makes the index of a manifest in one pass over its bytes; memory does not grow with the manifest."""
+"""Makes the index of a manifest in one pass, with a few bytes of memory per 16 KiB of manifest."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class Indexed(NamedTuple):
-    """What an index was made of."""
+    """An index that was made."""
 
     n_entries: int
     """Entries in the manifest."""
     manifest_bytes: int
     sha256: str
-    """Of the manifest, in hexadecimal."""
+    """Digest of the manifest, in hexadecimal."""
     weight: int | None
     """Size of all entries together, in bytes; None: no sizes were given."""
     index_bytes: int
@@ -63,10 +63,10 @@ class IndexWriter(Grouper):
             writer.feed_sizes([4711, 42])
             writer.write("/tmp/list.txt.idx", tag=store.head("list.txt").tag)
 
-    Sizes wait in a temporary file; a few bytes for each 16 KiB of the manifest are in memory.
+    Sizes wait in a temporary file.
 
     Args:
-        has_sizes: Sizes of the entries will be given too, for `--balance bytes`.
+        has_sizes: Whether the sizes of the entries will be given too, for `--balance bytes`.
     """
 
     def __init__(self, *, has_sizes: bool = False) -> None:
@@ -82,7 +82,7 @@ class IndexWriter(Grouper):
 
     def feed_sizes(self, sizes: Iterable[int]) -> None:
         """
-        Take the sizes of the next entries, in bytes.
+        Add the sizes of the next entries, in bytes.
 
         They may come before or after the lines that they belong to, in the same order.
         """
@@ -96,7 +96,7 @@ class IndexWriter(Grouper):
 
         Args:
             path: A file of this machine.
-            tag: Of the manifest's version that was fed (`ObjectInfo.tag`).
+            tag: Tag of the version of the manifest that was fed (`ObjectInfo.tag`).
         """
         self.finish()
         name = tag.encode()
@@ -136,7 +136,7 @@ class IndexWriter(Grouper):
         return fields._replace(index_bytes=fields.length)
 
     def _group_weights(self) -> array[int]:
-        """Give the size of each group's entries; zeros without sizes."""
+        """Return the size of each group's entries; zeros without sizes."""
         weights = array("Q")
         if self._sizes is None:
             weights.frombytes(bytes(len(self.group_bytes) * SIZE_BYTES))
@@ -150,7 +150,7 @@ class IndexWriter(Grouper):
         return weights
 
     def _pages(self, weights: array[int], page_groups: int) -> tuple[bytes, list[bytes]]:
-        """Give the head's table, and the pages."""
+        """Return the head's table, and the pages."""
         table, pages = [], []
         position, offset, line_number, weight = 0, 0, 1, 0
         rows = list(zip(self.group_bytes, self.group_entries, self.group_lines, weights, strict=True))
@@ -168,7 +168,7 @@ class IndexWriter(Grouper):
 
 def make_index(store: Store, key: str, retry: RetryPolicy) -> Indexed:
     """
-    Make the index of the manifest *key* beside it, in one pass over the manifest.
+    Make the index of the manifest *key*, beside it in *store*.
 
     Raises:
         AbsentError: there is no such manifest.

@@ -1,7 +1,7 @@
 """
-Entries of a manifest, by position, through its index when it has one.
+The manifest of a run: its entries by position, found through its index if there is one.
 
-Streamed: memory does not grow with the manifest, but by ten bytes for each 16 KiB that are read to count.
+Entries are streamed: memory grows by ten bytes per 16 KiB of a manifest that is read to count them, no more.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Manifest:
     reads only from the group of lines that has the first of the chunk.
 
     Args:
-        store: Where it is.
-        key: Its name there.
-        retry: What a transient failure is met with.
-        index: Its index, which is believed; `open_chunk` checks that first.
+        store: Its store.
+        key: Its key there.
+        retry: How a transient failure is met.
+        index: Its index, which is trusted; `open_chunk` then calls `check`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Manifest:
         self._key = key
         self._retry = retry or RetryPolicy()
         self._block: tuple[int, bytes] = (0, b"")
-        """Start and bytes of the block read last; a small manifest is read just once."""
+        """Offset and bytes of the block read last; a small manifest is read just once."""
         self.url = store.url_of(key)
         self.default_run = "default"
         """Name of its run in the task storage, where the user gives none."""
@@ -69,7 +69,7 @@ class Manifest:
 
     def check(self, chunk: range) -> None:
         """
-        See to it that the index is of this manifest, by reading where *chunk* begins; `entries` has it then.
+        Verify that the index is of this manifest, by reading the beginning of *chunk*; `entries` reuses it.
 
         Raises:
             RunMismatchError: the manifest is another one.
@@ -81,7 +81,7 @@ class Manifest:
             raise self._changed()
 
     def entries(self, chunk: range) -> Iterator[Entry]:
-        """Give the entries at the positions of *chunk*, in order."""
+        """Yield the entries at the positions of *chunk*, in order."""
         if not chunk:
             return
         first, last = self._span(chunk)
@@ -98,7 +98,7 @@ class Manifest:
             raise UnusableIndexError(f"manifest {self.url} has no entry {position} where its index says so")
 
     def _read_groups(self) -> Grouper:
-        """Read all of it, and count."""
+        """Read the whole manifest, and count."""
         groups = Grouper()
         for block in self._blocks(0, self.size_bytes):
             groups.feed(block)
@@ -107,9 +107,9 @@ class Manifest:
 
     def _lines(self, offset: int, stop: int) -> Iterator[bytes]:
         """
-        Give every line from *offset*, which must be a line's first byte, to *stop*, without its end.
+        Yield every line from *offset*, which must be a line's first byte, to *stop*, without its end.
 
-        Of a line that is too long only so much is kept that it is seen to be too long.
+        Keeps of an overlong line just enough to tell that it is one.
         """
         carried = b""
         begins_file = offset == 0
@@ -123,7 +123,7 @@ class Manifest:
             yield _content(carried, begins_file=begins_file)
 
     def _blocks(self, offset: int, stop: int) -> Iterator[bytes]:
-        """Give the bytes from *offset* to *stop*, piece by piece."""
+        """Yield the bytes from *offset* to *stop*, piece by piece."""
         for start in range(offset, stop, BLOCK_BYTES):
             yield self._read(start, min(start + BLOCK_BYTES, stop))
 
@@ -153,11 +153,11 @@ class Manifest:
 
 
 def _content(line: bytes, *, begins_file: bool) -> bytes:
-    """Give *line* without the byte order mark of a file and without the CR of its line end."""
+    """Return *line* without the byte order mark of a file and without the CR of its line end."""
     return (line.removeprefix(BOM) if begins_file else line).removesuffix(b"\r")
 
 
 def _shortened(line: bytes) -> bytes:
-    """Give a line of which more may come, so that it is still seen to be too long, and blank or not."""
+    """Return enough of an unfinished line to tell whether it is too long, and whether it is blank."""
     kept_bytes = LONGEST_LINE_BYTES + len(BOM) + 2
     return line[:kept_bytes] + line[kept_bytes:].strip()[:1]

@@ -1,4 +1,4 @@
-"""What somebody probably meant who gave a manifest, or an entry of one, a name that is no key."""
+"""Hints for a manifest or an entry whose name is no key: what to write instead."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def why_no_key(name: str, reason: str, store_url: str) -> str:
     Return why *name* is no key of project storage, and what to write instead.
 
     Args:
-        name: As given for a manifest, most often the path of a file.
-        reason: What is wrong with it as a key.
-        store_url: Project storage.
+        name: The name as given, most often the path of a file.
+        reason: Why it cannot be a key.
+        store_url: URL of project storage.
     """
     if not name.startswith("/") and ".." not in name.split("/"):
         return f"{name!r}: {reason}; it is a key of project storage, or a URL"
