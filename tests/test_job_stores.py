@@ -10,7 +10,7 @@ import pytest
 from htcjob import job_stores
 from htcjob.environment.context import read_context
 from htcjob.errors import ConfigurationError, DeniedError, TokenError, TransientError
-from htcjob.job_stores import open_job_stores, open_project_store, open_task_store
+from htcjob.job_stores import JobStores, open_job_stores
 from htcjob.retry import RetryPolicy
 from htcjob.storage import urls
 from tests.support.clock import FakeClock
@@ -187,18 +187,33 @@ class TestUnknown:
 class TestAlone:
     def test_project(self, htc_api, retry, opened, tmp_path):
         """Named, vended (without a task's id, too), or unknown."""
-        assert open_project_store(context(HTCJOB_PROJECT_STORE=str(tmp_path)), retry).url.endswith("/")
-        assert open_project_store(context(htc_api, RESCALE_HTC_TASK_ID=""), retry).url == SHARED
+        assert JobStores(context(HTCJOB_PROJECT_STORE=str(tmp_path)), retry).project.url.endswith("/")
+        assert JobStores(context(htc_api, RESCALE_HTC_TASK_ID=""), retry).project.url == SHARED
         with pytest.raises(ConfigurationError, match="no project storage is known"):
-            open_project_store(context(htc_api, RESCALE_HTC_PROJECT_ID=""), retry)
+            _ = JobStores(context(htc_api, RESCALE_HTC_PROJECT_ID=""), retry).project
 
     def test_task(self, htc_api, retry, opened, tmp_path):
-        """Named, or None: the API is asked only by those who say so."""
-        assert open_task_store(context(HTCJOB_TASK_STORE=str(tmp_path)), retry) is not None
-        assert open_task_store(context(htc_api), retry) is None
+        """Named, vended or unknown; the API is asked when the store is wanted, and not before."""
+        named = JobStores(context(HTCJOB_TASK_STORE=str(tmp_path)), retry)
+        assert named.has_task
+        assert named.task is named.task
+        vended = JobStores(context(htc_api), retry)
+        assert vended.has_task
         assert htc_api.requests == []
-        assert open_task_store(context(htc_api), retry, may_vend=True).url == OF_TASK
-        assert open_task_store(context(), retry, may_vend=True) is None
+        assert vended.task.url == OF_TASK
+        unknown = JobStores(context(), retry)
+        assert not unknown.has_task
+        with pytest.raises(ConfigurationError, match="no task storage is known"):
+            _ = unknown.task
+
+    def test_of_the_environment(self, tmp_path, retry, monkeypatch):
+        """Without a context the environment is read, and only when a store of the job is wanted."""
+        monkeypatch.setenv("HTCJOB_ARRAY_INDEX", "no number")
+        stores = JobStores(None, retry)
+        assert stores.open(str(tmp_path)).url == f"file://{tmp_path}/"
+        monkeypatch.setenv("HTCJOB_ARRAY_INDEX", "0")
+        monkeypatch.setenv("HTCJOB_TASK_STORE", str(tmp_path))
+        assert stores.task.url == f"file://{tmp_path}/"
 
 
 class TestFullUrls:
@@ -257,3 +272,56 @@ class TestFullUrls:
         assert stores.open("s3://bucket/", "p/tasks/t/a").access is stores.task.access
         assert stores.open("s3://bucket/", "p/a").access is stores.project.access
         assert stores.open("s3://bucket/p/").access is stores.project.access
+
+
+class TestFullUrlsAlone:
+    """A command that is given a URL, and needs neither project nor task storage."""
+
+    @pytest.mark.parametrize(
+        ("without", "url", "is_vended"),
+        [
+            ("", f"{SHARED}a", True),
+            ("", f"{OF_TASK}a", True),
+            ("", "s3://other/a", False),
+            ("RESCALE_HTC_TASK_ID", f"{SHARED}a", True),
+            ("RESCALE_HTC_PROJECT_ID", f"{SHARED}a", False),
+        ],
+    )
+    def test_the_api_is_asked_once(self, htc_api, retry, opened, without, url, is_vended):
+        """With one request, if it can be asked at all, and the vended credentials stay inside."""
+        stores = JobStores(context(htc_api, **({without: ""} if without else {})), retry)
+        for _ in range(2):
+            store = stores.open(*urls.split_object_url(url))
+            assert (store.access.credentials is not None) == is_vended
+            assert store.access.retry is retry
+        assert len(htc_api.requests) == (0 if without == "RESCALE_HTC_PROJECT_ID" else 1)
+
+    def test_what_is_named_is_not_vended(self, htc_api, retry, opened):
+        """Where both storages are named the API is not asked, as by `htcjob run`."""
+        where = context(htc_api, HTCJOB_PROJECT_STORE="s3://mine/p", HTCJOB_TASK_STORE="s3://mine/t")
+        assert JobStores(where, retry).open(SHARED, "a").access.credentials is None
+        assert htc_api.requests == []
+
+    def test_local(self, htc_api, retry, tmp_path):
+        """The API is not asked about a file's URL."""
+        assert JobStores(context(htc_api), retry).open(f"file://{tmp_path}").url == f"file://{tmp_path}/"
+        assert htc_api.requests == []
+
+    @pytest.mark.parametrize("trouble", ["denied", "unknown ids", "a token that has ended", "no context"])
+    def test_an_api_that_gives_nothing(self, htc_api, retry, opened, caplog, monkeypatch, trouble):
+        """A URL that may lie elsewhere is opened all the same; one warning says why nothing was vended."""
+        variables = {}
+        if trouble == "denied":
+            htc_api.denied.add("storage")
+        elif trouble == "unknown ids":
+            variables["RESCALE_HTC_PROJECT_ID"] = "nowhere"
+        elif trouble == "a token that has ended":
+            variables |= {"RESCALE_HTC_BEARER_TOKEN": "opaque-0123456789", "RESCALE_HTC_REFRESH_TOKEN": ""}
+        else:
+            monkeypatch.setenv("HTCJOB_ARRAY_INDEX", "no number")
+        stores = JobStores(None if trouble == "no context" else context(htc_api, **variables), retry)
+        for _ in range(2):
+            assert stores.open("s3://other/", "a").access.credentials is None
+        assert [r.getMessage() for r in caplog.records if r.name == "htcjob.job_stores"] == [
+            "no_vended_storage"
+        ]

@@ -42,16 +42,17 @@ def run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     if context.task_store is not None:
         # Here and not in the other thread, where an import takes three times as long.
         import htcjob.storage.local.store  # noqa: F401
-        from htcjob.job_stores import open_with_own_credentials
+        from htcjob.job_stores import JobStores
         from htcjob.ledger.ledger import Ledger
         from htcjob.retry import RetryPolicy
 
-        url = context.task_store
+        retry = RetryPolicy(sleep=signals.sleep)
+        stores = JobStores(context, retry)
         try:
-            task = within(RECORD_S, lambda: open_with_own_credentials(url))
-            attempt.ledger = Ledger(task, options.run or "default", RetryPolicy(sleep=signals.sleep))
+            attempt.ledger = Ledger(within(RECORD_S, lambda: stores.task), options.run or "default", retry)
         except TooLongError:
-            event(__name__, WARNING, "exit_record_not_written", cause=f"{url}: it cannot be opened in time")
+            cause = f"{context.task_store}: it cannot be opened in time"
+            event(__name__, WARNING, "exit_record_not_written", cause=cause)
     extra = job_variables(context)
     ends_in_s = [limit_s for limit_s in (options.timeout_s, signals.stops_in_s) if limit_s is not None]
     if ends_in_s:

@@ -149,7 +149,7 @@ def _run(args: list[str]) -> int:
 
 def _open(given: Mapping[str, str], retry: RetryPolicy) -> Store:
     """Open the store that the options mean."""
-    from htcjob.job_stores import open_project_store, open_task_store
+    from htcjob.job_stores import JobStores
 
     environ = current_environ()
     context = read_context(environ)
@@ -160,15 +160,15 @@ def _open(given: Mapping[str, str], retry: RetryPolicy) -> Store:
     is_shared = "s" in given or "project-shared" in given
     if (context.project_store if is_shared else context.task_store) is None:
         context = _with_token(context, environ, retry)
-    store = (
-        open_project_store(context, retry) if is_shared else open_task_store(context, retry, may_vend=True)
-    )
-    if store is None:
+    stores = JobStores(context, retry)
+    if is_shared:
+        return stores.project
+    if not stores.has_task:
         raise ConfigurationError(
             "no task storage is known: give --project-id and --task-id (RESCALE_HTC_PROJECT_ID, "
             "RESCALE_HTC_TASK_ID) and a token (RESCALE_HTC_BEARER_TOKEN), or set HTCJOB_TASK_STORE"
         )
-    return store
+    return stores.task
 
 
 def _with_token(context: JobContext, environ: Mapping[str, str], retry: RetryPolicy) -> JobContext:

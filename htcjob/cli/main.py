@@ -30,8 +30,8 @@ COMMANDS = {
     "plan": ("plan:plan", "Show how large an array should be, and how it is submitted."),
     "manifest": ("manifest:manifest", "Make, check and preview lists of entries."),
     "chunk": ("chunk:chunk", "Show the entries that an array index gets."),
-    "check": ("chunk:check", "Check environment, token and storage; no work is done."),
-    "env": ("chunk:environment", "Show what the platform injected, secrets redacted."),
+    "check": ("check:check", "Check environment, token and storage; no work is done."),
+    "env": ("env:environment", "Show what the platform injected, secrets redacted."),
 }
 """Where each command is (module of `commands/`, attribute), and its summary. A command's module is imported
 when it is called: every import is time that a million jobs pay."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-from htcjob.environment.context import read_context
-from htcjob.environment.variables import current_environ
 from htcjob.errors import UsageError
-from htcjob.retry import RetryPolicy
 from htcjob.storage.keys import real_path
 from htcjob.storage.urls import file_url
 from htcjob.transfer.copying import Target
@@ -19,42 +15,10 @@ from htcjob.transfer.locations import Location, parse, require_recursive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from htcjob.environment.context import JobContext
-    from htcjob.storage.contract import Store
+    from htcjob.job_stores import JobStores
 
 
-class Stores:
-    """The stores of this job, opened when a location needs them, and those of URLs."""
-
-    def __init__(self) -> None:
-        self._retry = RetryPolicy()
-
-    @cached_property
-    def _context(self) -> JobContext:
-        return read_context(current_environ())
-
-    @cached_property
-    def project(self) -> Store:
-        """Project storage."""
-        from htcjob.job_stores import open_project_store
-
-        return open_project_store(self._context, self._retry)
-
-    @cached_property
-    def task(self) -> Store:
-        """Task storage."""
-        from htcjob.job_stores import require_task_store
-
-        return require_task_store(self._context, self._retry)
-
-    def open(self, url: str) -> Store:
-        """Give the store of a URL, reached with the SDK's own credentials."""
-        from htcjob.job_stores import open_with_own_credentials
-
-        return open_with_own_credentials(url)
-
-
-def sources(texts: Iterable[str], stores: Stores, *, is_recursive: bool) -> list[Location]:
+def sources(texts: Iterable[str], stores: JobStores, *, is_recursive: bool) -> list[Location]:
     """
     Give the places to copy from, or to remove.
 
@@ -68,7 +32,7 @@ def sources(texts: Iterable[str], stores: Stores, *, is_recursive: bool) -> list
     return places
 
 
-def target_in_store(text: str, stores: Stores, *, is_many: bool) -> Target:
+def target_in_store(text: str, stores: JobStores, *, is_many: bool) -> Target:
     """
     Give where copies go: a folder or store, or the name of the one object.
 

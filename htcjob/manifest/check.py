@@ -90,13 +90,13 @@ class Check:
         self.n_entries = 0
         """Entries in the manifest; known once `problems` has begun."""
 
-    def problems(self, open_store: Callable[[str], Store] | None = None) -> Iterator[Problem]:
+    def problems(self, open_store: Callable[[str, str], Store] | None = None) -> Iterator[Problem]:
         """
         Yield all problems: unusable lines in order, then the index, then the others ordered by key.
 
         Args:
-            open_store: Opens the store of a URL, or project storage for the empty URL, to look for objects
-                that are absent; None: these are not looked for.
+            open_store: Opens the store of a URL (project storage for the empty URL) for a key in it, to look
+                for objects that are absent; None: these are not looked for.
 
         Raises:
             AbsentError: there is no such manifest.
@@ -105,7 +105,7 @@ class Check:
         with Blame("check", self._location.url, file=self._folder):
             yield from self._problems(open_store)
 
-    def _problems(self, open_store: Callable[[str], Store] | None) -> Iterator[Problem]:
+    def _problems(self, open_store: Callable[[str, str], Store] | None) -> Iterator[Problem]:
         manifest = Manifest(self._location.store, self._location.key, self._retry)
         self.n_entries = manifest.n_entries
         for entry in manifest.entries(range(manifest.n_entries)):
@@ -120,8 +120,7 @@ class Check:
                 if problem is not None:
                     yield problem
             return
-        for url, entries in groupby(known, key=lambda one: one.store):
-            store = open_store(url)
+        for store, entries in groupby(known, key=lambda one: open_store(one.store, one.key)):
             unique = _unique(entries)
             while batch := list(islice(unique, BATCH * BATCHES)):
                 yield from (problem for problem, _ in batch if problem is not None)

@@ -68,7 +68,7 @@ def open_manifest(
         raise ConfigurationError(f"--manifest (HTCJOB_MANIFEST) {what}") from None
     except AbsentError as error:
         # The answer to a HEAD has no words; a listing says when it is the whole bucket that is not there.
-        next(retry.call(lambda: store.list(key)), None)
+        retry.call(lambda: next(store.list(key), None))
         raise AbsentError(
             "manifest",
             error.url,

@@ -40,8 +40,8 @@ class Stores(Protocol):
     def task(self) -> Store:
         """Task storage of this job."""
 
-    def open(self, url: str) -> Store:
-        """Give the store of a URL."""
+    def open(self, url: str, key: str) -> Store:
+        """Return the store of a URL, for a key in it or for keys that begin so."""
 
 
 class Location(NamedTuple):
@@ -105,7 +105,7 @@ def parse(text: str, stores: Stores) -> Location:
         url, key = _split(text)
     except BadKeyError as error:
         raise UsageError(f"{text.partition(':')[0]}:…: {error.reason}") from None
-    return Location(text, stores.open(url), key)
+    return Location(text, stores.open(url, GLOB.split(key, maxsplit=1)[0]), key)
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -136,7 +136,7 @@ def test_on_s3_absent_objects_are_found_with_listings_or_one_by_one(rgw, monkeyp
             retry=RetryPolicy(),
             folder=str(tmp_path),
         )
-        found = [problem.text.rpartition("/")[2] for problem in check.problems(lambda _: store)]
+        found = [problem.text.rpartition("/")[2] for problem in check.problems(lambda _url, _key: store)]
     assert sorted(found) == [keys[n] for n in sorted(absent) if n % step == 0]
 
 
@@ -173,7 +173,10 @@ def test_a_check_of_long_lines_takes_little_memory(tmp_path):
         tracemalloc.start()
         try:
             assert (
-                sum(problem.text.count("no such object") for problem in check.problems(lambda url: store))
+                sum(
+                    problem.text.count("no such object")
+                    for problem in check.problems(lambda _url, _key: store)
+                )
                 == 1500
             )
             _, most_bytes = tracemalloc.get_traced_memory()

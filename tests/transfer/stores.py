@@ -31,5 +31,5 @@ class Stores:
         for key in KEYS:
             self.project.put_bytes(b"x", key)
 
-    def open(self, url):
+    def open(self, url, key):
         return open_store(url)

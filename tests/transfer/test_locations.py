@@ -41,14 +41,17 @@ def test_a_location_is_a_store_and_a_key(stores, text, url, key):
 
 
 def test_cloud_urls_are_whole_buckets(stores, monkeypatch):
-    """The key of a cloud's URL is the complete object name."""
+    """The key of a cloud's URL is the complete object name; a store is opened for what all names begin with."""
     opened = []
-    monkeypatch.setattr(stores, "open", lambda url: opened.append(url) or stores.task)
+    monkeypatch.setattr(stores, "open", lambda *place: opened.append(place) or stores.task)
     assert parse("s3://bucket", stores).key == ""
     assert parse("s3://bucket/", stores).key == ""
     assert parse("gs://bucket/a/b?.jpg", stores).key == "a/b?.jpg"
     assert parse("az://account/container/a/", stores).key == "a/"
-    assert opened == ["s3://bucket", "s3://bucket/", "gs://bucket/", "az://account/container/"]
+    assert [url for url, _ in opened] == [
+        *("s3://bucket", "s3://bucket/", "gs://bucket/", "az://account/container/")
+    ]
+    assert [key for _, key in opened] == ["", "", "a/b", "a/"]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import click
 from htcjob.cli.endings import printable, say
 from htcjob.cli.options import MOST_JOBS, balance_option, look_table
 from htcjob.cli.output import write
-from htcjob.cli.targets import Stores
 from htcjob.cli.transfers import moving, talking
 from htcjob.errors import AbsentError, BadKeyError, UsageError
+from htcjob.job_stores import JobStores
 from htcjob.logs.redact import redact
 from htcjob.machine.temporary import temporary_directory
 from htcjob.manifest.index_format import SUFFIX
@@ -51,7 +51,7 @@ def index(key: str, as_json: bool) -> None:
     """
     from htcjob.manifest.index_writer import make_index
 
-    place = place_of(key, Stores())
+    place = place_of(key, JobStores(None, RetryPolicy()))
     with _named(place):
         made = make_index(place.store, place.key, RetryPolicy())
     if as_json:
@@ -113,7 +113,7 @@ def build(
     from htcjob.manifest.build import Source
     from htcjob.manifest.build import build as build_manifest
 
-    stores = Stores()
+    stores = JobStores(None, RetryPolicy())
     target = place_of(output or ("manifest.jsonl" if jsonl else "manifest.txt"), stores)
     source = Source(
         parse(location, stores),
@@ -158,7 +158,7 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     """
     from htcjob.manifest.check import Check
 
-    stores = Stores()
+    stores = JobStores(None, RetryPolicy())
     place = place_of(key, stores)
     n_problems = 0
     with _named(place), talking() as transfers, temporary_directory() as folder:
@@ -195,7 +195,7 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     """
     from htcjob.manifest.split import split as split_manifest
 
-    place = place_of(key, Stores())
+    place = place_of(key, JobStores(None, RetryPolicy()))
     with _named(place), talking() as transfers, temporary_directory() as folder:
         for job in split_manifest(
             place,
@@ -222,9 +222,9 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
                 write("\t".join(map(str, (job.array_index, len(job.chunk), size, *shown))))
 
 
-def _open(stores: Stores, url: str) -> Store:
-    """Give the store of a URL; the empty one is project storage."""
-    return stores.open(url) if url else stores.project
+def _open(stores: JobStores, url: str, key: str) -> Store:
+    """Return the store of an object; where the URL is empty, project storage."""
+    return stores.open(url, key) if url else stores.project
 
 
 @contextmanager
@@ -240,7 +240,7 @@ def _named(place: Location) -> Iterator[None]:
         ) from error
 
 
-def place_of(key: str, stores: Stores) -> Location:
+def place_of(key: str, stores: JobStores) -> Location:
     """
     Give where a manifest is: a key of project storage, as `--manifest` takes it, or a LOCATION.
 

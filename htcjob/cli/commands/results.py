@@ -19,7 +19,7 @@ from htcjob.cli.output import write, write_bytes
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ
 from htcjob.errors import ConfigurationError
-from htcjob.job_stores import open_with_own_credentials, require_task_store
+from htcjob.job_stores import JobStores
 from htcjob.ledger.reader import RecordedRun, Summary, choose_run, final_records, read_run, summarize
 from htcjob.ledger.records import Unreadable
 from htcjob.logs.redact import redact
@@ -62,7 +62,7 @@ def status(name: str | None, task_store: str | None, watch: bool, as_json: bool)
       htcjob status --task-store out
     """
     with Transfers(RetryPolicy()) as transfers:
-        store = _task_store(task_store)
+        _, store = _stores(task_store)
         run = choose_run(store, name)
         while True:
             summary = summarize(store, run, transfers)
@@ -97,12 +97,12 @@ def failed(name: str | None, task_store: str | None, of: str | None, as_json: bo
       htcjob failed --task-store out
     """
     with Transfers(RetryPolicy()) as transfers:
-        store = _task_store(task_store)
+        stores, store = _stores(task_store)
         run, unreadable = choose_run(store, name), Unreadable()
         identity = read_run(store, run, transfers, unreadable)
         records = final_records(store, run, transfers, n_entries=identity.entries, unreadable=unreadable)
         if of == "left":
-            for line in _left(run, identity, records):
+            for line in _left(run, identity, records, stores):
                 _write_manifest_line(line)
             records = iter(())
         for record in records:
@@ -139,7 +139,7 @@ def collect(name: str | None, task_store: str | None, as_what: str) -> None:
       htcjob collect --task-store out --format csv
     """
     with Transfers(RetryPolicy()) as transfers:
-        store = _task_store(task_store)
+        _, store = _stores(task_store)
         run, unreadable = choose_run(store, name), Unreadable()
         n_entries = read_run(store, run, transfers, unreadable).entries
         if as_what == "csv":
@@ -158,9 +158,10 @@ def _write_manifest_line(line: str) -> None:
     write_bytes(line.encode(errors="backslashreplace") + b"\n")
 
 
-def _task_store(task_store: str | None) -> Store:
-    context = read_context(current_environ(), flags={"task_store": task_store})
-    return require_task_store(context, RetryPolicy())
+def _stores(task_store: str | None) -> tuple[JobStores, Store]:
+    """Return the stores of this job, and that of the run: the one given, whatever this job's own is."""
+    stores = JobStores(read_context(current_environ()), RetryPolicy())
+    return stores, stores.open(task_store) if task_store else stores.task
 
 
 def _warn(unreadable: Unreadable, run: str) -> None:
@@ -172,8 +173,10 @@ def _warn(unreadable: Unreadable, run: str) -> None:
         )
 
 
-def _left(run: str, identity: RecordedRun, records: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """Give the manifest lines of the entries that are neither done nor failed for good."""
+def _left(
+    run: str, identity: RecordedRun, records: Iterator[dict[str, Any]], stores: JobStores
+) -> Iterator[str]:
+    """Yield the manifest lines of the entries that are neither done nor failed for good."""
     from htcjob.manifest.manifest import Manifest
 
     if identity.manifest is None:
@@ -181,7 +184,7 @@ def _left(run: str, identity: RecordedRun, records: Iterator[dict[str, Any]]) ->
     if not is_url(identity.manifest):
         raise ConfigurationError(f"run {run!r} is of entries given with --entry, and of no manifest")
     store_url, key = split_object_url(identity.manifest)
-    manifest = Manifest(open_with_own_credentials(store_url), key)
+    manifest = Manifest(stores.open(store_url, key), key, RetryPolicy())
     if manifest.size_bytes != identity.size_bytes:
         raise ConfigurationError(f"manifest {manifest.url} has changed since run {run!r} began")
     ended = (record["position"] for record in records if record["result"] != EntryResult.RETRY)

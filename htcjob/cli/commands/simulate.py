@@ -20,9 +20,10 @@ from htcjob.cli.commands.run import run
 from htcjob.cli.endings import say
 from htcjob.cli.options import DURATION, MEMORY, MOST_JOBS, FloatRange, exit_table
 from htcjob.cli.output import write
+from htcjob.environment.context import read_context
 from htcjob.environment.variables import container_program, current_environ, without_injected
 from htcjob.errors import HtcjobError, UsageError
-from htcjob.job_stores import open_with_own_credentials
+from htcjob.job_stores import JobStores
 from htcjob.ledger.reader import final_records
 from htcjob.logs.events import utc
 from htcjob.machine.limits import available_memory, cpus
@@ -232,10 +233,13 @@ def _status(ends: list[AttemptEnd], array: Array) -> int:
 
 def _records(task_store: str, ends: list[AttemptEnd]) -> Iterator[dict[str, Any]]:
     """Give all records of this simulation's runs; a ledger that cannot be read only shortens the table."""
+    retry = RetryPolicy()
     for name in sorted({end.record["run"] for end in ends if end.record.get("run")}):
         try:
-            with Transfers(RetryPolicy()) as transfers:
-                yield from final_records(open_with_own_credentials(task_store), name, transfers)
+            # As the attempts reach it: with nothing that a platform around us injected.
+            stores = JobStores(read_context(without_injected(current_environ())), retry)
+            with Transfers(retry) as transfers:
+                yield from final_records(stores.open(task_store), name, transfers)
         except HtcjobError as error:
             say(f"htcjob: warning: records of run {name}: {error}")
 

@@ -11,7 +11,6 @@ import click
 from htcjob.cli.endings import printable, say, say_ending
 from htcjob.cli.output import write, write_bytes
 from htcjob.cli.targets import (
-    Stores,
     check_apart,
     have_several_folders,
     sources,
@@ -20,10 +19,12 @@ from htcjob.cli.targets import (
 )
 from htcjob.cli.transfers import moving, talking
 from htcjob.errors import BadKeyError, HtcjobError, TransientError, UsageError
+from htcjob.job_stores import JobStores
 from htcjob.logs.redact import redact
 from htcjob.machine.temporary import temporary_directory
 from htcjob.outcome.endings import Ending, ending_of_error
 from htcjob.outcome.reasons import EXIT_STATUS, TerminationReason
+from htcjob.retry import RetryPolicy
 from htcjob.storage.contract import LeftOut
 from htcjob.storage.keys import real_path
 from htcjob.transfer.copying import (
@@ -103,7 +104,7 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
     Example:
       htcjob storage ls project:photos/
     """
-    place = parse(location, Stores())
+    place = parse(location, JobStores(None, RetryPolicy()))
     n_left_out = 0
     with talking() as transfers:
         for entry in browse(place, is_recursive=is_recursive, transfers=transfers):
@@ -140,7 +141,7 @@ def get(locations: tuple[str, ...], directory: str, is_recursive: bool, as_json:
     Example:
       htcjob storage get 'project:photos/*.jpg' -d photos
     """
-    places = sources(locations, Stores(), is_recursive=is_recursive)
+    places = sources(locations, JobStores(None, RetryPolicy()), is_recursive=is_recursive)
     target = Target(None, real_path(directory), is_folder=True)
     for place in places:
         check_apart(place, target, is_recursive=is_recursive)
@@ -163,7 +164,7 @@ def put(files: tuple[str, ...], location: str, is_recursive: bool, as_json: bool
     Example:
       htcjob storage put -r photos task:
     """
-    target = target_in_store(location, Stores(), is_many=is_recursive or len(files) > 1)
+    target = target_in_store(location, JobStores(None, RetryPolicy()), is_many=is_recursive or len(files) > 1)
     for file in files:
         check_apart(file, target, is_recursive=is_recursive)
     with moving("put") as transfers:
@@ -189,7 +190,7 @@ def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
     """
     if is_local(source) and is_local(destination):
         raise UsageError("both are on this machine: use cp, or write project:KEY, task:KEY or a URL")
-    stores = Stores()
+    stores = JobStores(None, RetryPolicy())
     place = None if is_local(source) else sources([source], stores, is_recursive=is_recursive)[0]
     is_many = is_recursive or (place is not None and GLOB.search(place.key) is not None)
     if is_local(destination):
@@ -217,7 +218,7 @@ def cat(location: str) -> None:
     Example:
       htcjob storage cat project:list.txt
     """
-    place = parse(location, Stores())
+    place = parse(location, JobStores(None, RetryPolicy()))
     if place.is_folder:
         raise UsageError(f"{location} is a folder: name one object")
     with talking() as transfers:
@@ -242,7 +243,7 @@ def rm(locations: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bo
     Example:
       htcjob storage rm -r task:photos
     """
-    places = sources(locations, Stores(), is_recursive=is_recursive)
+    places = sources(locations, JobStores(None, RetryPolicy()), is_recursive=is_recursive)
     for place in places:
         is_deep = is_recursive or "**" in place.key
         if is_deep and not place.key.strip("*/") and not is_all:
