@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-import _thread
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from htcjob.outcome.endings import Ending, Facts, FailureBudget
 
 if TYPE_CHECKING:
-    from htcjob.entries.each import Act
+    from htcjob.entries.each import Stay
     from htcjob.entries.pipeline import Pipeline
     from htcjob.environment.context import JobContext
     from htcjob.ledger.ledger import Ledger
+    from htcjob.outcome.results import CommandResult
     from htcjob.run_options import RunOptions
+    from htcjob.supervise.last_resort import LastResort
+
+
+class LoopLeftError(Exception):
+    """The user's own loop takes no further entry; not an error of anybody's."""
+
+
+class Loop(Protocol):
+    """The user's own loop, which works on the entries in place of a command (`htcjob.Job`)."""
+
+    def act(self, stay: Stay, worker: int, timeout_s: float | None, /) -> tuple[CommandResult, object, str]:
+        """
+        Work on an entry (`entries.each.Act`).
+
+        Raises:
+            LoopLeftError: the loop takes no more.
+        """
+
+    def flow_ended(self) -> None:
+        """There are no more entries."""
+
+    def await_loop(self) -> None:
+        """Wait until the loop has ended, or is waited for no longer."""
 
 
 class Attempt:
@@ -28,13 +48,13 @@ class Attempt:
     Args:
         options: What the user asked for.
         environ: The injected environment.
-        act: Does the work of one entry in place of the user's command (`each.Each`).
+        loop: Works on the entries, where that is neither a command nor a function of a warm worker.
     """
 
-    def __init__(self, options: RunOptions, environ: Mapping[str, str], *, act: Act | None = None) -> None:
+    def __init__(self, options: RunOptions, environ: Mapping[str, str], *, loop: Loop | None = None) -> None:
         self.options = options
         self.environ = environ
-        self.act = act
+        self.loop = loop
         self.facts = Facts(options.max_failures or FailureBudget(), permanent_exit=options.permanent_exit)
         self.started_at = time.time()
         self.started = time.monotonic()
@@ -42,6 +62,8 @@ class Attempt:
         self.chunk = range(0)
         self.ledger: Ledger | None = None
         self.pipeline: Pipeline | None = None
+        self.last_resort: LastResort | None = None
+        """Ends the process when something hangs after a request to stop."""
         self.ending: Ending | None = None
         """Once it is decided and written down."""
         self._is_over = threading.Event()
@@ -52,25 +74,12 @@ class Attempt:
     def __exit__(self, *_error: object) -> None:
         self._is_over.set()
 
-    def end_in(self, seconds: float, last_words: Callable[[], int]) -> None:
-        """
-        End this process by `os._exit` where the attempt is not over by then; costs a thread that waits.
+    def is_over_within(self, seconds: float) -> bool:
+        """Wait so long at most, and return whether the attempt is over."""
+        return self._is_over.wait(seconds)
 
-        Called in a signal handler, so by means that take no lock.
-        """
-
-        def watch() -> None:
-            if not self._is_over.wait(seconds):
-                status = os.EX_SOFTWARE
-                try:
-                    status = last_words()
-                finally:
-                    os._exit(status)
-
-        # The kernel may hand a signal to any thread that takes it, and the main thread would not wake.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            with suppress(RuntimeError):  # this machine gives no thread
-                _thread.start_new_thread(watch, ())
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    def await_loop(self) -> None:
+        """Wait until the user's own loop, if there is one, has ended or is waited for no longer."""
+        if self.loop is not None:
+            self.loop.flow_ended()
+            self.loop.await_loop()

@@ -1,29 +1,35 @@
 """
 What ends an attempt early: the limit of the platform, a notice of the cloud, what hangs after a stop.
 
-Imported only where an attempt has one of these; the deadline of the attempt itself is the signals' own.
+The attempt's own deadline is the signals' own (`Signals.stop_after`).
 """
 
 from __future__ import annotations
 
+import _thread
+import os
+import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from htcjob.attempt.exit_record import last_words
+from htcjob.attempt.exit_record import exit_record_of, write_termination_log
 from htcjob.environment.variables import metadata_server
-from htcjob.logs.events import WARNING, event, utc
+from htcjob.errors import TransientError
+from htcjob.logs.events import ERROR, WARNING, event, utc
+from htcjob.outcome.endings import decide
 from htcjob.supervise.bounded_call import OVERTIME_S
 
 if TYPE_CHECKING:
     from htcjob.attempt.attempt import Attempt
     from htcjob.environment.context import JobContext
-    from htcjob.supervise.last_resort import LastResort
     from htcjob.supervise.signals import Signals
 
 
-def warned_early(attempt: Attempt, context: JobContext, signals: Signals) -> AbstractContextManager[object]:
+def stop_early_where_told(
+    attempt: Attempt, context: JobContext, signals: Signals
+) -> AbstractContextManager[object]:
     """Stop ahead of the platform's own limit, and at the cloud's notice where that is asked for."""
     if context.ends_at is not None:
         _stop_before(context.ends_at, attempt.options.grace_s, signals)
@@ -47,23 +53,81 @@ def _stop_before(ends_at: int, grace_s: float, signals: Signals) -> None:
         signals.stop_after(stop_in_s)
 
 
-def guard(attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] | None = None) -> LastResort:
+def end_whatever_hangs(
+    attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] | None = None
+) -> None:
     """
-    See to it that what hangs does not hold an attempt that was asked to stop.
+    See to it that what hangs does not hold an attempt that was asked to stop; a second call changes nothing.
 
     Args:
         attempt: That attempt.
         signals: Where stop signals arrive; one may have come already.
         at_once: Called with the signal that asks it to stop, in another thread.
     """
+    if attempt.last_resort is not None:
+        return
     from htcjob.supervise.last_resort import LastResort
 
-    last_resort = LastResort(
+    attempt.last_resort = LastResort(
         signals.request_in,
         after_s=attempt.options.grace_s + OVERTIME_S,
-        last_words=lambda signum: last_words(attempt, signals, signum),
+        last_words=lambda signum: _last_words(attempt, signals, signum),
         at_once=at_once,
     )
     if signals.stop_signal is not None:
-        last_resort.begin(signals.stop_signal)
-    return last_resort
+        attempt.last_resort.begin(signals.stop_signal)
+
+
+def end_what_hangs_around_command(attempt: Attempt, signals: Signals) -> None:
+    """
+    See to the same for a plain command, at no cost until a signal comes.
+
+    All our own waits for a command end at a signal, so no thread has to watch from the beginning.
+    """
+    signals.on_stop = lambda signum: _exit_unless_over(attempt, signals, signum)
+    if signals.stop_signal is not None:
+        signals.on_stop(signals.stop_signal)
+
+
+def _exit_unless_over(attempt: Attempt, signals: Signals, signum: int) -> None:
+    """
+    End this process by `os._exit` where the attempt is not over by then; costs a thread that waits.
+
+    Called in a signal handler, so by means that take no lock.
+    """
+
+    def watch() -> None:
+        if not attempt.is_over_within(attempt.options.grace_s + OVERTIME_S):
+            status = os.EX_SOFTWARE
+            try:
+                status = _last_words(attempt, signals, signum)
+            finally:
+                os._exit(status)
+
+    # The kernel may hand a signal to any thread that takes it, and the main thread would not wake.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        with suppress(RuntimeError):  # this machine gives no thread
+            _thread.start_new_thread(watch, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _last_words(attempt: Attempt, signals: Signals, signum: int) -> int:
+    """Return the exit status of an attempt that hangs after a request to stop, said and written down."""
+    facts, ending = attempt.facts, attempt.ending
+    if ending is None:
+        signals.ask_to_stop(signum)  # which the main thread may not have done
+        facts.stop_signal, facts.stop_cause = signum, signals.stop_cause
+        if not facts.is_plain:
+            facts.command = None
+        if facts.command is None:
+            what, said = ("command", "no end") if facts.is_plain else ("storage", "no answer")
+            facts.error = TransientError("wait", what, f"{said} within the grace period")
+        ending = decide(facts)
+        write_termination_log(attempt, exit_record_of(attempt, ending))
+    # All may be committed, and the user's own program still hang: that is no success of the program. A
+    # plain command has ended, or hangs: its own status is the truth.
+    status = ending.exit_status if facts.is_plain else ending.exit_status or 128 + signum
+    event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)
+    return status

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from htcjob import __version__
 from htcjob.environment.variables import termination_log
 from htcjob.errors import HtcjobError, TransientError
-from htcjob.logs.events import DEBUG, ERROR, INFO, WARNING, event, utc
-from htcjob.outcome.endings import decide
+from htcjob.logs.events import DEBUG, INFO, WARNING, event, utc
 from htcjob.outcome.results import EntryResult, signal_name
 from htcjob.supervise.bounded_call import OVERTIME_S, TooLongError, within
 from htcjob.trouble import in_words, of_error, open_at_once
@@ -18,7 +17,6 @@ from htcjob.trouble import in_words, of_error, open_at_once
 if TYPE_CHECKING:
     from htcjob.attempt.attempt import Attempt
     from htcjob.outcome.endings import Ending
-    from htcjob.supervise.signals import Signals
 
 RECORD_S = 30.0
 """How long task storage has for the exit record of a plain command, after its end."""
@@ -29,7 +27,7 @@ TERMINATION_LOG_S = 1.0
 
 def write_exit_record(attempt: Attempt, ending: Ending, stopped_at: float | None) -> None:
     """Write how the attempt ended: to task storage, to the termination log, and to the log."""
-    record: Mapping[str, object] = _exit_record(attempt, ending)
+    record: Mapping[str, object] = exit_record_of(attempt, ending)
     event(
         __name__,
         DEBUG if attempt.facts.is_plain else INFO,
@@ -89,27 +87,8 @@ def write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> Non
             event(__name__, WARNING, "termination_log_not_written", path=path, cause=_survived(error))
 
 
-def last_words(attempt: Attempt, signals: Signals, signum: int) -> int:
-    """Return the exit status of an attempt that hangs after a request to stop, said and written down."""
-    facts, ending = attempt.facts, attempt.ending
-    if ending is None:
-        signals.ask_to_stop(signum)  # which the main thread may not have done
-        facts.stop_signal, facts.stop_cause = signum, signals.stop_cause
-        if not facts.is_plain:
-            facts.command = None
-        if facts.command is None:
-            what, said = ("command", "no end") if facts.is_plain else ("storage", "no answer")
-            facts.error = TransientError("wait", what, f"{said} within the grace period")
-        ending = decide(facts)
-        write_termination_log(attempt, _exit_record(attempt, ending))
-    # All may be committed, and the user's own program still hang: that is no success of the program. A
-    # plain command has ended, or hangs: its own status is the truth.
-    status = ending.exit_status if facts.is_plain else ending.exit_status or 128 + signum
-    event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)
-    return status
-
-
-def _exit_record(attempt: Attempt, ending: Ending) -> dict[str, object]:
+def exit_record_of(attempt: Attempt, ending: Ending) -> dict[str, object]:
+    """Return what there is to say of how the attempt ended."""
     facts, context, command = attempt.facts, attempt.context, attempt.facts.command
     staging = attempt.pipeline.staging if attempt.pipeline else None
     peak = attempt.pipeline.peak_memory_bytes if attempt.pipeline else 0

@@ -6,11 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from htcjob.attempt.command_variables import job_variables
-from htcjob.attempt.exit_record import RECORD_S, last_words
+from htcjob.attempt.early_end import end_what_hangs_around_command
+from htcjob.attempt.exit_record import RECORD_S
 from htcjob.environment.variables import command_environment
 from htcjob.errors import ConfigurationError, TokenError
 from htcjob.logs.events import WARNING, event, utc
-from htcjob.supervise.bounded_call import OVERTIME_S, TooLongError, within
+from htcjob.supervise.bounded_call import TooLongError, within
 from htcjob.supervise.command import run_command
 
 if TYPE_CHECKING:
@@ -27,16 +28,13 @@ def run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
     A token that is there and of no use may still be what the command is for, so that is said.
     """
     options = attempt.options
-    # Our own waits end at a signal here, so what ends the rest costs nothing until one comes.
-    signals.on_stop = lambda signum: attempt.end_in(
-        options.grace_s + OVERTIME_S, lambda: last_words(attempt, signals, signum)
-    )
-    if signals.stop_signal is not None:
-        signals.on_stop(signals.stop_signal)
     if options.is_each:
         raise ConfigurationError(
             "--each and --call need entries: name a manifest with --manifest or HTCJOB_MANIFEST"
+            if attempt.loop is None
+            else "htcjob.Job needs entries: name a manifest with HTCJOB_MANIFEST"
         )
+    end_what_hangs_around_command(attempt, signals)
     if context.token is not None:
         _look_at(context.token)
     if context.task_store is not None:

@@ -24,12 +24,15 @@ from htcjob.ledger.records import LONGEST_MESSAGE
 from htcjob.logs.events import event
 from htcjob.logs.redact import redact
 from htcjob.machine.temporary import clear_away
+from htcjob.storage.keys import real_path
 from htcjob.trouble import in_words, is_passing, let_go
 
 if TYPE_CHECKING:
     from htcjob.manifest.entry import Entry
 
 log = logging.getLogger(__name__)
+
+SYSTEM_TEMPORARY = "/tmp"  # noqa: S108 - only the parent of a fresh directory with a random name
 
 _READ_OF_MESSAGE = 64 * 1024
 """Characters of the command's message that are looked at."""
@@ -299,24 +302,44 @@ def in_work_directory(path: str) -> Iterator[None]:
         raise UnwritableError("work directory", path, f"{error.strerror}; see --work-dir") from error
 
 
-@contextmanager
-def scratch_directory(parent: str) -> Iterator[str]:
-    """Give a directory of our own below *parent*, with links resolved; it goes when the context ends."""
-    from htcjob.storage.keys import real_path
+class ScratchDirectory:
+    """
+    The attempt's own directory: made when it is asked for, and removed when the context ends.
 
-    base = real_path(parent)
-    path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")
-    try:
-        with suppress(FileExistsError):  # what is there instead, or hid it, the next call says
-            os.makedirs(base, exist_ok=True)
-        os.mkdir(path, 0o700)
-    except OSError as error:
-        if is_passing(error):
-            raise TransientError("work directory", path, in_words(error)) from error
-        raise UnwritableError(
-            "work directory", path, f"{error.strerror}; choose another place with --work-dir"
-        ) from error
-    try:
-        yield path
-    finally:
-        remove_tree(path)
+    Args:
+        parent: The directory that it is made in; None: the system's temporary directory.
+    """
+
+    def __init__(self, parent: str | None) -> None:
+        self._parent = parent or SYSTEM_TEMPORARY
+        self._path: str | None = None
+
+    def __enter__(self) -> ScratchDirectory:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._path is not None:
+            remove_tree(self._path)
+
+    def make(self) -> str:
+        """
+        Make it, and return its path with links resolved.
+
+        Raises:
+            TransientError: this machine has no room for it now.
+            UnwritableError: it cannot be made there.
+        """
+        base = real_path(self._parent)
+        path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")
+        try:
+            with suppress(FileExistsError):  # what is there instead, or hid it, the next call says
+                os.makedirs(base, exist_ok=True)
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            if is_passing(error):
+                raise TransientError("work directory", path, in_words(error)) from error
+            raise UnwritableError(
+                "work directory", path, f"{error.strerror}; choose another place with --work-dir"
+            ) from error
+        self._path = path
+        return path

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from htcjob.attempt.attempt import LoopLeftError
 from htcjob.errors import UsageError
 from htcjob.outcome.results import TRY_AGAIN, CommandResult
 from htcjob.supervise.worker import CallResult
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from htcjob.supervise.signals import Signals
 
 _NOTHING_SAID = "the loop said nothing of it: call commit(), fail() or retry() for every entry"
-
-
-class LoopLeftError(Exception):
-    """The loop takes no further entry; not an error of anybody's."""
 
 
 class JobEntry:

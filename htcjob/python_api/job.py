@@ -6,9 +6,9 @@ The Python way to work: an attempt whose entries are handed to the user's own lo
             ...
             entry.commit()
 
-The recipe is that of `htcjob run --each` (`runtime.py`), in a thread of its own; the loop stays in the main
-thread, where signals and exceptions arrive as in any program. As the command line does, this room reads the
-options, shows the ending, and exits.
+The recipe is that of `htcjob run --each` (`attempt/recipe.py`), in a thread of its own; the loop stays in the
+main thread, where signals and exceptions arrive as in any program. Like the command line, this module reads
+the options, shows the ending, and exits.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ from typing import Any
 import click
 
 from htcjob.attempt.attempt import Attempt
-from htcjob.attempt.early_end import guard, warned_early
-from htcjob.attempt.recipe import end, work
+from htcjob.attempt.early_end import end_whatever_hangs
+from htcjob.attempt.recipe import follow_recipe
 from htcjob.cli.commands.run import run
 from htcjob.cli.endings import report_bug, say_ending
 from htcjob.cli.main import ending_of_usage
-from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ
 from htcjob.errors import ConfigurationError, UsageError
 from htcjob.logs import events as logs
 from htcjob.outcome.endings import Ending, ending_of_error
 from htcjob.outcome.reasons import TerminationReason
 from htcjob.outcome.results import CommandResult
-from htcjob.python_api.handover import Handover, JobEntry, LoopLeftError
+from htcjob.python_api.handover import Handover, JobEntry
 from htcjob.run_options import RunOptions
 from htcjob.supervise.last_resort import LastResort
 from htcjob.supervise.signals import STOPPING, Signals
@@ -77,7 +76,7 @@ class Job:
     ) -> None:
         self._signals = _StopSignals()
         self._handover = Handover(self._signals, finish_s=options.grace_s * FINISHING_SHARE)
-        self._attempt = Attempt(options, environ, act=self._handover.act)
+        self._attempt = Attempt(options, environ, loop=self._handover)
         self._flags = flags
         self._thread = threading.Thread(target=self._make_attempt, name="htcjob", daemon=True)
         self._process = os.getpid()
@@ -184,7 +183,8 @@ class Job:
         options = self._attempt.options
         try:
             self._signals.__enter__()
-            self._signals.last_resort = guard(self._attempt, self._signals, at_once=self._stop)
+            end_whatever_hangs(self._attempt, self._signals, at_once=self._stop)
+            self._signals.last_resort = self._attempt.last_resort
             if options.deadline_s is not None:
                 self._signals.stop_after(options.deadline_s - options.grace_s)
             self._thread.start()
@@ -233,21 +233,8 @@ class Job:
         self._attempt.facts.command_message = in_words(error)
 
     def _make_attempt(self) -> None:
-        """Make the attempt beside the loop, and end it when the loop has ended or is waited for no longer."""
-        attempt, signals = self._attempt, self._signals
-        try:
-            context = attempt.context = read_context(attempt.environ, flags=self._flags)
-            if context.manifest is None and not attempt.options.entries:
-                raise ConfigurationError("htcjob.Job needs entries: name a manifest with HTCJOB_MANIFEST")
-            with warned_early(attempt, context, signals):
-                work(attempt, context, signals)
-        except LoopLeftError:
-            pass
-        except BaseException as error:
-            attempt.facts.error = error
-        self._handover.flow_ended()
-        self._handover.await_loop()
-        end(attempt, signals)
+        """Make the attempt beside the loop; it ends when the loop has ended or is waited for no longer."""
+        follow_recipe(self._attempt, self._signals, self._flags)
 
 
 def _ended_by(error: Exception) -> BaseException:

@@ -175,11 +175,11 @@ EARLY = """
 import os, signal, time
 from htcjob.run_options import RunOptions
 from htcjob.attempt.attempt import Attempt
-from htcjob.attempt.early_end import guard
+from htcjob.attempt.early_end import end_whatever_hangs
 from htcjob.supervise.signals import Signals
 with Signals() as signals:
     os.kill(os.getpid(), signal.SIGTERM)
-    guard(Attempt(RunOptions(("true",), grace_s=0), {}), signals)
+    end_whatever_hangs(Attempt(RunOptions(("true",), grace_s=0), {}), signals)
     time.sleep(1000)
 """
 
@@ -277,7 +277,7 @@ def test_a_termination_log_that_takes_nothing_is_not_waited_for(htcjob, monkeypa
     says_nothing = threading.Event()
     monkeypatch.setattr(exit_record, "TERMINATION_LOG_S", 0.05)
     monkeypatch.setattr(
-        exit_record, "_open_at_once", lambda *_: says_nothing.wait() and os.open(os.devnull, os.O_WRONLY)
+        exit_record, "open_at_once", lambda *_: says_nothing.wait() and os.open(os.devnull, os.O_WRONLY)
     )
     attempt = Attempt(RunOptions(("true",)), {"HTCJOB_TERMINATION_LOG": str(htcjob.termination_log)})
     said = []
