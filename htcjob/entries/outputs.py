@@ -12,7 +12,6 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import NoReturn
 
 from htcjob.errors import BadKeyError, OutputError, TransientError, UsageError
@@ -21,6 +20,7 @@ from htcjob.logs.events import event
 from htcjob.storage.keys import check_key
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.spelling import folded
+from htcjob.transfer.globs import file_pattern
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class OutputPatterns:
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._patterns = {pattern: _parts(pattern) for pattern in patterns}
+        self._patterns = {pattern: file_pattern(_parts(pattern)) for pattern in patterns}
         self._unmatched = set(self._patterns)
         """Those that no file has matched so far."""
         self._left_out: list[str] = []
@@ -82,9 +82,9 @@ class OutputPatterns:
     def _names(self, path: str) -> bool:
         if not self._patterns:
             return True
-        parts, is_named = path.split("/"), False
+        is_named = False
         for pattern, compared in self._patterns.items():
-            if (not is_named or pattern in self._unmatched) and _matches(parts, compared):
+            if (not is_named or pattern in self._unmatched) and compared.match(path):
                 is_named = True
                 self._unmatched.discard(pattern)
         if not is_named and len(self._left_out) < SHOWN_NAMES:
@@ -143,26 +143,6 @@ def _parts(pattern: str) -> list[str]:
     if folded(parts[0]) == RESERVED_FOLDER:
         raise UsageError(f"--output {pattern!r}: outputs must not begin with {RESERVED_PREFIX}")
     return parts
-
-
-def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """
-    Tell whether a path matches a glob, both in parts.
-
-    `*` and `?` stay within a part, `**` is any number of folders, and a name with a leading dot matches
-    only where the pattern has that dot, as in a shell. (`glob` itself follows links, without end.)
-    """
-    if not pattern:
-        return not path
-    first, *rest = pattern
-    if not first:
-        return bool(path)
-    if first == "**":
-        passed = next((n for n, part in enumerate(path) if part.startswith(".")), len(path))
-        return any(_matches(path[start:], rest) for start in range(passed + 1))
-    if not path or (path[0].startswith(".") and not first.startswith(".")):
-        return False
-    return fnmatchcase(path[0], first) and _matches(path[1:], rest)
 
 
 def _files(directory: str) -> Iterator[str]:

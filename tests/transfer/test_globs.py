@@ -2,7 +2,7 @@
 
 import pytest
 
-from htcjob.transfer.globs import glob_pattern
+from htcjob.transfer.globs import file_pattern, glob_pattern
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,21 @@ def test_globs_are_a_shells(glob, matches, others):
         return bool(match and not match[2])
 
     assert [key for key in [*matches, *others] if does_match(key)] == matches
+
+
+@pytest.mark.parametrize(
+    ("glob", "matches", "others"),
+    [
+        ("*", ["a"], ["a/b", ".a"]),
+        ("a/", ["a/b", "a/.b/c"], ["a", "ab/c", ".a/b"]),
+        ("**/", ["a", "a/b", ".a/b"], []),
+        ("**/a/", ["a/b", "b/a/c", "a/a/.b"], ["a", ".b/a/c"]),
+        ("a/**", ["a", "a/b", "a/b/c"], ["a/.b", "ab"]),
+        ("a/**/**", ["a", "a/b"], ["b"]),
+        ("**/.*", [".a", "b/.a"], ["a", ".b/.a"]),
+    ],
+)
+def test_globs_of_files_may_end_in_a_folder(glob, matches, others):
+    """With a slash at the end they mean everything in it; without one, a folder is nothing."""
+    pattern = file_pattern(glob.split("/"))
+    assert [path for path in [*matches, *others] if pattern.match(path)] == matches
