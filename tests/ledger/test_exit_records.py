@@ -11,6 +11,7 @@ import pytest
 
 from htcjob.environment.context import read_context
 from htcjob.errors import TransientError
+from htcjob.ledger.exit_records import exit_record_json
 from htcjob.ledger.ledger import Ledger
 from htcjob.outcome.reasons import TerminationReason
 from htcjob.retry import RetryPolicy
@@ -100,7 +101,7 @@ def test_where_nobody_tells_the_attempt_all_records_stay(store, environ):
 
 
 def counted(**variables: str) -> list[dict[str, str]]:
-    """Give the environments of attempts whose variables are the words of each."""
+    """Return the environments of attempts whose variables are the words of each."""
     words = [value.split() for value in variables.values()]
     return [dict(zip(variables, values, strict=True)) for values in zip(*words, strict=True)]
 
@@ -246,3 +247,15 @@ def test_what_a_command_writes_to_the_termination_log_is_not_believed(tmp_path, 
     for junk in (b"", b"\xff", b"[1]", b"null", b"[" * 100_000, b'{"htcjob":' + b"[" * 3000, b"9" * 4096):
         log.write_bytes(junk)
         assert _exit_record(str(log)) == {}
+
+
+@pytest.mark.parametrize("message", ["", "short", "x" * 10_000, "é€😀" * 5000, '"\\\n' * 4000])
+def test_an_exit_record_fits_a_termination_message(message):
+    """At most 4,096 bytes of valid JSON, and only the message is shortened."""
+    data = exit_record_json({"array_index": 1, "exit_status": 75, "message": message})
+    assert len(data) <= 4096
+    found = json.loads(data)
+    assert found["exit_status"] == 75
+    assert message.startswith(found["message"])
+    if len(message) > 5000:
+        assert len(data) > 3900

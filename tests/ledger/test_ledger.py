@@ -1,16 +1,10 @@
 """The ledger: what is committed stays so, at any array size; what is not is never said to be."""
 
-import json
-
 import pytest
 
-from htcjob.errors import ConfigurationError, PermanentError, RunMismatchError, TransientError
-from htcjob.ledger.exit_records import exit_record_json
+from htcjob.errors import PermanentError, TransientError
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.records import Output, Record
-from htcjob.ledger.run_identity import RunIdentity
-from htcjob.manifest.entry_list import EntryList
-from htcjob.manifest.manifest import Manifest
 from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
 from htcjob.storage.memory.store import MemoryStore
@@ -227,77 +221,7 @@ def test_a_commit_that_fails_is_not_believed(store):
     assert set(ledger(store).done(range(10))) == set()
 
 
-def test_a_run_is_of_one_manifest_and_one_command(store):
-    """The same again is welcome; another manifest or command is refused, and the message says what differs."""
-    ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog", "x"])
-    ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog", "x"])
-    with pytest.raises(RunMismatchError, match=r"manifest entries:.*, now entries:.*--run"):
-        ledger(store).open_run(RunIdentity.of(EntryList(["b"])), ["prog", "x"])
-    with pytest.raises(RunMismatchError, match="command"):
-        ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog", "y"])
-    ledger(store, "other").open_run(RunIdentity.of(EntryList(["b"])), ["prog", "y"])
-
-
-def test_a_manifest_that_was_written_again_is_the_same(store):
-    """Another ETag with the same bytes is no other manifest; the same size with other bytes is one."""
-
-    def opened(data: bytes) -> Manifest:
-        store.delete("list.txt")
-        store.put_bytes(data, "list.txt")
-        return Manifest(store, "list.txt")
-
-    first, again, other = opened(b"a\nb\n"), opened(b"a\nb\n"), opened(b"a\nc\n")
-    assert first.tag != again.tag
-    ledger(store).open_run(RunIdentity.of(first), ["prog"])
-    ledger(store).open_run(RunIdentity.of(again), ["prog"])
-    with pytest.raises(RunMismatchError, match="has changed since"):
-        ledger(store).open_run(RunIdentity.of(other), ["prog"])
-
-
 def test_the_outputs_of_what_is_done_are_known(store):
     """So that a later attempt sees when another entry writes the same name."""
     commit(store, [record(1, outputs=(Output("x", 1, ""), Output("y", 1, "")))])
     assert ledger(store).done(range(10)) == {1: ["x", "y"]}
-
-
-def test_a_damaged_run_file_is_not_taken_for_ours(store):
-    """It is an error that names the object."""
-    store.put_bytes(b"{", ".htcjob/default/run.json")
-    with pytest.raises(PermanentError, match=r"run\.json"):
-        ledger(store).open_run(RunIdentity.of(EntryList(["a"])), ["prog"])
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "x" * 101, "ä", "a\n"])
-def test_a_run_name_is_a_plain_word(store, name):
-    """It becomes part of keys, so nothing else is let in."""
-    with pytest.raises(ConfigurationError):
-        ledger(store, name).open_run(RunIdentity.of(EntryList(["a"])), ["prog"])
-
-
-def test_a_record_is_one_json_line_with_its_facts():
-    """What a program reads back is what was written."""
-    line = record(
-        7,
-        message="x" * 9000,
-        outputs=(Output("o.dat", 3, "ab" * 32),),
-        work_s=1.5,
-        ended_at="2025-01-01T00:00:00.000Z",
-    ).to_json()
-    found = json.loads(line)
-    assert "\n" not in line
-    assert found["position"] == 7
-    assert found["result"] == "done"
-    assert found["outputs"] == [{"key": "o.dat", "size_bytes": 3, "sha256": "ab" * 32}]
-    assert len(found["message"]) == 500
-
-
-@pytest.mark.parametrize("message", ["", "short", "x" * 10_000, "é€😀" * 5000, '"\\\n' * 4000])
-def test_an_exit_record_fits_a_termination_message(message):
-    """At most 4,096 bytes of valid JSON, and only the message is shortened."""
-    data = exit_record_json({"array_index": 1, "exit_status": 75, "message": message})
-    assert len(data) <= 4096
-    found = json.loads(data)
-    assert found["exit_status"] == 75
-    assert message.startswith(found["message"])
-    if len(message) > 5000:
-        assert len(data) > 3900

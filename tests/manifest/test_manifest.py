@@ -10,70 +10,16 @@ from hypothesis import strategies as st
 from htcjob.errors import AbsentError, RunMismatchError
 from htcjob.manifest import groups as manifest_groups
 from htcjob.manifest import manifest as module
-from htcjob.manifest.entry import parse_entry
-from htcjob.manifest.entry_list import EntryList
 from htcjob.manifest.groups import GROUP_BYTES
 from htcjob.manifest.manifest import Manifest
 from htcjob.storage.memory.store import MemoryStore
+from tests.support.manifests import LINES, CountingStore, reference
 
 
 def manifest_of(data: bytes) -> Manifest:
     store = MemoryStore("manifest")
     store.put_bytes(data, "list.txt")
     return Manifest(store, "list.txt")
-
-
-class CountingStore(MemoryStore):
-    """Holds one manifest, and notes what is asked for."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__("counting")
-        self.requests: list[str] = []
-        self.read_bytes = 0
-        self.put_bytes(data, "list.txt")
-
-    def head(self, key):
-        self.requests.append(f"head {key}")
-        return super().head(key)
-
-    def read_part(self, key, start, stop):
-        self.requests.append(key)
-        data, info = super().read_part(key, start, stop)
-        self.read_bytes += len(data)
-        return data, info
-
-
-def reference(data: bytes) -> list[tuple[int, bytes]]:
-    """The definition in ten lines: (line number, line) of every entry."""
-    if data.startswith(b"\xef\xbb\xbf"):
-        data = data[3:]
-    lines = data.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    entries = []
-    for number, line in enumerate(lines, 1):
-        line = line[:-1] if line.endswith(b"\r") else line
-        if line.strip() and not line.startswith(b"#"):
-            entries.append((number, line))
-    return entries
-
-
-LINES = st.lists(
-    st.sampled_from(
-        [
-            b"a.jpg",
-            b"",
-            b"  ",
-            b"# note",
-            b"x/\xc3\xa9\xe2\x82\xac.png",
-            b"b c",
-            b'{"key":"k"}',
-            b"#",
-            b"z" * 50,
-        ]
-    ),
-    max_size=60,
-)
 
 
 @settings(max_examples=200, deadline=None)
@@ -99,57 +45,6 @@ def test_chunks_are_those_of_the_definition(lines, end, bom, last_newline, block
         found = list(manifest.entries(range(start, stop)))
     assert [entry.position for entry in found] == list(range(start, stop))
     assert [(entry.line_number, entry.text.encode()) for entry in found] == expected[start:stop]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        (b"../../etc/passwd", "'..'"),
-        (b"a/../b", "'..'"),
-        (b"/etc/passwd", "absolute"),
-        (b"a\0b", "NUL"),
-        (b"\xff\xfe.jpg", "UTF-8"),
-        (b"a\rb", "line break"),
-        (b"x" * 1025, "1025 bytes"),
-        (b"x" * 70_000, "longer than"),
-        (b"{", "not a JSON object"),
-        (b'{"key": 3}', '"key"'),
-        (b'{"name": "x"}', '"key"'),
-        (b'{"key": "../x"}', "'..'"),
-        (b'{"key": "a\\u0000b"}', "NUL"),
-        (b"http://host/x.jpg", "no such kind of storage"),
-        (b"s3://bucket", ""),
-        (b"file:///a/../../etc/passwd", "'..'"),
-        (b"[" * 60_000, "1024"),
-        (b'{"key":' + b"[" * 60_000, "not a JSON object"),
-        (b'{"key": "b", "x": "\\ud800"}', "surrogate"),
-    ],
-    ids=lambda value: repr(value)[:30],
-)
-def test_a_bad_line_is_reported_with_its_number_and_does_not_raise(line, said):
-    """The line fails as an entry; the chunk goes on."""
-    entry = parse_entry(line, position=4, line_number=7)
-    assert entry.problem
-    assert entry.problem.startswith("manifest line 7: ")
-    assert said in entry.problem
-    assert len(entry.problem) < 400
-    assert len(entry.text) <= 201
-
-
-@pytest.mark.parametrize(
-    "key",
-    ["a b.jpg", "ä/ö.jpg", "-rf.jpg", "%03d.jpg", "quote'$(x) ;&.jpg", " leading", "a#b", "x:y", "a..b"],
-)
-def test_odd_names_are_entries(key):
-    """Spaces, quotes, dashes and percent signs are part of a name."""
-    entry = parse_entry(key.encode(), position=0, line_number=1)
-    assert (entry.problem, entry.key, entry.is_url) == (None, key, False)
-
-
-def test_members_of_a_json_line_are_parameters():
-    """All members but the key are handed to the command."""
-    entry = parse_entry(b'{"key": "a.jpg", "scale": 1.5, "name": "x"}', position=0, line_number=1)
-    assert (entry.key, dict(entry.parameters)) == ("a.jpg", {"scale": 1.5, "name": "x"})
 
 
 def test_an_absent_manifest_is_absent():
@@ -201,14 +96,6 @@ def test_a_small_manifest_is_read_once():
     assert [entry.key for entry in manifest.entries(range(1, 2))] == ["b.jpg"]
     assert manifest.sha256 == hashlib.sha256(b"a.jpg\nb.jpg\n").hexdigest()
     assert store.requests == ["head list.txt", "list.txt"]
-
-
-def test_entries_of_the_command_line_have_a_run_of_their_own():
-    """Trying one entry by hand does not clash with the run of the whole manifest, nor with another entry."""
-    one, other = EntryList(["a.jpg"]), EntryList(["b.jpg"])
-    assert [entry.key for entry in one.entries(range(1))] == ["a.jpg"]
-    assert one.default_run != other.default_run
-    assert one.default_run == EntryList(["a.jpg"]).default_run
 
 
 def test_a_manifest_that_changes_while_it_is_read_is_noticed():
