@@ -101,19 +101,20 @@ def test_bad_photos_are_failed_entries_with_a_reason(htcjob, some_photos, shared
     }
     for name in bad:
         shutil.copy(shared_images / "bad" / name, htcjob.project / name)
-    htcjob.manifest(*some_photos, *bad, "absent.jpg")
+    good = dict(list(some_photos.items())[::3])  # the command is started for each of them, twice
+    htcjob.manifest(*good, *bad, "absent.jpg")
     arguments = ("--each", "--", *TAGGER, "{input}") if way == "each" else ("--", *TAGGER)
     htcjob.task = tmp_path / "with-bad"
     done, summary = simulate(htcjob, htcjob.task, 2, "--manifest", "list.txt", *arguments)
     assert done.returncode == 65
-    assert summary["entries_done"] == len(some_photos)
+    assert summary["entries_done"] == len(good)
     failed = {
         record["entry"]: record["message"] for record in htcjob.records() if record["result"] == "failed"
     }
     assert failed.keys() == {*bad, "absent.jpg"}
     for name, said in bad.items():
         assert said in failed[name], name
-    assert counts(htcjob.task) == {name: faces for name, faces in some_photos.items() if faces}
+    assert counts(htcjob.task) == {name: faces for name, faces in good.items() if faces}
 
     done, _ = simulate(
         htcjob, tmp_path / "allowed", 2, "--manifest", "list.txt", "--max-failures", "7", *arguments

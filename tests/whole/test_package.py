@@ -28,10 +28,11 @@ def wheel(tmp_path_factory) -> Path:
 def installed(wheel, tmp_path_factory, skip_or_fail) -> Path:
     """The folder of commands of an environment that has only the wheel and what it depends on."""
     directory = tmp_path_factory.mktemp("package")
-    subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
     commands = directory / "venv" / "bin"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", commands / "python"]
     done = subprocess.run(
-        [commands / "python", "-m", "pip", "--disable-pip-version-check", "install", wheel],
+        [*pip, "install", wheel],
         capture_output=True,
         text=True,
         check=False,

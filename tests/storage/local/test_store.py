@@ -27,6 +27,7 @@ RESERVED_KEYS = (f"a/{TEMP_PREFIX}0", f"{TEMP_PREFIX}0/a", ".nfs0000000000000001
 
 
 class TestLocalStore(StoreContract):
+    examples = 100
     refused_keys = (*REFUSED_KEYS, *RESERVED_KEYS, "a//b", "a/", "a/./b", "./a", ".", "a/.")
     folder_like_keys = ()
 

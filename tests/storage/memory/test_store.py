@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class TestMemoryStore(StoreContract):
+    examples = 100
+
     @pytest.fixture(autouse=True)
     def eager_threads(self) -> Iterator[None]:
         """Let threads interrupt each other a thousand times more often than usual."""
