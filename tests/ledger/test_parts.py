@@ -13,6 +13,7 @@ from htcjob.ledger.reader import final_records
 from htcjob.ledger.records import Record
 from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
+from htcjob.storage.local.listing import Walk
 from htcjob.storage.local.store import LocalStore
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.transfer.transfers import Transfers
@@ -218,6 +219,7 @@ from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.records import Record
 from htcjob.outcome.results import EntryResult
 from htcjob.retry import RetryPolicy
+from htcjob.storage.local.listing import Walk
 from htcjob.storage.local.store import LocalStore
 
 store = LocalStore(sys.argv[1])
@@ -253,15 +255,15 @@ def test_a_folder_that_changes_behind_its_reader(read, tmp_path, monkeypatch):
     store = LocalStore(str(tmp_path))
     commit(store, *range(SCATTERED_PARTS))
     program = _WRITER.replace("SCATTERED", str(SCATTERED_PARTS))
-    plain_names, others = LocalStore._names, [1]
+    plain_names, others = Walk._names, [1]
 
-    def names(self, folder, wanted):
-        found = plain_names(self, folder, wanted)
+    def names(self, folder):
+        found = plain_names(self, folder)
         if b"/done/0" in folder and others:
             others.pop()
             subprocess.run([sys.executable, "-c", program, str(tmp_path), "1"], check=True)
         return found
 
-    monkeypatch.setattr(LocalStore, "_names", names)
+    monkeypatch.setattr(Walk, "_names", names)
     assert read(store) == set(range(SCATTERED_PARTS))
     assert not others
