@@ -28,10 +28,13 @@ from htcjob.errors import (
     UnauthenticatedError,
     UnwritableError,
 )
-from htcjob.logs.redact import redact
+from htcjob.logs.redact import one_line
 
 if TYPE_CHECKING:
     from htcjob.errors import StorageError
+
+LONGEST_TEXT = 300
+"""Of what a server or an SDK says, at most so many characters are shown."""
 
 
 class Meaning(Enum):
@@ -298,8 +301,7 @@ class Answer:
         said = " ".join(filter(None, (str(self.status or ""), self.code)))
         if self.message and meaning not in (Meaning.ABSENT, Meaning.NO_BUCKET):
             said += f": {self.message}"
-        said = redact(" ".join(said.split()))[:_LONGEST_TEXT]
-        reason = f"{words} ({said})"
+        reason = f"{words} ({one_line(said, LONGEST_TEXT)})"
         if meaning.error is TransientError:
             return TransientError(
                 operation,
@@ -312,9 +314,6 @@ class Answer:
         return meaning.error(operation, url, reason)
 
 
-def seconds_of(retry_after: str | None) -> float | None:
-    """Give the seconds of a Retry-After header; a date, which no cloud sends, is not understood."""
-    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
-
-
-_LONGEST_TEXT = 300
+def retry_after(header: str | None) -> float | None:
+    """Return the seconds of a Retry-After header; a date, which no cloud sends, is not understood."""
+    return float(header) if header is not None and header.isdecimal() else None

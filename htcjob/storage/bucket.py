@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from htcjob.errors import DeniedError, HtcjobError, PermanentError, TransientError, UnauthenticatedError
-from htcjob.logs.redact import redact
+from htcjob.logs.redact import one_line
 from htcjob.storage.bounds import this_thread
 from htcjob.trouble import in_words, is_passing
 
@@ -254,9 +254,9 @@ class _Operation:
             if is_passing(error):
                 raise TransientError(self._operation, self._url, in_words(error)) from error
             if isinstance(error, (KeyError, ValueError)):  # while an SDK's answer was read
-                reason = f"the answer makes no sense ({type(error).__name__}: {redact(str(error))[:80]})"
+                reason = f"the answer makes no sense ({type(error).__name__}: {one_line(str(error), 80)})"
                 raise TransientError(self._operation, self._url, reason) from error
         # A fault inside obstore; by its name, as pyo3 has no module that one could import.
         if type(error).__name__ == "PanicException":
-            reason = " ".join(redact(str(error)).split())[:200]
-            raise PermanentError(self._operation, self._url, f"obstore failed: {reason}") from error
+            reason = f"obstore failed: {one_line(str(error))}"
+            raise PermanentError(self._operation, self._url, reason) from error

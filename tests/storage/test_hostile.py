@@ -14,7 +14,8 @@ import pytest
 
 from htcjob.errors import ConfigurationError, PermanentError, TransientError
 from htcjob.storage.access import Access
-from htcjob.storage.cloud import Body, Bucket, CloudStore
+from htcjob.storage.bucket import Body, Bucket
+from htcjob.storage.cloud import CloudStore
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.urls import open_store
 from tests.support.wire.wire import FaultProxy

@@ -2,55 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from base64 import b64decode
-from contextlib import suppress
 from email.utils import formatdate, parsedate_to_datetime
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-import requests
-from azure.core.credentials import AzureSasCredential
-from azure.core.pipeline import Pipeline
-from azure.core.pipeline.policies import AzureSasCredentialPolicy, BearerTokenCredentialPolicy
-from azure.core.pipeline.transport import RequestsTransport
-from azure.core.rest import HttpRequest, HttpResponse
-from azure.storage.blob import BlobBlock, ContainerClient
-from requests.adapters import HTTPAdapter
+from azure.core.rest import HttpResponse
+from azure.storage.blob import BlobBlock
 
-from htcjob.errors import StorageError, UnauthenticatedError
-from htcjob.storage.azure.account import AzureAccount, find_account
-from htcjob.storage.azure.errors import Failure, LostLengthError, failure_of_answer, meaning, without_url
+from htcjob.errors import StorageError
+from htcjob.storage.azure.connection import MOST_BLOCKS, Connection
+from htcjob.storage.azure.errors import AzureFailure, LostLengthError, failure_of_answer, without_url
 from htcjob.storage.azure.names import check_name, could_begin_a_name
-from htcjob.storage.bucket import PART_BYTES, SHA256_METADATA_AZURE, Body, Bucket, bare_etag, is_weak
+from htcjob.storage.bucket import SHA256_METADATA_AZURE, Body, Bucket, bare_etag, is_weak
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.ordering import whole
 from htcjob.storage.parts import file_to_send, in_parts, part_bytes_of, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from htcjob.storage.access import Access, CloudCredentials
+    from htcjob.storage.access import Access
     from htcjob.storage.parts import Part
 
-T = TypeVar("T")
-
-CONNECTIONS = 64
-"""That are kept open; the SDK keeps 10 (Azure/azure-sdk-for-python#38054)."""
 PAGE_BLOBS = 1_000
 """Of one answer to a listing. Azure gives up to 5,000, which take the SDK 20 MB."""
-MOST_BLOCKS = 50_000
-"""Of one blob: learn.microsoft.com/azure/storage/blobs/scalability-targets"""
-
-_CONNECT_S, _READ_S = 10, 60
-_BLOCK_BYTES = 1 << 18
-_STORAGE_SCOPE = "https://storage.azure.com/.default"
-
-# Without a handler anywhere, Python would print the SDK's warnings about every broken connection.
-logging.getLogger("azure").addHandler(logging.NullHandler())
 
 
 def open_bucket(container: str, access: Access) -> AzureBucket:
@@ -72,7 +50,7 @@ class AzureBucket(Bucket):
     """
     One container.
 
-    * Keys that Azure would turn into others are refused (`azure_names.py`).
+    * Keys that Azure would turn into others are refused (`names.py`).
     * Only block blobs are written; a name that an append or page blob has is a `PermanentError`.
     * Blocks of an upload that was given up cannot be removed: nobody sees them, and Azure drops them after
       a week (learn.microsoft.com/rest/api/storageservices/put-block).
@@ -87,46 +65,9 @@ class AzureBucket(Bucket):
     lists_in_order = False
 
     def __init__(self, container: str, access: Access) -> None:
-        self._path = container
-        self._url = f"az://{container}"
-        account_name, _, name = container.partition("/")
+        self._connection = Connection(container, access)
+        self._container = self._connection.client
         self._access = access
-        self._lock = threading.Lock()
-        account = find_account(account_name, access)
-        self._sas = AzureSasCredential(account.sas.reveal() if account.sas else "")
-        credential: Any
-        if access.credentials is not None or account.sas is not None:
-            credential = self._sas
-        elif account.key is not None:
-            credential = {"account_name": account_name, "account_key": account.key.reveal()}
-        else:
-            credential = _identity(account, self._url)
-        self._container_url = f"{account.endpoint}/{quote(name)}"
-        self._host = urlsplit(account.endpoint).netloc
-        session = requests.Session()
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
-        transport = RequestsTransport(
-            session=session,
-            connection_timeout=_CONNECT_S,
-            read_timeout=_READ_S,
-            connection_data_block_size=_BLOCK_BYTES,
-        )
-        self._container = ContainerClient(
-            account.endpoint,
-            name,
-            credential=credential,
-            transport=transport,
-            retry_total=0,
-            permit_redirects=False,
-            max_single_put_size=MOST_BLOCKS * PART_BYTES,  # `upload` cuts, not the SDK
-        )
-        # The SDK reads the whole answer into memory, makes up to three requests when it is cut short, with
-        # pauses of a second, and two for an empty blob. So whole blobs and ranges are asked for one floor
-        # below it, with its own connections and credentials.
-        self._pipeline: Pipeline[HttpRequest, HttpResponse] = Pipeline(
-            transport, [_policy_of(self._container.credential)]
-        )
 
     def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
         """Begin to read a blob, or the bytes from *start* to *stop*."""
@@ -141,8 +82,7 @@ class AzureBucket(Bucket):
             headers["x-ms-range"] = f"bytes={start}-" if stop is None else f"bytes={start}-{stop - 1}"
         if etag is not None and not is_weak(etag):
             headers["If-Match"] = f'"{etag}"'
-        request = HttpRequest("GET", f"{self._container_url}/{quote(name, safe='/~')}", headers=headers)
-        response = self._do(lambda: self._pipeline.run(request, stream=True).http_response)
+        response = self._connection.get(quote(name, safe="/~"), headers)
         if response.status_code not in (200, 206):
             without_url(response.read)  # so that the connection can be used again
             if response.status_code == 416 and stop is None:
@@ -163,7 +103,7 @@ class AzureBucket(Bucket):
         """Write a blob with one Put Blob, which Azure refuses when its MD5 is not right."""
         check_name(name)
         try:
-            return self._do(
+            return self._connection.do(
                 lambda: _etag(
                     self._container.get_blob_client(name).upload_blob(
                         data,
@@ -173,7 +113,7 @@ class AzureBucket(Bucket):
                     )
                 )
             )
-        except Failure as failure:
+        except AzureFailure as failure:
             if (
                 if_absent
                 and failure.answer
@@ -191,7 +131,7 @@ class AzureBucket(Bucket):
         # one of the same length: 32 is that of object_store, the fast lane.
         upload = os.urandom(13).hex()
         blocks = [f"{upload}-{part.number - 1:05}" for part in parts]
-        url = f"{self._url}/{name}"
+        url = f"{self._connection.url}/{name}"
         checked: dict[str, Any] = {"validate_content": True}
         with file_to_send(path, url) as file:
 
@@ -199,7 +139,9 @@ class AzureBucket(Bucket):
                 def once() -> None:
                     if not is_over.is_set():
                         data = file.read(part)
-                        self._do_part(url, lambda: blob.stage_block(blocks[part.number - 1], data, **checked))
+                        self._connection.do_part(
+                            url, lambda: blob.stage_block(blocks[part.number - 1], data, **checked)
+                        )
 
                 self._access.retry.call(once)
 
@@ -209,7 +151,7 @@ class AzureBucket(Bucket):
         def commit() -> str:
             return _etag(blob.commit_block_list(listed, metadata=_names_of_azure(metadata), **checked))
 
-        return self._access.retry.call(lambda: self._do_part(url, commit))
+        return self._access.retry.call(lambda: self._connection.do_part(url, commit))
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
         """Give the blobs whose name begins with *prefix*, as Azure orders them."""
@@ -220,92 +162,38 @@ class AzureBucket(Bucket):
         ).by_page()
 
         def listed() -> Iterator[tuple[Iterator[ObjectInfo], str | None]]:
-            while (page := self._do(lambda: next(pages, None))) is not None:
+            while (page := self._connection.do(lambda: next(pages, None))) is not None:
                 # A folder of a hierarchical namespace is listed too.
                 blobs = (blob for blob in page if (blob.metadata or {}).get("hdi_isfolder") != "true")
                 yield map(_info, blobs), pages.continuation_token
 
-        yield from whole(listed(), f"{self._url}/{prefix}")
+        yield from whole(listed(), f"{self._connection.url}/{prefix}")
 
     def head(self, name: str) -> ObjectInfo:
         """Give size, ETag, time of change and checksum."""
         check_name(name)
-        return self._do(lambda: _info(self._container.get_blob_client(name).get_blob_properties()))
+        return self._connection.do(lambda: _info(self._container.get_blob_client(name).get_blob_properties()))
 
     def delete(self, name: str) -> None:
         """Remove a blob; one with snapshots is not removed, but a `PermanentError`."""
         check_name(name)
-        self._do(lambda: self._container.delete_blob(name))
+        self._connection.do(lambda: self._container.delete_blob(name))
 
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
         """Give what an exception means."""
-        if not isinstance(error, Failure):
+        if not isinstance(error, AzureFailure):
             return None
-        return meaning(operation, url, error, self._path, self._host)
+        return self._connection.meaning(operation, url, error)
 
     def is_mute(self, error: Exception) -> bool:
         """Whether *error* is a refusal without a code."""
-        return isinstance(error, Failure) and error.answer is not None and error.answer.is_mute
-
-    # Credentials and failures
-
-    def _do(self, request: Callable[[], T]) -> T:
-        """Make a request with the present credentials."""
-        self._renew()
-        return without_url(request)
-
-    def _do_part(self, url: str, request: Callable[[], T]) -> T:
-        """Make a request of an upload; once more when its credentials are refused. Failures are ours."""
-        is_renewed = False
-        while True:
-            used = self._renew()
-            try:
-                return without_url(request)
-            except Failure as failure:
-                error = meaning("put", url, failure, self._path, self._host)
-            source = self._access.credentials
-            is_refused = isinstance(error, UnauthenticatedError) and not is_renewed
-            if not (is_refused and source and used and source.refused(used)):
-                raise error
-            is_renewed = True
-
-    def _renew(self) -> CloudCredentials | None:
-        """Take over the vended credentials; give them."""
-        source = self._access.credentials
-        if source is None:
-            return None
-        with self._lock:
-            credentials = source.current()
-            secret = credentials.values.get("AZURE_STORAGE_SAS_TOKEN")
-            if secret is None:
-                reason = f"the credentials vended for it are not Azure's but for {credentials.provider}"
-                raise UnauthenticatedError("open", self._url, reason)
-            sas = secret.reveal().lstrip("?")
-            if sas != self._sas.signature:
-                self._sas.update(sas)
-        return credentials
+        return isinstance(error, AzureFailure) and error.answer is not None and error.answer.is_mute
 
 
 def _pieces(response: HttpResponse) -> Iterator[bytes]:
     pieces = response.iter_raw()  # as they are stored, also when they are said to be compressed
     while (piece := without_url(lambda: next(pieces, None))) is not None:
         yield piece
-
-
-def _identity(account: AzureAccount, url: str) -> Any:
-    """Give the identity of the machine or the pod, which is sent through TLS only."""
-    if account.endpoint.startswith("https://"):
-        with suppress(ImportError):
-            return import_module("azure.identity").DefaultAzureCredential()  # optional
-    raise UnauthenticatedError("open", url, account.reason)
-
-
-def _policy_of(credential: Any) -> Any:
-    if isinstance(credential, AzureSasCredential):
-        return AzureSasCredentialPolicy(credential)
-    if hasattr(credential, "get_token"):
-        return BearerTokenCredentialPolicy(credential, _STORAGE_SCOPE)
-    return credential  # the SDK's policy that signs with the account's key
 
 
 def _info(blob: Any) -> ObjectInfo:

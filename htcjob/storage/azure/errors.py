@@ -14,7 +14,7 @@ from requests import RequestException
 from urllib3.exceptions import HTTPError
 
 from htcjob.errors import DeniedError, PermanentError, StorageError, TransientError, UnauthenticatedError
-from htcjob.storage.answers import Answer, seconds_of
+from htcjob.storage.answers import Answer, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _ELEMENT = re.compile(r"<(Code|Message)>([^<]*)</")
 
 
-class Failure(Exception):  # noqa: N818 - `meaning` says what error it is
+class AzureFailure(Exception):  # noqa: N818 - `meaning` says what error it is
     """What an exception of the SDK says, without its text and its causes: they show the SAS in the URL."""
 
     def __init__(self, answer: Answer | None, reason: str = "", *, is_sas_over: bool = False) -> None:
@@ -39,11 +39,11 @@ class Failure(Exception):  # noqa: N818 - `meaning` says what error it is
         """The SAS of the request says itself that its time is over; Azurite then calls it denied."""
 
 
-class LostLengthError(Failure):
+class LostLengthError(AzureFailure):
     """Something on the way took the range or the length from the answer: it will the next time, too."""
 
 
-def meaning(operation: str, url: str, failure: Failure, container: str, host: str) -> StorageError:
+def meaning(operation: str, url: str, failure: AzureFailure, container: str, host: str) -> StorageError:
     """
     Give what a failure means.
 
@@ -82,19 +82,19 @@ def without_url(request: Callable[[], T]) -> T:
     raise failure
 
 
-def _failure_of(error: Exception) -> Failure:
+def _failure_of(error: Exception) -> AzureFailure:
     response: Any = getattr(error, "response", None)
     if response is not None:
         return failure_of_answer(response)
     # Signing with a key that is none, or no token from the identity.
     answer = Answer("az", 401) if isinstance(error, ClientAuthenticationError) else None
-    return Failure(answer, _innermost(error))
+    return AzureFailure(answer, _innermost(error))
 
 
-def failure_of_answer(response: HttpResponse) -> Failure:
+def failure_of_answer(response: HttpResponse) -> AzureFailure:
     """Give what is wrong with an answer."""
     if response.status_code < 300:
-        return Failure(None, "the answer cannot be understood")
+        return AzureFailure(None, "the answer cannot be understood")
     body = ""
     with suppress(Exception):  # of a stream that nobody has read
         body = response.text()
@@ -104,9 +104,9 @@ def failure_of_answer(response: HttpResponse) -> Failure:
         response.status_code,
         response.headers.get("x-ms-error-code", "") or said.get("Code", ""),
         said.get("Message", "").partition("\n")[0],  # then follow the request's number and the time
-        retry_after_s=seconds_of(response.headers.get("Retry-After")),
+        retry_after_s=retry_after(response.headers.get("Retry-After")),
     )
-    return Failure(answer, is_sas_over=_is_sas_over(response.request.url))
+    return AzureFailure(answer, is_sas_over=_is_sas_over(response.request.url))
 
 
 def _is_sas_over(url: str) -> bool:

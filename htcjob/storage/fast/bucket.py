@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from htcjob.errors import StorageError
     from htcjob.storage.access import Access
-    from htcjob.storage.fast.errors import Failure
+    from htcjob.storage.fast.errors import ObstoreFailure
 
 _SHORT_BODY_BYTES = 1 << 20
 """Longer bodies are sent with `SEND_TIMEOUT`."""
@@ -209,10 +209,10 @@ class FastBucket(Bucket):
         answer = self._failure(error).answer
         return answer is not None and answer.is_mute
 
-    def _failure(self, error: Exception) -> Failure:
-        from htcjob.storage.fast.errors import Failure  # with its table: most jobs meet none
+    def _failure(self, error: Exception) -> ObstoreFailure:
+        from htcjob.storage.fast.errors import ObstoreFailure  # with its table: most jobs meet none
 
-        failure = Failure(error, self._scheme)
+        failure = ObstoreFailure(error, self._scheme)
         if failure.is_bare_redirect:
             # Asked for once per exception, whose meaning is asked for more often.
             failure.answer = getattr(error, "redirection", None) or self._clients.redirection()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from obstore.exceptions import BaseError
 
 from htcjob.errors import ConfigurationError
-from htcjob.logs.redact import redact
+from htcjob.logs.redact import one_line, redact
 from htcjob.storage.bounds import longest_s
 from htcjob.storage.bucket import PART_BYTES
 from htcjob.storage.fast.configs import config_of, endpoint_of
@@ -121,7 +121,7 @@ class Clients:
         try:
             return self._make(client_options=options, retry_config=_retry_config(retry), **config)
         except BaseError as error:
-            text = redact(str(error).partition("\n")[0])
+            text = one_line(str(error).partition("\n")[0])
             raise ConfigurationError(f"{self._scheme}://: these settings cannot be used: {text}") from None
 
     def signed_url(self, store: ObjectStore, name: str) -> str:

@@ -59,7 +59,7 @@ _OWN_SERVERS = {
 }
 
 
-class Failure:
+class ObstoreFailure:
     """The facts in one exception."""
 
     def __init__(self, error: Exception, scheme: str) -> None:

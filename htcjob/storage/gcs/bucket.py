@@ -188,33 +188,8 @@ class GcsBucket(Bucket):
             blob.metadata = dict(metadata)
         return blob
 
-    def _request(
-        self,
-        method: str,
-        name: str,
-        *,
-        query: str = "",
-        headers: Mapping[str, str] | None = None,
-        data: Any = None,
-        stream: bool = False,
-        expected: int = 200,
-    ) -> requests.Response:
-        """Make a request to the XML API."""
-        endpoint = self.connection.client.api_endpoint
-        answer: requests.Response = self.connection.session.request(
-            method,
-            f"{endpoint}/{self._bucket}/{quote(name, safe='')}{query}",
-            data=data,
-            headers=headers,
-            timeout=TIMEOUT_S,
-            stream=stream,
-        )
-        if answer.status_code != expected:
-            with answer:
-                if answer.status_code >= 300:
-                    answer.content  # noqa: B018 - read and kept, for `error`
-            raise InvalidResponse(answer)
-        return answer
+    def _request(self, method: str, name: str, *, query: str = "", **options: Any) -> requests.Response:
+        return self.connection.request(method, f"{self._bucket}/{quote(name, safe='')}{query}", **options)
 
     def _upload_in_one_stream(
         self, name: str, file: SentFile, size_bytes: int, metadata: Mapping[str, str]

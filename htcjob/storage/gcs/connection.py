@@ -20,12 +20,17 @@ from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud import storage
+from google.cloud.storage.exceptions import InvalidResponse
 from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
 
 from htcjob.storage.variables import is_true
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import requests
+
     from htcjob.logs.redact import Secret
     from htcjob.storage.access import Access, CredentialSource
 
@@ -53,6 +58,32 @@ class Connection:
     def session(self) -> Any:
         """The client's session, which adds the credentials to each request."""
         return self._get()[1]
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+        stream: bool = False,
+        expected: int = 200,
+    ) -> requests.Response:
+        """Make a request to the XML API; an answer whose status is not *expected* is an InvalidResponse."""
+        answer: requests.Response = self.session.request(
+            method,
+            f"{self.client.api_endpoint}/{path}",
+            data=data,
+            headers=headers,
+            timeout=TIMEOUT_S,
+            stream=stream,
+        )
+        if answer.status_code != expected:
+            with answer:
+                if answer.status_code >= 300:
+                    answer.content  # noqa: B018 - read and kept, for `errors.py`
+            raise InvalidResponse(answer)
+        return answer
 
     def _get(self) -> tuple[Any, AuthorizedSession]:
         with self._lock:

@@ -13,14 +13,13 @@ from google.auth import exceptions as auth
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
 from htcjob.errors import PermanentError, StorageError, TransientError, UnauthenticatedError
-from htcjob.logs.redact import redact
-from htcjob.storage.answers import Answer, seconds_of
+from htcjob.logs.redact import one_line
+from htcjob.storage.answers import LONGEST_TEXT, Answer, retry_after
 
 _NO_CREDENTIALS = (
     "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key, "
     "or give the machine a service account"
 )
-_LONGEST_TEXT = 300
 
 
 SDK_ERRORS = (
@@ -42,19 +41,19 @@ def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> Stora
             return PermanentError(operation, url, "the server does not know ranges")
         return answer.error(operation, url, f"bucket {bucket}")
     if isinstance(error, auth.DefaultCredentialsError):
-        return UnauthenticatedError(operation, url, f"no credentials: {_NO_CREDENTIALS} ({_one_line(error)})")
+        return UnauthenticatedError(operation, url, f"no credentials: {_NO_CREDENTIALS} ({_text(error)})")
     if isinstance(error, auth.TransportError):
-        return TransientError(operation, url, _one_line(error))
+        return TransientError(operation, url, _text(error))
     if isinstance(error, auth.GoogleAuthError):
         kind = TransientError if error.retryable else UnauthenticatedError
-        return kind(operation, url, _one_line(error))
+        return kind(operation, url, _text(error))
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
-        return PermanentError(operation, url, _one_line(error))
+        return PermanentError(operation, url, _text(error))
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        hint = f"{_one_line(error)}: name the file of its authority in REQUESTS_CA_BUNDLE"
+        hint = f"{_text(error)}: name the file of its authority in REQUESTS_CA_BUNDLE"
         return PermanentError(operation, url, hint)
     if isinstance(error, SDK_ERRORS):
-        return TransientError(operation, url, _one_line(error))
+        return TransientError(operation, url, _text(error))
     return None
 
 
@@ -66,7 +65,7 @@ def answer_of(error: Exception) -> Answer | None:
     code, message = _said(answer)
     if answer.status_code == 404 and "bucket does not exist" in message:
         code = "NoSuchBucket"  # as the XML API says it
-    wait_s = seconds_of(answer.headers.get("Retry-After"))
+    wait_s = retry_after(answer.headers.get("Retry-After"))
     return Answer("gs", answer.status_code, code, message, retry_after_s=wait_s)
 
 
@@ -84,5 +83,5 @@ def _said(answer: requests.Response) -> tuple[str, str]:
         return "", ""
 
 
-def _one_line(error: Any) -> str:
-    return redact(" ".join(str(error).split()))[:_LONGEST_TEXT]
+def _text(error: Exception) -> str:
+    return one_line(str(error), LONGEST_TEXT)

@@ -20,7 +20,7 @@ from botocore.exceptions import ConfigParseError, InvalidConfigError, NoCredenti
 from botocore.session import Session
 
 from htcjob.errors import ConfigurationError
-from htcjob.logs.redact import redact
+from htcjob.logs.redact import one_line
 from htcjob.storage.variables import is_true
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Connection:
                 try:
                     self._client = _connect(self._access)
                 except (ProfileNotFound, ConfigParseError, InvalidConfigError) as error:
-                    raise ConfigurationError(f"s3: {redact(' '.join(str(error).split()))}") from None
+                    raise ConfigurationError(f"s3: {one_line(str(error))}") from None
         return self._client
 
 

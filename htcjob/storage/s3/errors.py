@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from htcjob.errors import PermanentError, StorageError, TransientError, UnauthenticatedError
-from htcjob.logs.redact import redact
-from htcjob.storage.answers import Answer, seconds_of
+from htcjob.logs.redact import one_line
+from htcjob.storage.answers import LONGEST_TEXT, Answer, retry_after
 
 _NO_CREDENTIALS = (
     "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), "
@@ -34,7 +32,6 @@ _ON_THE_WAY = (
 )
 _OF_MACHINES = ("iam-role", "container-role")
 """Providers that ask a service on the machine, which a thousand jobs at once may overtax."""
-_LONGEST_TEXT = 300
 
 
 class RangeIgnoredError(Exception):
@@ -68,16 +65,16 @@ def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> Stora
     if isinstance(error, sdk.NoCredentialsError):
         return UnauthenticatedError(operation, url, _NO_CREDENTIALS)
     if isinstance(error, sdk.CredentialRetrievalError) and error.kwargs.get("provider") in _OF_MACHINES:
-        return TransientError(operation, url, _one_line(error))
+        return TransientError(operation, url, _text(error))
     if isinstance(error, _BAD_CREDENTIALS):
-        return UnauthenticatedError(operation, url, _one_line(error))
+        return UnauthenticatedError(operation, url, _text(error))
     if isinstance(error, sdk.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        hint = f"{_one_line(error)}: name the file of its authority in AWS_CA_BUNDLE"
+        hint = f"{_text(error)}: name the file of its authority in AWS_CA_BUNDLE"
         return PermanentError(operation, url, hint)
     if isinstance(error, (sdk.ConnectionError, *_ON_THE_WAY)):
-        return TransientError(operation, url, _one_line(error))
+        return TransientError(operation, url, _text(error))
     if isinstance(error, sdk.BotoCoreError):
-        return PermanentError(operation, url, _one_line(error))
+        return PermanentError(operation, url, _text(error))
     return None
 
 
@@ -93,9 +90,9 @@ def answer_of(error: sdk.ClientError) -> Answer:
         "" if code.isdecimal() else code,
         said.get("Message") or "",
         said.get("Region") or headers.get("x-amz-bucket-region") or "",
-        seconds_of(headers.get("retry-after")),
+        retry_after(headers.get("retry-after")),
     )
 
 
-def _one_line(error: Any) -> str:
-    return redact(" ".join(str(error).split()))[:_LONGEST_TEXT]
+def _text(error: Exception) -> str:
+    return one_line(str(error), LONGEST_TEXT)
