@@ -1,4 +1,4 @@
-"""What bites users of the clouds' SDKs (reference/storage.md section 4), where no other test is about it."""
+"""What bites users of the clouds' SDKs, where no other test is about it."""
 
 from __future__ import annotations
 

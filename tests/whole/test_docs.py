@@ -8,7 +8,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -291,7 +290,7 @@ def test_the_format_of_the_index_is_the_codes():
     assert f"at most {code.LONGEST_TAG_BYTES} bytes" in page
     assert f"version, {code.VERSION}\n" in page
     assert " ".join(f"{byte:02X}" for byte in code.MAGIC) in page
-    assert textwrap.indent(page, "    ") in code.__doc__ or "docs/manifest-index.md" in code.__doc__
+    assert "docs/manifest-index.md" in code.__doc__
 
 
 def files(*patterns: str) -> dict[str, str]:

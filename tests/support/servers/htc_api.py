@@ -1,5 +1,5 @@
 """
-An HTC API of our own, for tests: tokens and storage tokens over HTTP, as `htc-api.md` §3, §4.1 and §4.6 have them.
+An HTC API of our own, for tests: tokens and storage tokens over HTTP, as docs/htc-api.md has them.
 
 It checks the Authorization header of each request, keeps a log of them, and can be told to fail.
 """
