@@ -85,7 +85,9 @@ def check_apart(source: Location | str, target: Target, *, is_recursive: bool) -
     else:
         folder = source.key if source.is_folder else f"{source.key}/"
         beginning = source.store.url_of(folder) if is_recursive else None
-    here = _folder_url(target.place) if target.store is None else target.store.url_of(target.place)
+    here = (
+        _folder_url(target.key_or_path) if target.store is None else target.store.url_of(target.key_or_path)
+    )
     if beginning is not None and here.startswith(beginning):
         raise UsageError("the copies would lie in the folder that is copied")
 

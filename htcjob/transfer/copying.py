@@ -1,8 +1,8 @@
 """
-Copies many objects between stores and this machine; what is there already is left as it is.
+Copies many objects between stores and this machine, and leaves a copy that is there already as it is.
 
-The same is what has the same size and the same checksum. Where storage tells no checksum, files (and memory)
-are compared byte by byte; from and to a cloud, the object is copied again.
+A copy is there already when it has the same size and the same checksum. Where storage tells no checksum,
+files (and memory) are compared byte by byte; from and to a cloud, the object is copied again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import stat
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import (
     AbsentError,
@@ -27,41 +27,18 @@ from htcjob.storage.keys import path_of_copy
 from htcjob.storage.local.files import TEMP_PREFIX
 from htcjob.transfer.listing import listed
 from htcjob.transfer.locations import find
+from htcjob.transfer.tasks import COPIED, SKIPPED, Outcome, Task, failing, left_out
 from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from htcjob.storage.contract import ObjectInfo, Store
     from htcjob.transfer.locations import Found, Location
     from htcjob.transfer.transfers import Transfers
 
-COPIED, SKIPPED, REMOVED, FAILED = "copied", "skipped", "removed", "failed"
-
 BLOCK_BYTES = 8 << 20
-"""Of an object that is read piece by piece."""
-
-
-class Outcome(NamedTuple):
-    """What became of one object or file."""
-
-    key: str
-    """The object; when one is copied to another, the new one. What failed early: as it was named."""
-    size_bytes: int | None
-    """Its size, where that is known."""
-    action: str
-    """`copied`, `skipped`, `removed` or `failed`."""
-    error: HtcjobError | None = None
-    """Why it failed."""
-
-
-class Task(NamedTuple):
-    """One thing to do."""
-
-    key: str
-    """What it is about."""
-    act: Callable[[], Outcome]
-    """Does it; raises an HtcjobError."""
+"""Size of the pieces in which an object is read."""
 
 
 class Target(NamedTuple):
@@ -69,35 +46,21 @@ class Target(NamedTuple):
 
     store: Store | None
     """None: this machine."""
-    place: str
-    """Key or path; of a folder, what names are added to: an absolute path without links, or "" or `a/`."""
+    key_or_path: str
+    """Names are added to that of a folder: to an absolute path without links, or to "" or `a/`."""
     is_folder: bool
     """Whether copies keep their own names, below it."""
 
     def of(self, name: str) -> str:
         """
-        Give the key or path of the copy that has the name *name*.
+        Return the key or path of the copy that has the name *name*.
 
         Raises:
             BadKeyError: no file can have it, or it would lie elsewhere.
         """
         if not self.is_folder:
-            return self.place
-        return path_of_copy(self.place, name) if self.store is None else self.place + name
-
-
-def run_tasks(tasks: Iterable[Task], transfers: Transfers) -> Iterator[Outcome]:
-    """Do all *tasks*, side by side, and give what became of each, in their order."""
-
-    def do(task: Task) -> Outcome:
-        try:
-            return task.act()
-        except HtcjobError as error:
-            return Outcome(task.key, None, FAILED, error)
-
-    for outcome in transfers.each(do, tasks):
-        if isinstance(outcome, Outcome):  # always: failures are outcomes
-            yield outcome
+            return self.key_or_path
+        return path_of_copy(self.key_or_path, name) if self.store is None else self.key_or_path + name
 
 
 class Copier:
@@ -106,8 +69,8 @@ class Copier:
 
     Args:
         target: Where all copies go.
-        transfers: What moves them.
-        is_new: Nothing is at the target yet, so that nobody needs to ask.
+        transfers: Moves them.
+        is_new: Nothing is at the target yet, so there is no need to ask.
         has_folders: Names come from several folders, so that two could be the same.
         scratch: Directory for what is on its way from one store to another.
     """
@@ -125,15 +88,15 @@ class Copier:
         self._transfers = transfers
         self._is_new = is_new
         self._taken: dict[str, str] | None = {} if has_folders else None
-        """Who has which name; kept only where two could want the same."""
+        """The source of each name that is given away; kept only where two sources could want the same."""
         self._scratch = scratch
 
     def objects(self, location: Location, *, is_recursive: bool) -> Iterator[Task]:
-        """Give a task for each object that *location* means."""
+        """Yield a task for each object that *location* means."""
         try:
             for found in find(location, is_recursive=is_recursive, transfers=self._transfers):
                 if isinstance(found, LeftOut):
-                    yield _failing_for(found, location.store)
+                    yield left_out(found, location.store)
                 elif _is_marker(found):
                     yield Task(found.key, partial(Outcome, found.key, 0, SKIPPED))
                 else:
@@ -145,7 +108,7 @@ class Copier:
             yield failing(location.text, error)
 
     def files(self, path: str, *, is_recursive: bool) -> Iterator[Task]:
-        """Give a task for each file that *path*, as it was typed, means; a folder means those in it."""
+        """Yield a task for each file that *path*, as it was typed, means; a folder means the files in it."""
         try:
             is_folder = stat.S_ISDIR(os.stat(path).st_mode)
         except OSError as error:
@@ -171,7 +134,7 @@ class Copier:
                 yield self._task(found, prefix + name, found, partial(self._put, found))
 
     def _task(self, key: str, name: str, source: str, act: Callable[[str], Outcome]) -> Task:
-        """Give the task of making the copy *name*; *act* gets the copy's key or path."""
+        """Return the task that makes the copy *name*; *act* gets the copy's key or path."""
         if self._taken is not None and (other := self._taken.setdefault(name, source)) != source:
             reason = f"{other} has the same name {name}, and one would replace the other"
             return failing(key, PermanentError("copy", source, reason))
@@ -179,12 +142,12 @@ class Copier:
             key = self._target.of(name)
         return Task(key, lambda: act(self._target.of(name)))
 
-    def _copy(self, store: Store, found: Found, place: str) -> Outcome:
+    def _copy(self, store: Store, found: Found, key_or_path: str) -> Outcome:
         """Copy an object to a file, or by way of a file to another store."""
         try:
             if self._target.store is None:
-                return self._get(store, found, place)
-            return self._across(store, found, self._target.store, place)
+                return self._get(store, found, key_or_path)
+            return self._across(store, found, self._target.store, key_or_path)
         except AbsentError:
             if found.info is None and next(listed(store, f"{found.key}/", self._transfers), None):
                 raise UsageError(f"{store.url_of(found.key)} is a folder: add -r") from None
@@ -229,7 +192,7 @@ class Copier:
         return Outcome(key, self._transfers.put(store, path, key).size_bytes, COPIED)
 
     def _at(self, store: Store, key: str) -> ObjectInfo | None:
-        """Give what is at the target already, as far as one may know it."""
+        """Return the object that is at the target already; None: there is none, or we may not see it."""
         if self._is_new:
             return None
         try:
@@ -238,7 +201,7 @@ class Copier:
             return None
 
     def _is_same(self, store: Store, info: ObjectInfo, path: str) -> bool:
-        """Tell whether the file at *path* is certainly the object; in doubt, it is not."""
+        """Whether the file at *path* is certainly the object; in doubt, it is not."""
         try:
             if os.stat(path).st_size != info.size_bytes:
                 return False
@@ -247,7 +210,7 @@ class Copier:
             if info.checksum is not None:
                 return file_has(path, info.checksum)
             return store.url.startswith(("file:", "memory:")) and self._is_equal(store, info, path)
-        except OSError:  # whoever copies it tells what is wrong
+        except OSError:  # copying it will tell what is wrong
             return False
 
     def _is_equal(self, store: Store, info: ObjectInfo, path: str) -> bool:
@@ -256,37 +219,19 @@ class Copier:
 
 
 def is_empty(target: Target, transfers: Transfers) -> bool:
-    """Tell whether nothing is at the target folder yet; False also when nobody may know."""
+    """Whether nothing is at the target folder yet; False, too, where we may not know."""
     if target.store is None:
         return False  # this machine is asked file by file
     try:
-        return next(listed(target.store, target.place, transfers), None) is None
+        return next(listed(target.store, target.key_or_path, transfers), None) is None
     except AbsentError:
         return True
     except DeniedError:
         return False
 
 
-def removals(location: Location, transfers: Transfers, *, is_recursive: bool) -> Iterator[Task]:
-    """Give a task for the removal of each object that *location* means."""
-    store = location.store
-
-    def remove(found: Found) -> Outcome:
-        transfers.call(lambda: store.delete(found.key))
-        return Outcome(found.key, found.info.size_bytes if found.info else None, REMOVED)
-
-    try:
-        for found in find(location, is_recursive=is_recursive, transfers=transfers, is_checked=True):
-            if isinstance(found, LeftOut):
-                yield _failing_for(found, store)
-            else:
-                yield Task(found.key, partial(remove, found))
-    except HtcjobError as error:
-        yield failing(location.text, error)
-
-
 def blocks(store: Store, info: ObjectInfo, transfers: Transfers) -> Iterator[bytes]:
-    """Give the content of an object piece by piece; memory does not grow with it."""
+    """Yield the content of an object piece by piece, in bounded memory."""
     for start in range(0, info.size_bytes, BLOCK_BYTES):
         stop = min(start + BLOCK_BYTES, info.size_bytes)
         yield transfers.call(partial(store.read_range, info.key, start, stop))
@@ -294,10 +239,10 @@ def blocks(store: Store, info: ObjectInfo, transfers: Transfers) -> Iterator[byt
 
 def files_below(folder: str) -> Iterator[tuple[str, str | HtcjobError]]:
     """
-    Give the path of each file below *folder* and its name there, or what is wrong with it.
+    Yield the path of each file below *folder* and its name there, or the error about it.
 
     A link to a file is a file. A link to a folder is not followed, and not passed over in silence.
-    Holds only the folders that are still to be read.
+    Memory grows only with the folders that are still to be read.
     """
     unread = [""]
     while unread:
@@ -328,20 +273,6 @@ def _not_a_file(entry: os.DirEntry[str]) -> PermanentError:
 
 
 def _is_marker(found: Found) -> bool:
-    """Tell whether the object only stands for a folder, as the clouds' consoles make them."""
+    """Whether the object only stands for a folder, as the clouds' consoles make them."""
     is_empty = found.info is not None and found.info.size_bytes == 0
     return is_empty and (not found.name or found.name.endswith("/"))
-
-
-def _failing_for(left_out: LeftOut, store: Store) -> Task:
-    """Give the task of what is no object: without it, a folder is not copied or removed whole."""
-    return failing(left_out.key, PermanentError("list", store.url_of(left_out.key), left_out.reason))
-
-
-def failing(key: str, error: HtcjobError) -> Task:
-    """Give a task that has failed before it began."""
-
-    def fail() -> NoReturn:
-        raise error
-
-    return Task(key, fail)

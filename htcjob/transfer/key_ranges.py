@@ -1,9 +1,9 @@
 """
 A long listing, cut into ranges of keys that can be listed side by side.
 
-A cloud gives a thousand keys with one answer, and each answer says where the next one begins. Nobody tells
-how keys are distributed; but a listing can begin behind any name, real or not, and its first key then tells
-how the next names begin. So a listing is cut where the characters of its keys first differ.
+A cloud gives a thousand keys with one answer, and each answer says where the next one begins. It does not
+tell how keys are distributed; but a listing can begin behind any name, real or not, and its first key then
+tells how the next names begin. So a listing is cut where the characters of its keys first differ.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from htcjob.transfer.transfers import Transfers
 
 WORTHWHILE = 20_000
-"""Keys that are listed before the rest is cut: twenty answers, and to look where takes about as many."""
+"""Keys that are listed before the rest is cut: twenty answers, about as many as finding the cuts takes."""
 
 ENOUGH = 32
 """Ranges that keep all transfers busy; fewer are cut once more."""
@@ -47,25 +47,24 @@ class KeyRange(NamedTuple):
 
 def can_begin_anywhere(store: Store) -> bool:
     """
-    Tell whether it is worth a request to begin a listing in the middle.
+    Whether it is worth a request to begin a listing in the middle.
 
-    A folder of files is read whole for each, and so is what storage does not list by key.
+    It is not where each listing reads everything: a folder of files, or storage that does not list by key.
     """
     return store.url.startswith(("s3:", "gs:")) and store.lists_in_order
 
 
 def is_cut(store: Store) -> bool:
     """
-    Tell whether a listing of *store* may be cut.
+    Whether a listing of *store* may be cut: only where the cloud itself promises its order.
 
-    A server that lists in another order would lose what comes where nobody looks, and nobody would see it: so
-    only where the cloud itself promises its order.
+    From a server that lists in another order, keys would be lost between the ranges, and no one would see it.
     """
     return can_begin_anywhere(store) and store.promises_order
 
 
 def in_range(store: Store, keys: KeyRange, transfers: Transfers) -> Iterator[ObjectInfo | LeftOut]:
-    """Give the objects of a range, and what is left out, ordered by the UTF-8 bytes of the key."""
+    """Yield the objects of a range, and names left out, in the order of their keys' UTF-8 bytes."""
     if keys.known is not None:
         yield from keys.known
         return
@@ -78,13 +77,13 @@ def in_range(store: Store, keys: KeyRange, transfers: Transfers) -> Iterator[Obj
 
 
 def range_of(first: str, last: str) -> KeyRange:
-    """Give the range that begins with one key and has another, which is not before that."""
+    """Return the range that begins with the key *first* and reaches at least to *last*."""
     return KeyRange(_shared(first, last), first)
 
 
 def cut(store: Store, prefix: str, transfers: Transfers) -> list[KeyRange]:
     """
-    Give ranges that have all keys with *prefix* together, in order; one where more are no use.
+    Return ranges that have all keys with *prefix* together, in order; one alone where cutting does not pay.
 
     Raises:
         StorageError: storage cannot be listed.
@@ -116,7 +115,7 @@ def cut(store: Store, prefix: str, transfers: Transfers) -> list[KeyRange]:
 
 
 class _Probe:
-    """Looks where the characters of keys differ, one request at a time. May be used from any thread."""
+    """Finds where the characters of keys differ, one request at a time. May be used from any thread."""
 
     def __init__(self, store: Store, prefix: str, transfers: Transfers) -> None:
         self._store = store
@@ -124,13 +123,13 @@ class _Probe:
         self._transfers = transfers
 
     def first_after(self, start_after: str) -> str | None:
-        """Give the first key behind that name."""
+        """Return the first key behind that name."""
         found = next(listed(self._store, self._prefix, self._transfers, start_after=start_after), None)
         return None if found is None else found.key
 
     def groups(self, common: str, first: str) -> list[str]:
         """
-        Give the beginnings, one character longer than *common*, of the keys that begin with *common*.
+        Return the beginnings, one character longer than *common*, of the keys that begin with *common*.
 
         Args:
             common: A beginning of keys.
@@ -145,7 +144,7 @@ class _Probe:
         return found
 
     def groups_within(self, common: str) -> list[str]:
-        """Give the beginnings of the keys that begin with *common*, where these first differ."""
+        """Return the beginnings of the keys that begin with *common*, up to where these first differ."""
         first = self.first_after(just_before(common))
         while first is not None and first.startswith(common) and first != common:
             found = self.groups(common, first)
@@ -156,12 +155,12 @@ class _Probe:
 
 
 def _shared(one: str, other: str) -> str:
-    """Give the characters, not the folders, that both begin with."""
+    """Return the characters, not the folders, that both begin with."""
     return commonprefix((one, other))  # noqa: RUF071
 
 
 def just_before(key: str) -> str:
-    """Give a name behind which *key* is the first name that is likely to exist; never one behind *key*."""
+    """Return a name, never behind *key*, after which *key* is the first name that is likely to exist."""
     last = ord(key[-1]) - 1
     if last < ord(" "):
         return key[:-1]

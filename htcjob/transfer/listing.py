@@ -1,4 +1,4 @@
-"""What storage lists, as one stream: after trouble it goes on where it was."""
+"""Listings of storage as one stream, which goes on where it was after a transient failure."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def listed(
     may_repeat: bool = False,
 ) -> Iterator[ObjectInfo]:
     """
-    Give what `Store.list` gives; after a transient failure it goes on behind the last key.
+    Yield what `Store.list` does; after a transient failure, go on behind the last key.
 
     Args:
-        store: What is listed.
+        store: The store to list.
         prefix: How the keys begin.
-        transfers: What makes the requests.
+        transfers: Makes the requests.
         start_after: Only keys after that.
-        may_repeat: Begin again after a `DisorderError`, and give again what was given already.
+        may_repeat: Begin again after a `DisorderError`, and yield some objects twice.
 
     Raises:
         DisorderError: it has to begin again, and must not repeat anything.
@@ -54,7 +54,7 @@ def everything(
     start_after: str | None = None,
     may_repeat: bool = False,
 ) -> Iterator[ObjectInfo | LeftOut]:
-    """Give what `Store.list_all` gives, as `listed` does."""
+    """Yield what `Store.list_all` does, as `listed` does for `Store.list`."""
     return _going_on(store.list_all, prefix, transfers, start_after, may_repeat=may_repeat)
 
 
@@ -93,7 +93,7 @@ def _going_on(
 def listed_with_folders(
     store: Store, prefix: str, fold: Callable[[str], str | None], transfers: Transfers
 ) -> Iterator[ObjectInfo | LeftOut | str]:
-    """Give the objects for which *fold* names no folder, and each folder once; large ones are not read."""
+    """Yield the objects for which *fold* names no folder, and each folder once; large ones are not read."""
     folder, n_inside, start_after = "", 0, None
     while True:
         for info in everything(store, prefix, transfers, start_after=start_after):

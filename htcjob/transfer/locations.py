@@ -1,5 +1,5 @@
 """
-What a LOCATION on a command line means: a place in storage, and the objects that are there.
+The meaning of a LOCATION on a command line: a place in storage, and the objects that are there.
 
     s3://bucket/photos/a.jpg   project:photos/a.jpg   task:photos/a.jpg     one object
     project:photos/            project:               s3://bucket           a folder, a whole store
@@ -78,17 +78,17 @@ class Found(NamedTuple):
     name: str
     """Its own name, without the folders it was looked for in; empty for the marker of such a folder."""
     info: ObjectInfo | None
-    """What storage said about it; None: nobody has asked yet whether it exists."""
+    """Its facts, as storage lists them; None: it is not known yet whether it exists."""
 
 
 def is_local(text: str) -> bool:
-    """Tell whether *text* is a path on this machine rather than a LOCATION."""
+    """Whether *text* is a path on this machine rather than a LOCATION."""
     return not text.startswith(("project:", "task:")) and not is_url(text)
 
 
 def parse(text: str, stores: Stores) -> Location:
     """
-    Give the place that *text* means; no request is made to it.
+    Return the location that *text* means, without a request to its store.
 
     Raises:
         UsageError: it is no LOCATION, or its key must not be used.
@@ -109,7 +109,7 @@ def parse(text: str, stores: Stores) -> Location:
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Give the URL of the store and the key, glob or folder in it."""
+    """Return the URL of the store and the key, glob or folder in it."""
     try:
         store, key = split_object_url(url)
     except BadKeyError as error:
@@ -129,15 +129,15 @@ def find(
     location: Location, *, is_recursive: bool, transfers: Transfers, is_checked: bool = False
 ) -> Iterator[Found | LeftOut]:
     """
-    Give the objects that *location* means, and what may be meant and is none. Streams, as listings do.
+    Yield the objects that *location* means, and names it may mean that are no objects, as they are listed.
 
     Where storage turns out late not to list in order, some come twice.
 
     Args:
         location: Where to look.
         is_recursive: A folder means all that is in it.
-        transfers: What makes the requests.
-        is_checked: Ask whether a plain name exists; otherwise it is given as it is, unasked.
+        transfers: Makes the requests.
+        is_checked: Ask whether a plain name exists; otherwise it is taken as it is.
 
     Raises:
         UsageError: it is a folder, and that was not asked for.
@@ -189,12 +189,12 @@ def browse(
     location: Location, *, is_recursive: bool, transfers: Transfers
 ) -> Iterator[ObjectInfo | LeftOut | str]:
     """
-    Give what a person wants to see there: objects, folders as keys that end in `/`, and what is neither.
+    Yield what `ls` shows there: objects, folders as keys that end in `/`, and names that are neither.
 
     Args:
         location: Where to look.
-        is_recursive: Give the objects in folders instead of the folders.
-        transfers: What makes the requests.
+        is_recursive: Yield the objects in folders instead of the folders.
+        transfers: Makes the requests.
 
     Raises:
         AbsentError: there is nothing.

@@ -25,18 +25,18 @@ class Pace:
     longest_pause_s: float
     """Where the doubling ends."""
     longest_asked_s: float
-    """A longer wait that the other side asks for is not kept: no retry would wait so long either."""
+    """A longer wait that the other side asks for is ignored: no retry would wait so long either."""
     draw: Callable[[], float] = random.random
-    """Gives a number from 0 to 1."""
+    """Returns a random number from 0 to 1."""
     at_once: int = field(init=False)
     """Transfers that may go on at once."""
     begin_at: float = field(init=False, default=float("-inf"))
     """Nothing may begin before this moment."""
     _slowed_at: float = field(init=False, default=float("-inf"))
     _pauses: int = field(init=False, default=0)
-    """Since the last success."""
+    """Pauses since the last success."""
     _successes: int = field(init=False, default=0)
-    """Of the present round."""
+    """Successes of the present round."""
 
     def __post_init__(self) -> None:
         self.at_once = self.most
@@ -46,7 +46,7 @@ class Pace:
         Note the answer "slow down" to a transfer.
 
         Transfers that began before the pace was slowed say nothing of the new pace: of a burst of such
-        answers, only the first one slows it. How long to wait, each may say.
+        answers, only the first one slows it. Each of them may still say how long to wait.
         """
         asked_s = retry_after_s or 0.0
         if asked_s <= self.longest_asked_s:

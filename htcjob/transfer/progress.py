@@ -1,7 +1,7 @@
 """
-What has been moved so far: a live line on a terminal, a log line now and then elsewhere.
+How much has been moved so far: a live line on a terminal, a log line now and then elsewhere.
 
-No timer and no thread: whoever works or waits calls `add` or `tick`, and that shows what is due.
+No timer and no thread: the threads that work or wait call `add` or `tick`, which show a line when it is due.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TextIO
 
 from htcjob.environment.variables import current_environ
@@ -20,9 +19,9 @@ from htcjob.logs.events import event
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
-"""Seconds between two log lines; what ends before the first of them says nothing."""
+"""Seconds between two log lines; a shorter transfer logs none."""
 SHOW_AFTER_S = 0.5
-"""Seconds before the live line appears: what is quick does not flicker."""
+"""Seconds before the live line appears, so that a quick transfer does not flicker."""
 SHOW_EVERY_S = 0.2
 """Seconds between two states of the live line."""
 ERASE = "\r\033[K"
@@ -31,13 +30,13 @@ ERASE = "\r\033[K"
 
 class Progress:
     """
-    How far something has come. May be told from any thread.
+    How far something has come. May be used from any thread.
 
     Args:
-        what: What goes on, in a word: `stage_in`.
-        objects: How many there will be; None: nobody knows.
-        size_bytes: How many bytes that will be; None: nobody knows.
-        stream: Where the live line goes, if that is a terminal that can. Default: standard error.
+        what: The activity, in a word: `stage_in`.
+        objects: How many there will be; None: not known.
+        size_bytes: How many bytes that will be; None: not known.
+        stream: Where the live line goes, if that is a terminal that can show one. Default: standard error.
         clock: Seconds of a clock that never goes back.
     """
 
@@ -60,7 +59,7 @@ class Progress:
         self._due_at = self._began + (SHOW_AFTER_S if self._is_live else LOG_EVERY_S)
         self._is_shown = False
         self._lock = threading.RLock()
-        """Of everything above; a log line of ours comes back to `filter`."""
+        """Guards everything above. Reentrant, because a log line of ours comes back to `filter`."""
 
     @property
     def tick_s(self) -> float:
@@ -73,38 +72,33 @@ class Progress:
                 handler.addFilter(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._erase()
         for handler in logging.getLogger("htcjob").handlers:
             handler.removeFilter(self)
 
     def filter(self, _record: logging.LogRecord) -> bool:
-        """Make room for a log line; the live line comes back with its next state."""
+        """Clear the live line for a log line; it comes back with its next state."""
         self._erase()
         return True
 
     def expect(self, *, objects: int = 0, size_bytes: int = 0) -> None:
-        """Add to what there will be in all: for lists that are read while their things are moved."""
+        """Add to the totals, of a list that is read while its objects are moved."""
         with self._lock:
             self._objects_in_all = (self._objects_in_all or 0) + objects
             self._bytes_in_all = (self._bytes_in_all or 0) + size_bytes
 
     def add(self, *, objects: int = 0, size_bytes: int = 0) -> None:
-        """Add to what has been moved."""
+        """Add to the numbers that have been moved."""
         with self._lock:
             self._objects += objects
             self._bytes += size_bytes
         self.tick()
 
     def tick(self) -> None:
-        """Show what is due."""
+        """Show a line, if one is due."""
         now = self._clock()
-        if now < self._due_at:  # read without the lock: at worst it is shown by the next one
+        if now < self._due_at:  # read without the lock: at worst, the next call shows the line
             return
         with self._lock:
             if now < self._due_at:
@@ -151,7 +145,7 @@ class Progress:
 
 
 def size_in_words(size_bytes: float) -> str:
-    """Give a number of bytes for people: `512 B`, `1.5 MB` (a million and a half)."""
+    """Return a number of bytes for people: `512 B`, `1.5 MB` (a million and a half)."""
     if size_bytes < 1000:
         return f"{size_bytes:.0f} B"
     size, unit = size_bytes / 1000, "kB"

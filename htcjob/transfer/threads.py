@@ -1,4 +1,4 @@
-"""The threads of an attempt: side by side, in order, a bounded number of things on their way."""
+"""The threads of an attempt: they work side by side, on a bounded number of things, with results in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from itertools import chain, islice
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, TypeVar
 
 from htcjob.errors import HtcjobError
@@ -44,18 +43,13 @@ class ThreadPool:
         self._idle = 0
         """Threads that wait for a task."""
         self._lock = threading.Lock()
-        """Of the two above, between threads of the pool."""
+        """Guards the two above, between threads of the pool."""
         self._current = threading.local()
 
     def __enter__(self) -> ThreadPool:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._tasks.put(None)
         while self._threads:
             self._threads.pop().join()
@@ -69,16 +63,16 @@ class ThreadPool:
         tick_s: float = -1,
     ) -> Generator[R | HtcjobError, None, None]:
         """
-        Give what *act* returns for each of *things*, in their order, or the `HtcjobError` it raised.
+        Yield what *act* returns for each of *things*, in their order, or the `HtcjobError` that it raised.
 
         Any other exception of *act* is raised here, at its place in the order, and so is one of *things*.
         *things* is read in the calling thread, a bounded number ahead, so memory does not grow with its
-        length. When it is closed early, nothing more begins, and what has begun has ended when that
-        returns. One thing alone needs no thread. *act* must not call `each`.
+        length. When this generator is closed early, nothing more begins, and whatever has begun has ended
+        when `close` returns. One thing alone needs no thread. *act* must not call `each`.
 
         Args:
             act: Called in threads of the pool.
-            things: What to do it with.
+            things: Its arguments, one for each call.
             tick: Called in the calling thread again and again while it waits.
             tick_s: Seconds between two ticks; -1: never.
         """
@@ -110,12 +104,12 @@ class ThreadPool:
                 task.wait_for_end()
 
     def is_abandoned(self) -> bool:
-        """Tell, in a thread of the pool, whether nobody waits any more for what it does."""
+        """Whether this thread of the pool works for a call of `each` that is over."""
         batch: _Batch | None = getattr(self._current, "batch", None)
         return batch is not None and batch.is_over
 
     def _start_thread(self) -> bool:
-        """Start one more; False: this machine gives no more threads."""
+        """Start one more; return False where this machine gives no more threads."""
         thread = threading.Thread(target=self._work, name="htcjob-transfer", daemon=True)
         with suppress(RuntimeError):
             thread.start()
@@ -133,26 +127,26 @@ class ThreadPool:
                 if task is None:
                     self._tasks.put(None)  # for the next one
                     return
-                # There is always one that waits, as long as something may come.
+                # As long as more tasks may come, one thread always waits for them.
                 may_come = not task.batch.is_over and not (task.batch.is_complete and self._tasks.empty())
                 if may_come and not self._idle and len(self._threads) < self._most:
                     self._start_thread()
             self._current.batch = task.batch
             task.run()
-            del task  # what it holds must not live until the next one
+            del task  # its arguments and result must not live until the next one
 
 
 class _Batch:
-    """What one call of `each` does."""
+    """The tasks of one call of `each`."""
 
     is_complete = False
     """All its tasks are in the queue."""
     is_over = False
-    """Nobody waits for it any more."""
+    """Its results are not wanted any more."""
 
 
 class _Task:
-    """One thing on its way; the same one may be given to several threads."""
+    """One thing on its way; several threads may get the same task."""
 
     __slots__ = ("_act", "_error", "_has_begun", "_has_ended", "_is_done", "_result", "_thing", "batch")
 
@@ -168,7 +162,7 @@ class _Task:
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Act, unless another thread does, or nobody waits for it any more."""
+        """Act, unless another thread does, or the result is not wanted any more."""
         if not self._has_begun.acquire(blocking=False):
             return
         try:
@@ -181,7 +175,7 @@ class _Task:
             self._has_ended.release()
 
     def wait(self, tick: Callable[[], None], tick_s: float) -> Any:
-        """Give the result, or raise the exception, when it is there."""
+        """Return the result, or raise the exception, when it is there."""
         while not self._is_done and not self._has_ended.acquire(timeout=tick_s):
             tick()
         if self._error is not None:
@@ -195,7 +189,7 @@ class _Task:
 
 
 def _gathering(act: Callable[[T], R]) -> Callable[[T], R | HtcjobError]:
-    """Give *act* with its failures as values."""
+    """Return *act* with its failures as values."""
 
     def outcome(thing: T) -> R | HtcjobError:
         try:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from htcjob.errors import HtcjobError, TransientError
@@ -35,16 +34,16 @@ R = TypeVar("R")
 
 TRANSFERS = 32
 """Objects that move at once. Small ones wait for the network, not for us: 16 hide a round trip of 20 ms, more
-need more (shared/reference/storage.md section 2)."""
+need more."""
 
 BYTES_UP = 128 << 20
 """Bytes of files on their way up at once: a small one is held in memory as a whole."""
 LARGE_BYTES = 64 << 20
-"""A file counts with no more than this: what is larger goes up in a bounded number of parts at once
-(`storage/cloud.py`), and two of those are enough for any line."""
+"""A file counts with no more than this: a larger one goes up in a bounded number of parts at once
+(`storage/parts.py`), and two such files are enough for any line."""
 
 LONGEST_MOMENT_S = 0.5
-"""Seconds after which a wait looks whether anybody waits for it."""
+"""Seconds after which a wait checks whether its transfer is still wanted."""
 
 
 class Transfers:
@@ -54,8 +53,8 @@ class Transfers:
     When storage says "slow down", all transfers do (`Pace`). Counters count objects that arrived.
 
     Args:
-        retry: What a transient failure is met with.
-        progress: Is told what arrives; may be replaced between two calls of `each`.
+        retry: How a transient failure is tried again.
+        progress: Counts what arrives; may be replaced between two calls of `each`.
     """
 
     def __init__(self, retry: RetryPolicy, *, progress: Progress | None = None) -> None:
@@ -76,23 +75,18 @@ class Transfers:
         self._written: set[Store] = set()
         """Stores that something was put into."""
         self._moving = 0
-        """Transfers that go on now."""
+        """Transfers under way now."""
         self._bytes_up = 0
         self._changed = threading.Condition()
-        """Of all counters and the pace."""
+        """Guards all counters and the pace."""
 
     def __enter__(self) -> Transfers:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._pool.__exit__(kind, error, traceback)
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        self._pool.__exit__()
         if kind is None:
-            for store in self._written:  # what is told as done survives a power cut
+            for store in self._written:  # what we report as done survives a power cut
                 self._retry.call(store.sync)
 
     def get(self, store: Store, key: str, path: str) -> ObjectInfo:
@@ -113,14 +107,14 @@ class Transfers:
         """
         Copy the file *path* to *key* (`Store.put`), with its digest.
 
-        The checksum of what is given is always the file's `sha256:…`. A file that is written to meanwhile
-        is put again; when it never rests, that is a `TransientError`.
+        The checksum that is returned is always the file's `sha256:…`. A file that is written to meanwhile is
+        put again; when it never rests, that is a `TransientError`.
 
         Args:
             store: Where it goes.
             path: The file.
             key: Its name there.
-            sha256: Its digest, in hexadecimal, where that is known already.
+            sha256: Its digest, in hexadecimal, where it is known already.
 
         Raises:
             HtcjobError: for good, or after the retries.
@@ -149,7 +143,7 @@ class Transfers:
 
     def call(self, request: Callable[[], T]) -> T:
         """
-        Give what any other request returns; it is retried, and waits for its turn.
+        Return what any other request returns; it is retried, and waits for its turn.
 
         Raises:
             HtcjobError: for good, or after the retries.
@@ -163,12 +157,12 @@ class Transfers:
 
     def each(self, act: Callable[[T], R], things: Iterable[T]) -> Generator[R | HtcjobError, None, None]:
         """
-        Give what *act* returns for each of *things*, in their order, or the `HtcjobError` it raised.
+        Yield what *act* returns for each of *things*, in their order, or the `HtcjobError` that it raised.
 
-        *act* runs side by side in threads and may use every method of this but `each`. *things* is read
-        in the calling thread, a bounded number ahead. When it is closed early (`contextlib.closing`),
-        nothing more begins, and no thread writes any more when that returns. One thing alone needs no
-        thread.
+        *act* runs side by side in threads and may use every method of this object but `each`. *things* is
+        read in the calling thread, a bounded number ahead. When this generator is closed early
+        (`contextlib.closing`), nothing more begins, and no thread writes any more when `close` returns. One
+        thing alone needs no thread.
         """
         if self.progress is None:
             return self._pool.each(act, things)
@@ -220,7 +214,7 @@ class Transfers:
         raise AbandonedError
 
     def _wait(self, seconds: float) -> bool:
-        """Wait as the retry policy does; also true, within a moment, when nobody waits for us any more."""
+        """Wait as the retry policy does; return True, too, soon after the transfer is not wanted any more."""
         while seconds > 0:
             if self._sleep(min(seconds, LONGEST_MOMENT_S)) or self._pool.is_abandoned():
                 return True
@@ -229,7 +223,7 @@ class Transfers:
 
 
 class _Version(NamedTuple):
-    """What tells that a file is as it was."""
+    """The facts by which a file that has changed is known."""
 
     size_bytes: int
     changed_ns: int

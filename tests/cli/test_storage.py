@@ -12,7 +12,7 @@ import pytest
 
 from htcjob.cli.commands.storage import _report
 from htcjob.errors import AbsentError, DeniedError, PermanentError, TransientError, UnauthenticatedError
-from htcjob.transfer.copying import Outcome
+from htcjob.transfer.tasks import Outcome
 
 COMMANDS = ("ls", "get", "put", "cp", "cat", "rm")
 

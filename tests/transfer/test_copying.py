@@ -11,17 +11,9 @@ from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.local.store import LocalStore
 from htcjob.storage.memory.store import MemoryStore
 from htcjob.transfer import copying
-from htcjob.transfer.copying import (
-    BLOCK_BYTES,
-    Copier,
-    Target,
-    blocks,
-    files_below,
-    is_empty,
-    removals,
-    run_tasks,
-)
+from htcjob.transfer.copying import BLOCK_BYTES, Copier, Target, blocks, files_below, is_empty
 from htcjob.transfer.locations import parse
+from htcjob.transfer.tasks import run_tasks
 from htcjob.transfer.transfers import Transfers
 
 
@@ -340,21 +332,6 @@ def test_nothing_is_asked_about_an_empty_target(moves, stores, tmp_path):
     assert actions(moves.put(f"{moves.folder}/")) == {"copied": 3}
     target = Target(LocalStore(str(tmp_path / "absent")), "", is_folder=True)
     assert is_empty(target, moves.transfers)
-
-
-def test_removals(stores, transfers):
-    """What a location means, and nothing else; a name that is not there is an error."""
-    for key in ("a", "a/b", "ab", "c/1", "c/2"):
-        stores.task.put_bytes(b"x", key)
-
-    def remove(text, *, is_recursive=False):
-        tasks = removals(parse(text, stores), transfers, is_recursive=is_recursive)
-        return [(outcome.key, outcome.action) for outcome in run_tasks(tasks, transfers)]
-
-    assert remove("task:a") == [("a", "removed")]
-    assert remove("task:c", is_recursive=True) == [("c/1", "removed"), ("c/2", "removed")]
-    assert remove("task:nix") == [("task:nix", "failed")]
-    assert set(objects(stores.task)) == {"a/b", "ab"}
 
 
 def test_blocks_are_the_object(stores, transfers, monkeypatch):

@@ -27,22 +27,11 @@ from htcjob.outcome.reasons import EXIT_STATUS, TerminationReason
 from htcjob.retry import RetryPolicy
 from htcjob.storage.contract import LeftOut
 from htcjob.storage.keys import real_path
-from htcjob.transfer.copying import (
-    COPIED,
-    FAILED,
-    REMOVED,
-    SKIPPED,
-    Copier,
-    Outcome,
-    Target,
-    blocks,
-    is_empty,
-    removals,
-    run_tasks,
-)
+from htcjob.transfer.copying import Copier, Target, blocks, is_empty
 from htcjob.transfer.globs import GLOB
 from htcjob.transfer.locations import browse, is_local, parse
 from htcjob.transfer.progress import size_in_words
+from htcjob.transfer.tasks import COPIED, FAILED, REMOVED, SKIPPED, Outcome, removals, run_tasks
 
 FAILURES_SHOWN = 5
 """The others are counted (`--json` has them all)."""
