@@ -11,6 +11,7 @@ from htcjob import __version__
 from htcjob.attempt.command_variables import claim_variables, job_variables
 from htcjob.entries.outputs import OutputPatterns, Writers
 from htcjob.entries.pipeline import Pipeline
+from htcjob.entries.placeholders import OURS
 from htcjob.entries.staging import Staging
 from htcjob.entries.work_directories import ScratchDirectory
 from htcjob.environment.variables import command_environment
@@ -106,7 +107,7 @@ def _check_command(options: RunOptions, environ: Mapping[str, str]) -> None:
         raise CommandNotStartedError(missing.exit_status, missing.start_error or "")
     if not options.is_each:
         for word in options.command:
-            if word in ("{entry}", "{key}", "{input}", "{stem}", "{output_dir}"):
+            if word in OURS:
                 raise UsageError(f"{word} is filled in only with --each")
 
 
@@ -197,13 +198,15 @@ def flow(attempt: Attempt, left: Left, stores: JobStores, tools: Tools) -> None:
         if attempt.options.is_each:
             _one_by_one(attempt, pipeline, left, tools)
         else:
-            pipeline.work_on_chunk(list(left.entries))
+            from htcjob.entries.whole_chunk import WholeChunk
+
+            WholeChunk(pipeline).work_on(list(left.entries))
         tools.patterns.warn()
 
 
 def _one_by_one(attempt: Attempt, pipeline: Pipeline, left: Left, tools: Tools) -> None:
     from htcjob.entries.disk_budget import DiskBudget
-    from htcjob.entries.each import Each
+    from htcjob.entries.each import OneByOne
 
     stragglers, factor = None, attempt.options.timeout_factor
     if factor is not None:
@@ -212,4 +215,4 @@ def _one_by_one(attempt: Attempt, pipeline: Pipeline, left: Left, tools: Tools) 
         stragglers = Stragglers(factor)
     disk = DiskBudget.of(pipeline.scratch, attempt.options.disk_budget_bytes)
     act = attempt.loop.act if attempt.loop is not None else None
-    Each(pipeline, disk, stragglers, tools.crew, act).work_on(left.entries)
+    OneByOne(pipeline, disk, stragglers, tools.crew, act).work_on(left.entries)

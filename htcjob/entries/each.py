@@ -6,7 +6,6 @@ The way of one entry when the command runs once per entry: fetched, worked on, p
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,9 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from htcjob.entries.command_files import said_by_command
 from htcjob.entries.disk_budget import DiskBudget, DiskShare, size_of_tree
 from htcjob.entries.flow import Flow, Next
-from htcjob.entries.work_directories import Place, Places, in_work_directory, said_by_command
+from htcjob.entries.pipeline import Work
+from htcjob.entries.placeholders import fill_in, values_of
+from htcjob.entries.work_directories import WorkDirectories, WorkDirectory, in_work_directory
 from htcjob.errors import (
     HtcjobError,
     ShortageError,
@@ -44,7 +46,7 @@ class Stay:
     """What an entry has from the beginning of its fetch until it leaves, or begins anew."""
 
     entry: Entry
-    place: Place
+    directory: WorkDirectory
     """Its own directories."""
     share: DiskShare
     """Of the disk budget."""
@@ -53,8 +55,8 @@ class Stay:
     stage_in_s: float = 0.0
     record: Record | None = None
     """What its command did; its outputs are to be put still."""
-    is_left: bool = True
-    """No process that was told of its place is alive."""
+    is_vacated: bool = True
+    """No process that was told of its directory is alive."""
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ value for the record, and what is wrong in words."""
 
 
 @dataclass(slots=True)
-class Each:
+class OneByOne:
     """The steps of one entry, for `Flow`."""
 
     pipeline: Pipeline
@@ -91,12 +93,12 @@ class Each:
     """Does the work of an entry, where that is neither a command nor a function of a warm worker."""
     _is_given_up: bool = False
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
-    _places: Places = field(init=False)
+    _directories: WorkDirectories = field(init=False)
     _unfilled: set[str] = field(default_factory=set)
     """Words that look like placeholders and are none; each is warned of once."""
 
     def __post_init__(self) -> None:
-        self._places = Places(self.pipeline.scratch)
+        self._directories = WorkDirectories(self.pipeline.scratch)
 
     def work_on(self, entries: Iterable[Entry]) -> None:
         """Take all entries through; after a stop signal, those that have begun."""
@@ -144,14 +146,14 @@ class Each:
         if share is None:
             return None
         try:
-            return Stay(trip.entry, self._places.lend(), share)
+            return Stay(trip.entry, self._directories.lend(), share)
         except HtcjobError:
             share.give_back()
             raise
 
     def _fetch(self, stay: Stay) -> None:
-        entry, outputs = stay.entry, stay.place.outputs
-        stay.path = self.pipeline.stage_in(entry, stay.place.inputs)
+        entry, outputs = stay.entry, stay.directory.outputs
+        stay.path = self.pipeline.stage_in(entry, stay.directory.inputs)
         with in_work_directory(stay.path):
             stay.share.resize(os.path.getsize(stay.path))
         if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
@@ -168,7 +170,7 @@ class Each:
         act = self.act or (self._run if self.pipeline.options.call is None else self._call)
         result, value, problem = act(stay, worker, timeout_s)
         self.pipeline.note_memory(result.peak_memory_bytes)
-        stay.is_left = result.has_no_survivors
+        stay.is_vacated = result.has_no_survivors
         if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
@@ -180,19 +182,16 @@ class Each:
             trip.entry,
             verdict,
             message=message if result.excuse or verdict is EntryResult.OUT_OF_MEMORY else problem or message,
-            exit_status=result.exit_status,
+            work=Work.of(result),
             value=value,
             stage_in_s=stay.stage_in_s,
-            work_s=result.elapsed_s,
-            cpu_s=result.cpu_s,
-            peak_memory_bytes=result.peak_memory_bytes,
         )
         if verdict is EntryResult.DONE:
             if self.stragglers is not None:
                 self.stragglers.add(result.elapsed_s)
             stay.record = record
             if self.disk.is_exact:
-                stay.share.resize(size_of_tree(stay.place.root))
+                stay.share.resize(size_of_tree(stay.directory.root))
         else:
             if verdict is EntryResult.OUT_OF_MEMORY:
                 self._leave(trip)  # its files may be what fills the memory: before the next entry begins
@@ -201,18 +200,18 @@ class Each:
 
     def _run(self, stay: Stay, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
         entry, command = stay.entry, self.pipeline.options.command
-        argv = self._argv(_placeholders(entry, stay.path, stay.place))
+        argv = self._argv(values_of(entry, stay.path, stay.directory))
         names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": stay.path}
-        result = self.pipeline.run(argv, stay.place, names, may_finish=True, timeout_s=timeout_s)
+        result = self.pipeline.run(argv, stay.directory, names, may_finish=True, timeout_s=timeout_s)
         # A program whose name is made of the entry may be unusable for this one only.
         result = result._replace(is_unusable=result.is_unusable and argv[0] == command[0])
-        return result, None, said_by_command(stay.place.message_file)
+        return result, None, said_by_command(stay.directory.message_file)
 
     def _call(self, stay: Stay, worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
         entry = stay.entry
         request = {
             "input": stay.path,
-            "output_dir": stay.place.outputs,
+            "output_dir": stay.directory.outputs,
             "entry": entry.text,
             "key": entry.key,
             "params": entry.parameters,
@@ -228,7 +227,7 @@ class Each:
         stay = trip.stay
         try:
             if stay is not None and stay.record is not None:
-                self._settle(trip, self._stage_out(stay.record, stay.place))
+                self._settle(trip, self._stage_out(stay.record, stay.directory))
         finally:
             self._leave(trip)
         return Next.LEAVE if trip.is_over else Next.AGAIN
@@ -257,7 +256,7 @@ class Each:
         """Take back all that an entry has, if it has anything still."""
         stay, trip.stay = trip.stay, None
         if stay is not None:
-            self._places.take_back(stay.place, stay.path, is_left=stay.is_left)
+            self._directories.take_back(stay.directory, stay.path, is_vacated=stay.is_vacated)
             stay.share.give_back()
 
     def _argv(self, values: Mapping[str, str]) -> list[str]:
@@ -270,46 +269,19 @@ class Each:
                 event(log, logging.WARNING, "placeholder_not_filled", word=word, known=sorted(values))
         return argv
 
-    def _stage_out(self, record: Record, place: Place) -> Record:
+    def _stage_out(self, record: Record, directory: WorkDirectory) -> Record:
         """Put the outputs of a finished entry, and give its record with them."""
         started = time.monotonic()
         pipeline = self.pipeline
         claimed: list[str] = []
         try:
-            keys = pipeline.patterns.find(place.outputs)
+            keys = pipeline.patterns.find(directory.outputs)
             pipeline.writers.claim(keys, record.position)
             claimed = keys
-            outputs = pipeline.staging.stage_out(place.outputs, keys)
+            outputs = pipeline.staging.stage_out(directory.outputs, keys)
         except StorageError as error:
             if stops_attempt(error, staging_out=True):
                 raise
             pipeline.writers.let_go(claimed)
             return replace(record, result=EntryResult.FAILED, message=f"stage-out: {error}")
         return replace(record, message="", outputs=tuple(outputs), stage_out_s=time.monotonic() - started)
-
-
-def fill_in(word: str, values: Mapping[str, str]) -> str:
-    """
-    Give *word* with its placeholders filled in.
-
-    `{name}` is replaced when *values* has that name; anything else in braces, such as `${name}` of a shell
-    or `{print}` of awk, is left as it is.
-    """
-    if "{" not in word:
-        return word
-    return re.sub(r"(?<!\$)\{(\w+)\}", lambda match: values.get(match[1], match[0]), word)
-
-
-def _placeholders(entry: Entry, path: str, place: Place) -> dict[str, str]:
-    members = {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in entry.parameters.items()
-    }
-    return {
-        **members,
-        "entry": entry.text,
-        "key": entry.key,
-        "input": path,
-        "stem": os.path.splitext(os.path.basename(path))[0],
-        "output_dir": place.outputs,
-    }

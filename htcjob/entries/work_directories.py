@@ -1,57 +1,48 @@
 """
-The directories of one run of the command, and the files that it and we leave there for each other.
+The directories of an attempt: its own, and in it those of each run of the command, which are used again.
 
-What the command wrote is read with care: it may be a link, a pipe, or nonsense.
+What the command did to them is looked at with care: a folder may have become a link.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import os
-import stat
 import threading
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple
 
-from htcjob.errors import FailureReportError, StorageError, TransientError, UnwritableError
-from htcjob.ledger.records import LONGEST_MESSAGE
+from htcjob.errors import StorageError, TransientError, UnwritableError
 from htcjob.logs.events import event
-from htcjob.logs.redact import redact
 from htcjob.machine.temporary import clear_away
 from htcjob.storage.keys import real_path
 from htcjob.trouble import in_words, is_passing, let_go
 
 if TYPE_CHECKING:
-    from htcjob.manifest.entry import Entry
+    pass
 
 log = logging.getLogger(__name__)
 
 SYSTEM_TEMPORARY = "/tmp"  # noqa: S108 - only the parent of a fresh directory with a random name
 
-_READ_OF_MESSAGE = 64 * 1024
-"""Characters of the command's message that are looked at."""
-
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkDirectory:
     """The directories of one run of the command."""
 
     root: str
 
     @classmethod
-    def make(cls, root: str) -> Place:
+    def make(cls, root: str) -> WorkDirectory:
         """Make the directories below *root*, and *root* itself."""
-        place = cls(root)
-        for directory in (root, place.inputs, place.outputs):
-            with in_work_directory(directory):
-                os.mkdir(directory, 0o700)
-        return place
+        directory = cls(root)
+        for path in (root, directory.inputs, directory.outputs):
+            with in_work_directory(path):
+                os.mkdir(path, 0o700)
+        return directory
 
     @property
     def inputs(self) -> str:
@@ -105,7 +96,7 @@ class Place:
         return contents == [["output", "work"], [], []] and kinds == {folder}
 
     def variables(self) -> dict[str, str]:
-        """Give what tells the command of these places."""
+        """Return the variables that tell the command of these paths."""
         return {
             "HTCJOB_WORK_DIR": self.inputs,
             "HTCJOB_OUTPUT_DIR": self.outputs,
@@ -127,14 +118,14 @@ class FolderStatus(NamedTuple):
         return cls(status.st_mode, status.st_uid, status.st_gid)
 
 
-class Places:
+class WorkDirectories:
     """
-    Lends places to entries, and takes them back. May be used from any thread.
+    Lends work directories to entries, and takes them back. May be used from any thread.
 
-    A place that is empty again becomes the next one, under another name: making and removing three folders
-    can take a disk longer than a short command takes. No name is ever lent twice. So a place is its
+    One that is empty again becomes the next one, under another name: making and removing three folders can
+    take a disk longer than a short command takes. No name is ever lent twice. So a directory is its
     borrower's alone until it is given back, nothing happens when it is given back again, and a process that
-    was told of an earlier place cannot find its way into a later one.
+    was told of an earlier one cannot find its way into a later one.
 
     Args:
         scratch: The directory that they are in.
@@ -150,9 +141,9 @@ class Places:
         self._lent: dict[str, FolderStatus] = {}
         """What those in use were at first, by their root."""
 
-    def lend(self) -> Place:
+    def lend(self) -> WorkDirectory:
         """
-        Give a place that is empty.
+        Return a directory that is empty.
 
         Raises:
             UnwritableError: there is no room for one.
@@ -160,10 +151,10 @@ class Places:
         with self._lock:
             root = os.path.join(self._scratch, str(next(self._names)))
             free, status = self._free.pop() if self._free else ("", None)
-        place = Place(root)
+        directory = WorkDirectory(root)
         if status is None or not _renamed(free, root):
             try:
-                place = Place.make(root)
+                directory = WorkDirectory.make(root)
                 with in_work_directory(root):
                     status = FolderStatus.of(root)
             except StorageError:
@@ -171,26 +162,26 @@ class Places:
                 raise
         with self._lock:
             self._lent[root] = status
-        return place
+        return directory
 
-    def take_back(self, place: Place, input_path: str = "", *, is_left: bool = True) -> None:
+    def take_back(self, directory: WorkDirectory, input_path: str = "", *, is_vacated: bool = True) -> None:
         """
-        Remove *place* with whatever is in it, unless it was given back before.
+        Remove *directory* with whatever is in it, unless it was given back before.
 
         Args:
-            place: One that was lent.
+            directory: One that was lent.
             input_path: The input in it, or empty.
-            is_left: No process that was told of it is alive.
+            is_vacated: No process that was told of it is alive.
         """
         with self._lock:
-            status = self._lent.pop(place.root, None)
+            status = self._lent.pop(directory.root, None)
         if status is None:
             return
-        if is_left and place.clear(input_path, status):
+        if is_vacated and directory.clear(input_path, status):
             with self._lock:
-                self._free.append((place.root, status))
+                self._free.append((directory.root, status))
         else:
-            remove_tree(place.root)
+            remove_tree(directory.root)
 
 
 def _renamed(old: str, new: str) -> bool:
@@ -225,70 +216,6 @@ def remove_tree(path: str) -> None:
             os.waitpid(os.posix_spawnp("rm", ["rm", "-rf", "--", path], {}), 0)
     if os.path.lexists(path):
         event(log, logging.WARNING, "work_directory_kept", path=path)
-
-
-def entries_file_line(entry: Entry, path: str) -> str:
-    """Give the manifest line with the local path: the path itself, or a JSON line with `input` added."""
-    if not entry.text.startswith("{"):
-        return path
-    return json.dumps({"key": entry.key, **entry.parameters, "input": path}, ensure_ascii=False)
-
-
-def failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> dict[str, str]:
-    """
-    Give the reasons of the entries that the command of a chunk reports as failed, by their input.
-
-    One JSON object a line, with `input`, a path of the entries file, and `message`. No file: none failed.
-
-    Raises:
-        FailureReportError: a line is something else. To guess would be to commit an entry that failed.
-    """
-    failures: dict[str, str] = {}
-    try:
-        with _open_made_by_command(failures_file) as file:
-            for number, line in enumerate(file, start=1):
-                said = json.loads(line)
-                if said["input"] not in inputs:
-                    raise FailureReportError(
-                        f"line {number} of the command's HTCJOB_FAILURES_FILE names {said['input']!r}, "
-                        "which is no input of this chunk; nothing is committed"
-                    )
-                failures[said["input"]] = str(said.get("message") or "reported as failed by the command")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        if is_passing(error):
-            raise TransientError("read", failures_file, in_words(error)) from error
-        raise _misunderstood(error) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _misunderstood(error) from error
-    return failures
-
-
-def _misunderstood(error: Exception) -> FailureReportError:
-    return FailureReportError(
-        f"the command's HTCJOB_FAILURES_FILE is not JSON lines with input and message "
-        f"({type(error).__name__}); nothing is committed"
-    )
-
-
-def said_by_command(message_file: str) -> str:
-    """Give the reason that the command left for a person, on one line; empty when it left none."""
-    try:
-        with _open_made_by_command(message_file) as file:
-            # Cut last: half a secret would not be known for one.
-            return " ".join(redact(file.read(_READ_OF_MESSAGE)).split())[:LONGEST_MESSAGE]
-    except OSError:
-        return ""
-
-
-def _open_made_by_command(path: str) -> TextIO:
-    """Open a file that the command was to write; not a link that it planted, nor a pipe that blocks."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        let_go(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return open(descriptor, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

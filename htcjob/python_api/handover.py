@@ -45,7 +45,7 @@ class JobEntry:
         """Place in the manifest, from 0."""
         self.path: str = stay.path
         """The local input file."""
-        self.output_dir: str = stay.place.outputs
+        self.output_dir: str = stay.directory.outputs
         """Where outputs go; their path below it is their key in task storage. The folders of the entry's key
         are there."""
         self._handover = handover

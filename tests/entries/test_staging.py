@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from htcjob.entries.outputs import OutputPatterns
 from htcjob.entries.pipeline import Pipeline
 from htcjob.entries.staging import Staging, lie_apart
-from htcjob.entries.work_directories import Place
+from htcjob.entries.whole_chunk import WholeChunk
+from htcjob.entries.work_directories import WorkDirectory
 from htcjob.errors import AbsentError, DeniedError, OutputError, PermanentError, TransientError, UsageError
 from htcjob.logs import events as logs
 from htcjob.manifest.entry import parse_entry
@@ -107,9 +108,9 @@ def test_a_stop_signal_ends_the_stage_in_of_a_chunk(staging, tmp_path):
     )
     pipeline = Pipeline(**members, staging=staging, signals=signals, scratch=str(tmp_path))
     entries = [parse_entry(key.encode(), position=n, line_number=n) for n, key in enumerate(keys)]
-    place = Place.make(str(tmp_path / "chunk"))
-    inputs = pipeline._stage_in_all(entries, place)
-    assert sorted(map(os.path.basename, inputs.values())) == sorted(os.listdir(place.inputs))
+    directory = WorkDirectory.make(str(tmp_path / "chunk"))
+    inputs = WholeChunk(pipeline)._stage_in(entries, directory)
+    assert sorted(map(os.path.basename, inputs.values())) == sorted(os.listdir(directory.inputs))
     assert 100 < len(inputs) < 500
 
 

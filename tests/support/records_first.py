@@ -9,11 +9,11 @@ import os
 import signal
 
 from htcjob.cli.main import main
-from htcjob.entries.each import Each
+from htcjob.entries.each import OneByOne
 from htcjob.entries.staging import Staging
 from htcjob.ledger.records import Output
 
-settle, stage_out = Each._settle, Staging.stage_out
+settle, stage_out = OneByOne._settle, Staging.stage_out
 
 
 def described(_staging, directory, keys):
@@ -32,10 +32,12 @@ def settle_first(each, trip, record):
         each.pipeline.ledger.flush()
         if os.environ.get("CHAOS_KILL"):
             os.kill(os.getpid(), signal.SIGKILL)
-        stage_out(each.pipeline.staging, trip.stay.place.outputs, [output.key for output in record.outputs])
+        stage_out(
+            each.pipeline.staging, trip.stay.directory.outputs, [output.key for output in record.outputs]
+        )
 
 
-Each._settle, Staging.stage_out = settle_first, described
+OneByOne._settle, Staging.stage_out = settle_first, described
 
 if __name__ == "__main__":
     main()
