@@ -64,7 +64,7 @@ from htcjob.retry import RetryPolicy
 from htcjob.storage.urls import open_store
 size = int(sys.argv[3])
 store = open_store(sys.argv[1], access_of_environment())
-open_chunk(store, sys.argv[2], Share(random.randrange(size), size), RetryPolicy())
+open_chunk(store, sys.argv[2], Share(random.randrange(size), size), retry=RetryPolicy())
 """
 """What a job does to find its chunk, and nothing else."""
 MB = 1_000_000
@@ -204,7 +204,7 @@ def _of_finding(directory: Path) -> Iterator[Figure]:
 
 def _find(store: Store, name: str, index: int) -> tuple[float, Manifest, range]:
     started = time.perf_counter()
-    manifest, chunk = open_chunk(store, name, Share(index, ARRAY_SIZE), RETRY)
+    manifest, chunk = open_chunk(store, name, Share(index, ARRAY_SIZE), retry=RETRY)
     return time.perf_counter() - started, manifest, chunk
 
 

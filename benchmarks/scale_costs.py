@@ -182,7 +182,7 @@ class _Bench:
 
         def locate() -> None:
             share = Share(LINES // 2, LINES // FEW)
-            found, chunk = open_chunk(project, "list.txt", share, retry)
+            found, chunk = open_chunk(project, "list.txt", share, retry=retry)
             list(found.entries(chunk))
             located.append((found, chunk))
 

@@ -20,7 +20,7 @@ from htcjob.job_stores import open_job_stores
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.run_identity import RunIdentity
 from htcjob.logs.events import INFO, event
-from htcjob.manifest.chunk import Share, chunk_bounds
+from htcjob.manifest.chunk import Share
 from htcjob.manifest.entry_list import EntryList
 from htcjob.manifest.opening import open_manifest
 from htcjob.retry import RetryPolicy
@@ -138,12 +138,10 @@ def locate_chunk(attempt: Attempt, stores: JobStores, tools: Tools) -> Manifest 
     manifest: Manifest | EntryList
     if context.manifest is None or options.entries:
         manifest = EntryList(options.entries)
-        attempt.chunk = chunk_bounds(
-            array_index=share.array_index, array_size=share.array_size, n_entries=manifest.n_entries
-        )
+        attempt.chunk = share.by_number(manifest.n_entries)
     else:
         manifest, attempt.chunk = open_manifest(
-            context.manifest, share, stores.project, tools.retry, stores.open
+            context.manifest, share, project=stores.project, retry=tools.retry, open_url=stores.open
         )
     attempt.facts.chunk_size = len(attempt.chunk)
     return manifest

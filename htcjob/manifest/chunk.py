@@ -23,6 +23,10 @@ class Share(NamedTuple):
         """Whether the sizes of the entries matter."""
         return self.balance == "bytes"
 
+    def by_number(self, n_entries: int) -> range:
+        """Return the positions of this share of *n_entries* where sizes do not matter (`chunk_bounds`)."""
+        return chunk_bounds(array_index=self.array_index, array_size=self.array_size, n_entries=n_entries)
+
 
 def chunk_bounds(*, array_index: int, array_size: int, n_entries: int) -> range:
     """
@@ -82,7 +86,7 @@ def weighted_bounds(
         ConfigurationError: the index is not below the size, or a number is out of range.
     """
     index, size = share.array_index, share.array_size
-    by_number = chunk_bounds(array_index=index, array_size=size, n_entries=n_entries)
+    by_number = share.by_number(n_entries)
     if weight == 0:
         return by_number
     start, stop = find([-(-index * weight // size), -(-(index + 1) * weight // size)])

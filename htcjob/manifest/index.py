@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from htcjob.errors import PermanentError, UnusableIndexError
-from htcjob.manifest.chunk import chunk_bounds, weighted_bounds
+from htcjob.manifest.chunk import weighted_bounds
 from htcjob.manifest.groups import Group
 from htcjob.manifest.index_format import (
     HEAD_BYTES,
@@ -77,9 +77,7 @@ class Index:
         """
         head = self.head
         if not share.is_weighted:
-            return chunk_bounds(
-                array_index=share.array_index, array_size=share.array_size, n_entries=head.n_entries
-            )
+            return share.by_number(head.n_entries)
         if head.weight is None:
             raise UnusableIndexError("it has no sizes")
         return weighted_bounds(share, n_entries=head.n_entries, weight=head.weight, find=self._positions)

@@ -16,10 +16,11 @@ from htcjob.errors import (
     UnusableIndexError,
 )
 from htcjob.logs.events import event
-from htcjob.manifest.chunk import chunk_bounds
 from htcjob.manifest.index import Index
 from htcjob.manifest.index_format import SUFFIX
 from htcjob.manifest.manifest import Manifest
+from htcjob.storage.keys import check_key
+from htcjob.storage.urls import is_url, split_object_url
 
 if TYPE_CHECKING:
     from htcjob.manifest.chunk import Share
@@ -32,27 +33,28 @@ log = logging.getLogger(__name__)
 def open_manifest(
     url_or_key: str,
     share: Share,
+    *,
     project: Store,
     retry: RetryPolicy,
     open_url: Callable[[str, str], Store],
 ) -> tuple[Manifest, range]:
     """
-    Open the manifest, a key of project storage or a full URL, and find a job's positions in it.
+    Open a manifest, named by a key of project storage or a full URL, and find a job's share of it.
 
     Args:
-        url_or_key: As given.
-        share: The job's.
+        url_or_key: Its name, as given.
+        share: The job's share.
         project: Project storage.
-        retry: What a transient failure is met with.
+        retry: How a transient failure is met.
         open_url: Opens the store of a full URL for a key in it (`JobStores.open`).
 
-    Raises:
-        AbsentError: it is not there.
-        ConfigurationError: it is no key and no URL of an object.
-    """
-    from htcjob.storage.keys import check_key
-    from htcjob.storage.urls import is_url, split_object_url
+    Returns:
+        The manifest, and the positions of the job's entries.
 
+    Raises:
+        AbsentError: there is no such manifest.
+        ConfigurationError: the name is no key and no URL of an object; or as of `open_chunk`.
+    """
     store, key = project, url_or_key.removeprefix("./")
     try:
         if is_url(url_or_key):
@@ -60,14 +62,14 @@ def open_manifest(
             store = open_url(store_url, key)
         else:
             check_key(key)
-        return open_chunk(store, key, share, retry)
+        return open_chunk(store, key, share, retry=retry)
     except BadKeyError as error:
         from htcjob.manifest.names import why_no_key
 
         what = str(error) if is_url(url_or_key) else why_no_key(url_or_key, error.reason, project.url)
         raise ConfigurationError(f"--manifest (HTCJOB_MANIFEST) {what}") from None
     except AbsentError as error:
-        # The answer to a HEAD has no words; a listing says when it is the whole bucket that is not there.
+        # The answer to a HEAD has no text; a listing tells when it is the whole bucket that is not there.
         retry.call(lambda: next(store.list(key), None))
         raise AbsentError(
             "manifest",
@@ -76,9 +78,9 @@ def open_manifest(
         ) from error
 
 
-def open_chunk(store: Store, key: str, share: Share, retry: RetryPolicy) -> tuple[Manifest, range]:
+def open_chunk(store: Store, key: str, share: Share, *, retry: RetryPolicy) -> tuple[Manifest, range]:
     """
-    Give the manifest *key* of *store*, and the positions of a job's share of it.
+    Return the manifest *key* of *store*, and the positions of a job's share of it.
 
     With an index that takes three requests for a chunk of up to 4 MiB, and one more when it is larger: the
     index's head, its pages at both ends, and the chunk, whose first 4 MiB are kept. Without one, or with one
@@ -112,7 +114,4 @@ def open_chunk(store: Store, key: str, share: Share, retry: RetryPolicy) -> tupl
     if cause != "it is not there":
         event(log, logging.WARNING, "index_not_used", index=url, cause=cause)
     manifest = Manifest(store, key, retry)
-    chunk = chunk_bounds(
-        array_index=share.array_index, array_size=share.array_size, n_entries=manifest.n_entries
-    )
-    return manifest, chunk
+    return manifest, share.by_number(manifest.n_entries)

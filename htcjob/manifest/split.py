@@ -16,7 +16,7 @@ from htcjob.errors import (
     UnusableIndexError,
     UnwritableError,
 )
-from htcjob.manifest.chunk import Share, chunk_bounds
+from htcjob.manifest.chunk import Share
 from htcjob.manifest.groups import GROUP_BYTES
 from htcjob.manifest.index_format import SUFFIX
 from htcjob.manifest.local_copy import LocalCopy
@@ -75,7 +75,7 @@ def split(
         RunMismatchError: the manifest was changed meanwhile.
     """
     index_url = location.store.url_of(location.key + SUFFIX)
-    manifest, _ = open_chunk(location.store, location.key, Share(0, array_size, balance), retry)
+    manifest, _ = open_chunk(location.store, location.key, Share(0, array_size, balance), retry=retry)
     copy = LocalCopy(location, transfers=transfers, retry=retry, folder=folder)
     index = _index_of(manifest, copy)
     lines = manifest
@@ -101,9 +101,7 @@ def split(
 def _job_chunk(share: Share, lines: Manifest, index: Index | None) -> JobChunk:
     size_bytes = None
     if index is None:
-        chunk = chunk_bounds(
-            array_index=share.array_index, array_size=share.array_size, n_entries=lines.n_entries
-        )
+        chunk = share.by_number(lines.n_entries)
     else:
         chunk = index.chunk(share)
         if index.head.weight is not None:

@@ -93,7 +93,7 @@ def test_an_index_of_right_checksums_and_wrong_numbers(data):
 
 def entries_of(store, array_index: int, balance: str) -> None:
     """Read a chunk: it has as many entries as it says, or that is an error."""
-    manifest, chunk = open_chunk(store, "list", Share(array_index, 5, balance), QUICK)
+    manifest, chunk = open_chunk(store, "list", Share(array_index, 5, balance), retry=QUICK)
     assert [entry.position for entry in manifest.entries(chunk)] == list(chunk)
 
 
@@ -105,7 +105,7 @@ def test_an_index_that_ends_behind_its_manifest_is_not_used(tmp_path):
     (head_bytes,) = struct.unpack_from("<I", index, 12)
     struct.pack_into("<Q", index, head_bytes + 8, 2**39)  # where the first line begins
     store.put_bytes(with_checksums(index), "list" + SUFFIX)
-    manifest, chunk = open_chunk(store, "list", Share(0, 5, "entries"), QUICK)
+    manifest, chunk = open_chunk(store, "list", Share(0, 5, "entries"), retry=QUICK)
     assert manifest.size_bytes == len(TEXT)
     assert len(list(manifest.entries(chunk))) == 600
 
@@ -118,7 +118,7 @@ def test_pages_that_go_backwards_are_not_used(tmp_path, page):
     (tag_bytes,) = struct.unpack_from("<I", index, 92)
     struct.pack_into("<Q", index, 96 + tag_bytes, 2999 + page)
     store.put_bytes(with_checksums(index), "list" + SUFFIX)
-    manifest, _ = open_chunk(store, "list", Share(0, 5, "entries"), QUICK)
+    manifest, _ = open_chunk(store, "list", Share(0, 5, "entries"), retry=QUICK)
     assert manifest.n_entries == Manifest(store, "list", QUICK).n_entries
     with pytest.raises(UnusableIndexError, match="contradict"):
         Index(store, "list", QUICK)

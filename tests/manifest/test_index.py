@@ -83,7 +83,7 @@ def test_a_chunk_takes_three_requests_and_little_more_than_its_own_bytes(array_s
     """Those of the index's head, its pages, and the chunk; none beside them."""
     store = store_of(TEXT)
     share = Share(int(where * array_size), array_size)
-    found, chunk = open_chunk(store, "list.txt", share, NO_WAIT)
+    found, chunk = open_chunk(store, "list.txt", share, retry=NO_WAIT)
     entries = list(found.entries(chunk))
     # The head brings the first pages with it.
     assert store.requests in ([INDEX, INDEX, "list.txt"], [INDEX, "list.txt"])
@@ -105,7 +105,7 @@ def test_three_requests_are_three_on_the_wire(rgw, monkeypatch, engine):
     server = urlsplit(rgw.endpoint)
     with FaultProxy(server.hostname, server.port) as proxy:
         store = open_store(f"s3://{bucket}", Access(engine=engine, endpoint=proxy.url, environ=rgw.environ()))
-        found, chunk = open_chunk(store, "list.txt", Share(997, 1000), NO_WAIT)
+        found, chunk = open_chunk(store, "list.txt", Share(997, 1000), retry=NO_WAIT)
         entries = list(found.entries(chunk))
         assert [entry.position for entry in entries] == list(range(997_000, 998_000))
         assert proxy.requests == 3
@@ -139,7 +139,7 @@ def test_the_bounds_hold_for_a_manifest_of_3_gb(tmp_path):
 def test_a_chunk_of_everything_is_read_in_blocks():
     """Larger chunks take a request for each 4 MiB, and one more for the index."""
     store = store_of(TEXT)
-    found, chunk = open_chunk(store, "list.txt", Share(0, 1), NO_WAIT)
+    found, chunk = open_chunk(store, "list.txt", Share(0, 1), retry=NO_WAIT)
     assert texts(found.entries(chunk)) == [(n, *entry) for n, entry in enumerate(reference(TEXT))]
     assert len(store.requests) <= 3 + len(TEXT) // manifest.BLOCK_BYTES + 1
     assert store.read_bytes <= len(TEXT) + 64 * 1024
@@ -148,11 +148,11 @@ def test_a_chunk_of_everything_is_read_in_blocks():
 def test_a_small_index_is_read_at_once():
     """Two requests, the manifest's among them; an empty chunk looks at the manifest's version only."""
     store = store_of(b"a.jpg\nb.jpg\n")
-    found, chunk = open_chunk(store, "list.txt", Share(1, 2), NO_WAIT)
+    found, chunk = open_chunk(store, "list.txt", Share(1, 2), retry=NO_WAIT)
     assert [entry.key for entry in found.entries(chunk)] == ["b.jpg"]
     assert store.requests == [INDEX, "list.txt"]
     store.requests.clear()
-    _, chunk = open_chunk(store, "list.txt", Share(2, 3), NO_WAIT)
+    _, chunk = open_chunk(store, "list.txt", Share(2, 3), retry=NO_WAIT)
     assert not chunk
     assert store.requests == [INDEX, "head list.txt"]
 
@@ -160,7 +160,7 @@ def test_a_small_index_is_read_at_once():
 def test_an_empty_manifest_has_an_index_too():
     """Of no entries."""
     store = store_of(b"")
-    found, chunk = open_chunk(store, "list.txt", Share(0, 3), NO_WAIT)
+    found, chunk = open_chunk(store, "list.txt", Share(0, 3), retry=NO_WAIT)
     assert (found.n_entries, chunk, list(found.entries(chunk))) == (0, range(0), [])
     assert store.requests == [INDEX, "head list.txt"]
 
@@ -168,7 +168,7 @@ def test_an_empty_manifest_has_an_index_too():
 def test_what_identifies_a_run_is_the_same_with_an_index():
     """So a job with an index and one without agree on run.json, and no job reads the manifest for its digest."""
     store = store_of(TEXT)
-    found, _ = open_chunk(store, "list.txt", Share(5, 1000), NO_WAIT)
+    found, _ = open_chunk(store, "list.txt", Share(5, 1000), retry=NO_WAIT)
     whole = Manifest(store, "list.txt")
     assert found.sha256 == whole.sha256 == hashlib.sha256(TEXT).hexdigest()
     for name in ("url", "tag", "size_bytes", "n_entries", "default_run"):
@@ -183,7 +183,7 @@ def test_chunks_of_equal_bytes_take_eight_requests_at_most(tmp_path):
     for index in (0, 1, 499, 998, 999):
         store.requests.clear()
         store.read_bytes = 0
-        found, chunk = open_chunk(store, "list.txt", Share(index, 1000, "bytes"), NO_WAIT)
+        found, chunk = open_chunk(store, "list.txt", Share(index, 1000, "bytes"), retry=NO_WAIT)
         entries = list(found.entries(chunk))
         assert len(store.requests) <= 8
         assert store.read_bytes <= sum(len(entry.text) + 1 for entry in entries) + 128 * 1024

@@ -33,5 +33,5 @@ def test_an_index_goes_with_a_file_too(tmp_path):
     made = make_index(store, "list.txt", NO_WAIT)
     assert (made.n_entries, made.manifest_bytes, made.weight) == (2, 12, None)
     assert made.index_bytes == (tmp_path / INDEX).stat().st_size
-    found, chunk = open_chunk(store, "list.txt", Share(1, 2), NO_WAIT)
+    found, chunk = open_chunk(store, "list.txt", Share(1, 2), retry=NO_WAIT)
     assert [entry.key for entry in found.entries(chunk)] == ["b.jpg"]

@@ -129,7 +129,7 @@ def test_an_index_with_changed_bytes_never_gives_wrong_entries(data):
                 del index[at:]
         store.put_bytes(bytes(index), INDEX)
         share = Share(data.draw(st.integers(0, 9)), 10)
-        found, chunk = open_chunk(store, "list.txt", share, NO_WAIT)
+        found, chunk = open_chunk(store, "list.txt", share, retry=NO_WAIT)
         assert chunk == range(share.array_index * 300, share.array_index * 300 + 300)
         assert [entry.key for entry in found.entries(chunk)] == [f"f/{n:05d}.jpg" for n in chunk]
 
@@ -139,20 +139,20 @@ def test_equal_bytes_need_sizes():
     store = CountingStore(b"a.jpg\n")
     share = Share(0, 1, "bytes")
     with pytest.raises(ConfigurationError, match=r"it is not there.*htcjob manifest build"):
-        open_chunk(store, "list.txt", share, NO_WAIT)
+        open_chunk(store, "list.txt", share, retry=NO_WAIT)
     make_index(store, "list.txt", NO_WAIT)
     with pytest.raises(ConfigurationError, match="it has no sizes"):
-        open_chunk(store, "list.txt", share, NO_WAIT)
+        open_chunk(store, "list.txt", share, retry=NO_WAIT)
     store.delete("list.txt")
     with pytest.raises(AbsentError, match=r"list\.txt"):
-        open_chunk(store, "list.txt", share, NO_WAIT)
+        open_chunk(store, "list.txt", share, retry=NO_WAIT)
 
 
 def test_a_manifest_replaced_while_a_job_reads_it_ends_the_job():
     """What was read already was of the old list."""
     with small(block=100, group=50, page=2, gap=0):
         store = store_of(FUZZED)
-        found, chunk = open_chunk(store, "list.txt", Share(0, 3), NO_WAIT)
+        found, chunk = open_chunk(store, "list.txt", Share(0, 3), retry=NO_WAIT)
         entries = found.entries(chunk)
         assert next(entries).key == "f/00000.jpg"
         store.put_bytes(FUZZED.replace(b"f", b"g"), "list.txt")
@@ -173,6 +173,6 @@ def test_an_index_replaced_while_a_job_reads_it_is_not_used(events):
         return answer
 
     store.read_part = replacing
-    found, chunk = open_chunk(store, "list.txt", Share(9, 10), NO_WAIT)
+    found, chunk = open_chunk(store, "list.txt", Share(9, 10), retry=NO_WAIT)
     assert [entry.position for entry in found.entries(chunk)] == list(range(N - N // 10, N))
     assert names(events) == ["index_not_used"]

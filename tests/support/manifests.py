@@ -123,7 +123,7 @@ def chunks(
     """Return the entries that each job of an array gets."""
     result = []
     for array_index in range(array_size):
-        found, chunk = open_chunk(store, "list.txt", Share(array_index, array_size, balance), NO_WAIT)
+        found, chunk = open_chunk(store, "list.txt", Share(array_index, array_size, balance), retry=NO_WAIT)
         entries = texts(found.entries(chunk))
         assert [position for position, _, _ in entries] == list(chunk)
         result.append(entries)

@@ -84,4 +84,4 @@ def open_chunk(
         raise ConfigurationError("no manifest is known: set --manifest or HTCJOB_MANIFEST")
     project = stores.project
     share = Share(context.array_index, context.require_array_size(), balance)
-    return open_manifest(context.manifest, share, project, retry, stores.open)
+    return open_manifest(context.manifest, share, project=project, retry=retry, open_url=stores.open)
