@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks.measure import HTCJOB, Cost, cost_of
 from benchmarks.peers.scale_work import OUTPUT_BYTES, WORK_S
 from benchmarks.scale_model import Design
-from htcjob.cli.commands.plan import CONTAINER_START_S
 from htcjob.job_stores import access_of_environment
 from htcjob.ledger.ledger import Ledger
 from htcjob.ledger.run_identity import RunIdentity
@@ -21,6 +20,7 @@ from htcjob.manifest.chunk import Share
 from htcjob.manifest.manifest import Manifest
 from htcjob.manifest.opening import open_chunk
 from htcjob.retry import RetryPolicy
+from htcjob.simulate.start_up import CONTAINER_START_S
 from htcjob.storage.urls import open_store
 from htcjob.transfer.transfers import Transfers
 from tests.support.servers.rgw import Rgw, running_rgw
@@ -81,7 +81,7 @@ def measure(rgw: Rgw) -> Costs:
         ours, our_steps = bench.ours()
         tutorials, tutorials_steps = bench.tutorials()
         container = Step(
-            "start of a container (`docker run`, see htcjob/cli/plan.py)", CONTAINER_START_S, 0, 0
+            "start of a container (`docker run`, see htcjob/simulate/start_up.py)", CONTAINER_START_S, 0, 0
         )
         return Costs([ours, tutorials], [container, *our_steps, *tutorials_steps])
 

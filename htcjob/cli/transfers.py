@@ -1,4 +1,4 @@
-"""What makes the requests of a command that a person waits for."""
+"""Transfers for interactive commands: retried, with warnings in words and, if asked for, progress."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from htcjob.transfer.transfers import Transfers
 
 
 @contextmanager
-def talking() -> Iterator[Transfers]:
-    """Give what makes requests."""
+def without_progress() -> Iterator[Transfers]:
+    """Yield transfers that show retries on standard error, and nothing else."""
     logs.set_up(log_format="text", level="info")
     with Transfers(RetryPolicy()) as transfers:
         yield transfers
 
 
 @contextmanager
-def moving(what: str) -> Iterator[Transfers]:
-    """Give what moves files, with progress on standard error."""
+def with_progress(what: str) -> Iterator[Transfers]:
+    """Yield transfers that show their progress on standard error, under the name *what*."""
     with ExitStack() as stack:
-        transfers = stack.enter_context(talking())
+        transfers = stack.enter_context(without_progress())
         transfers.progress = stack.enter_context(Progress(what))
         yield transfers

@@ -17,9 +17,10 @@ from htcjob.ledger.records import is_count
 from htcjob.logs.json_object import parse_object
 from htcjob.outcome.reasons import TerminationReason
 from htcjob.outcome.results import EntryResult
-from htcjob.simulate.injection import TRIED_AGAIN, JobIdentity, TokenIssuer, injected_variables
+from htcjob.simulate.injection import TRIED_AGAIN, JobIdentity, injected_variables
 from htcjob.simulate.output import copied_to
-from htcjob.simulate.runner import Attempt, Runner, Running
+from htcjob.simulate.runner import Launch, Runner, Running
+from htcjob.simulate.token_issuer import TokenIssuer
 
 GRACE_S = 30.0
 """Seconds from SIGTERM to SIGKILL when the platform stops an attempt (AWS Batch)."""
@@ -160,7 +161,7 @@ class Array:
     async def _attempt(self, array_index: int, attempt: int) -> AttemptEnd:
         simulation = self._simulation
         name = os.path.join(simulation.directory, f"{array_index}-{attempt}")
-        given = Attempt(
+        launch = Launch(
             array_index=array_index,
             attempt=attempt,
             variables=injected_variables(
@@ -178,9 +179,9 @@ class Array:
         log_path = None if simulation.inherits_output else f"{name}.log"
         started = time.monotonic()
         with suppress(FileNotFoundError):  # a record of an earlier simulation is not this attempt's
-            os.unlink(given.termination_log)
+            os.unlink(launch.termination_log)
         async with self._output(array_index, log_path) as output:
-            running = await self._runner.start(given, output)
+            running = await self._runner.start(launch, output)
             self._running.append(running)
             if self._interrupts:  # while it was started
                 self._pass_on_interrupt(running)
@@ -189,7 +190,7 @@ class Array:
         ended = running.ended.result()
         if ended.is_out_of_memory and ended.exit_status != 0:
             cause = cause or "out_of_memory"
-        record = _exit_record(given.termination_log)
+        record = _exit_record(launch.termination_log)
         return AttemptEnd(
             array_index=array_index,
             attempt=attempt,

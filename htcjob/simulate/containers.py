@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from htcjob.errors import EngineError, UsageError
 from htcjob.simulate.engine import Engine, State, kill
 from htcjob.simulate.leftovers import SIMULATION, Lock, remove_leftovers
-from htcjob.simulate.runner import Attempt, Ended
+from htcjob.simulate.runner import Ended, Launch
 
 TOKEN_FILE = "/run/htcjob/token"  # noqa: S105 - where it lies in the container
 KEY_SET = "/run/htcjob/jwks.json"
@@ -128,15 +128,15 @@ class Containers:
         if answer.status != 0:
             raise UsageError(f"--docker {image}: {answer.cause or f'htcjob ended with {answer.status}'}")
 
-    async def start(self, attempt: Attempt, output: int | None) -> _Container:
+    async def start(self, launch: Launch, output: int | None) -> _Container:
         """Start an attempt."""
-        name = f"{self._name}-{attempt.array_index}-{attempt.attempt}"
+        name = f"{self._name}-{launch.array_index}-{launch.attempt}"
         token_file = os.path.join(self._directory, f"{name}.token")
-        for path, content in ((token_file, attempt.token.reveal()), (attempt.termination_log, "")):
+        for path, content in ((token_file, launch.token.reveal()), (launch.termination_log, "")):
             with open(path, "w", encoding="ascii", opener=_open_private) as file:
                 file.write(content)
         variables = {
-            **attempt.variables,
+            **launch.variables,
             "HTCJOB_TOKEN_FILE": TOKEN_FILE,
             "HTCJOB_JWKS": KEY_SET,
             "HTCJOB_TERMINATION_LOG": TERMINATION_LOG,
@@ -144,8 +144,8 @@ class Containers:
         mounts = [
             *self._mounts,
             _mount(token_file, TOKEN_FILE, is_readonly=True),
-            _mount(attempt.key_set, KEY_SET, is_readonly=True),
-            _mount(attempt.termination_log, TERMINATION_LOG),
+            _mount(launch.key_set, KEY_SET, is_readonly=True),
+            _mount(launch.termination_log, TERMINATION_LOG),
         ]
         argv = self._argv("create", name, mounts, [*self._passed_on, *variables], ["run", *self._arguments])
         return _Container(self._engine, name, list(argv), variables, output=output, token_file=token_file)

@@ -22,7 +22,7 @@ _NOISE = ("WARNING:", "Run '", "See '")
 """What lines of standard error begin with that say nothing of the cause."""
 
 
-class Answer(NamedTuple):
+class EngineAnswer(NamedTuple):
     """What the program said."""
 
     status: int
@@ -86,7 +86,7 @@ class Engine:
                 f"{self.program}: {error.strerror}: install Docker, or name another program in HTCJOB_DOCKER"
             ) from error
 
-    async def ask(self, *arguments: str, environ: Mapping[str, str] = {}) -> Answer:
+    async def ask(self, *arguments: str, environ: Mapping[str, str] = {}) -> EngineAnswer:
         """
         Give what the program says.
 
@@ -106,7 +106,7 @@ class Engine:
                 f"{self.program} {arguments[0]}: no answer in {within_s:.0f} s: restart its daemon"
             ) from None
         self._is_hanging = False
-        return Answer(await process.wait(), output.decode(errors="replace"), cause_in(errors))
+        return EngineAnswer(await process.wait(), output.decode(errors="replace"), cause_in(errors))
 
     async def state(self, container: str) -> State:
         """

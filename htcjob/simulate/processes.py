@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from htcjob.outcome.results import status_of_code
 from htcjob.simulate import orphans
-from htcjob.simulate.runner import Attempt, Ended
+from htcjob.simulate.runner import Ended, Launch
 
 
 class Processes:
@@ -29,14 +29,14 @@ class Processes:
     async def open(self) -> None:
         """Do nothing: we run already."""
 
-    async def start(self, attempt: Attempt, output: int | None) -> _Process:
+    async def start(self, launch: Launch, output: int | None) -> _Process:
         """Start an attempt."""
         environ = {
             **self._environ,
-            **attempt.variables,
-            "RESCALE_HTC_BEARER_TOKEN": attempt.token.reveal(),
-            "HTCJOB_JWKS": attempt.key_set,
-            "HTCJOB_TERMINATION_LOG": attempt.termination_log,
+            **launch.variables,
+            "RESCALE_HTC_BEARER_TOKEN": launch.token.reveal(),
+            "HTCJOB_JWKS": launch.key_set,
+            "HTCJOB_TERMINATION_LOG": launch.termination_log,
         }
         process = await asyncio.create_subprocess_exec(
             *htcjob_argv(),

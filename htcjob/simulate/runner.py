@@ -11,8 +11,8 @@ from htcjob.logs.redact import Secret
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """What one attempt is given."""
+class Launch:
+    """One attempt to start, and what it is given."""
 
     array_index: int
     attempt: int
@@ -56,12 +56,12 @@ class Runner(Protocol):
             HtcjobError: no attempt could run.
         """
 
-    async def start(self, attempt: Attempt, output: int | None) -> Running:
+    async def start(self, launch: Launch, output: int | None) -> Running:
         """
         Start an attempt.
 
         Args:
-            attempt: What it is given.
+            launch: The attempt, and what it is given.
             output: Descriptor that both its outputs go to, still to be closed by the caller; None: our own.
 
         Raises:

@@ -21,7 +21,7 @@ from htcjob.logs.redact import Secret
 from htcjob.simulate import engine
 from htcjob.simulate.containers import Box, Containers
 from htcjob.simulate.engine import Engine
-from htcjob.simulate.runner import Attempt
+from htcjob.simulate.runner import Launch
 from tests.support.interrupt import press_ctrl_c
 
 REPOSITORY = Path(__file__).parents[2]
@@ -444,7 +444,7 @@ def test_an_engine_that_hangs_holds_nobody_who_wants_to_leave(tmp_path, monkeypa
             environ={},
             directory=str(tmp_path),
         )
-        attempt = Attempt(0, 1, {}, Secret("token"), str(key_set), str(tmp_path / "record.json"))
+        attempt = Launch(0, 1, {}, Secret("token"), str(key_set), str(tmp_path / "record.json"))
         with open(os.devnull, "wb") as nowhere:
             running = await containers.start(attempt, nowhere.fileno())
         while not (tmp_path / "start").exists():

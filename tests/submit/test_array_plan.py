@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from htcjob.environment.context import read_context
 from htcjob.manifest.chunk import chunk_bounds
-from htcjob.submit.array_plan import MOST_OVERHEAD, plan_submission, worthwhile_target_s
+from htcjob.submit.array_plan import MOST_OVERHEAD, plan_array, worthwhile_target_s
 
 numbers = {
     "entries": st.integers(1, 10**7),
@@ -19,25 +19,25 @@ numbers = {
 
 def test_five_million_entries_in_a_hundred_batches_of_a_thousand():
     """Every entry is in exactly one chunk of one job of one batch, as each job works it out for itself."""
-    submission = plan_submission(entries=5_000_000, seconds_per_entry=2.0, target_s=100.5, start_s=0.5)
-    assert submission.array_size == 100_000
-    assert [batch.size for batch in submission.batches] == [1000] * 100
-    assert [batch.array_offset for batch in submission.batches] == list(range(0, 100_000, 1000))
+    plan = plan_array(entries=5_000_000, seconds_per_entry=2.0, target_s=100.5, start_s=0.5)
+    assert plan.array_size == 100_000
+    assert [batch.size for batch in plan.batches] == [1000] * 100
+    assert [batch.array_offset for batch in plan.batches] == list(range(0, 100_000, 1000))
     position = 0
-    for batch in submission.batches:
+    for batch in plan.batches:
         for index in range(batch.size):
             context = read_context(
                 {
                     "AWS_BATCH_JOB_ARRAY_INDEX": str(index),
                     "AWS_BATCH_JOB_ARRAY_SIZE": str(batch.size),
-                    "HTCJOB_ARRAY_SIZE": str(submission.array_size),
+                    "HTCJOB_ARRAY_SIZE": str(plan.array_size),
                     "HTCJOB_ARRAY_OFFSET": str(batch.array_offset),
                 }
             )
             chunk = chunk_bounds(
                 array_index=context.array_index,
                 array_size=context.require_array_size(),
-                n_entries=submission.entries,
+                n_entries=plan.entries,
             )
             assert chunk == range(position, position + 50)
             position = chunk.stop
@@ -48,7 +48,7 @@ def test_five_million_entries_in_a_hundred_batches_of_a_thousand():
 @given(**{**numbers, "entries": st.integers(1, 20_000)})
 def test_the_batches_are_the_array(entries, seconds_per_entry, target_s, start_s, batch_size):
     """They lie one behind the other, none is too large, and none of several is a single job."""
-    submission = plan_submission(
+    plan = plan_array(
         entries=entries,
         seconds_per_entry=seconds_per_entry,
         target_s=target_s,
@@ -56,12 +56,12 @@ def test_the_batches_are_the_array(entries, seconds_per_entry, target_s, start_s
         batch_size=batch_size,
     )
     covered = 0
-    for batch in submission.batches:
+    for batch in plan.batches:
         assert batch.array_offset == covered
         assert 1 <= batch.size <= batch_size
         covered += batch.size
-    assert covered == submission.array_size
-    assert 1 not in [batch.size for batch in submission.batches] or submission.array_size == 1
+    assert covered == plan.array_size
+    assert 1 not in [batch.size for batch in plan.batches] or plan.array_size == 1
 
 
 @settings(deadline=None, derandomize=True, database=None)
@@ -70,16 +70,16 @@ def test_no_job_is_longer_than_the_target_unless_one_entry_is(
     entries, seconds_per_entry, target_s, start_s, batch_size
 ):
     """And with one job less, some job would be longer, or there would be a batch of one."""
-    submission = plan_submission(
+    plan = plan_array(
         entries=entries,
         seconds_per_entry=seconds_per_entry,
         target_s=target_s,
         start_s=start_s,
         batch_size=batch_size,
     )
-    assert submission.entries_per_job == 1 or submission.job_s <= target_s * (1 + 1e-9)
-    if submission.array_size > 1 and submission.array_size % batch_size != 2 % batch_size:
-        fewer = submission._replace(array_size=submission.array_size - 1)
+    assert plan.entries_per_job == 1 or plan.job_s <= target_s * (1 + 1e-9)
+    if plan.array_size > 1 and plan.array_size % batch_size != 2 % batch_size:
+        fewer = plan._replace(array_size=plan.array_size - 1)
         assert fewer.job_s > target_s * (1 - 1e-9)
 
 
@@ -89,7 +89,7 @@ def test_the_target_it_suggests_keeps_the_overhead_low(
     entries, seconds_per_entry, target_s, start_s, batch_size
 ):
     """It is suggested whenever start-up takes more than a tenth and a longer target can help."""
-    first = plan_submission(
+    first = plan_array(
         entries=entries,
         seconds_per_entry=seconds_per_entry,
         target_s=target_s,
@@ -101,7 +101,7 @@ def test_the_target_it_suggests_keeps_the_overhead_low(
         one_job_s = entries * seconds_per_entry
         assert first.overhead <= MOST_OVERHEAD or one_job_s < 18 * start_s * (1 + 1e-9)
         return
-    second = plan_submission(
+    second = plan_array(
         entries=entries,
         seconds_per_entry=seconds_per_entry,
         target_s=better_s,
@@ -117,9 +117,9 @@ def test_the_target_it_suggests_keeps_the_overhead_low(
 )
 def test_jobs_that_find_no_place_wait_for_the_next_round(max_parallel, elapsed_s):
     """Ten jobs of ten seconds in that many places."""
-    submission = plan_submission(
+    plan = plan_array(
         entries=90, seconds_per_entry=1.0, target_s=10.0, start_s=1.0, max_parallel=max_parallel
     )
-    assert (submission.array_size, submission.elapsed_s) == (10, elapsed_s)
-    assert submission.all_jobs_s == 100.0
-    assert submission.overhead == 0.1
+    assert (plan.array_size, plan.elapsed_s) == (10, elapsed_s)
+    assert plan.all_jobs_s == 100.0
+    assert plan.overhead == 0.1

@@ -14,7 +14,7 @@ import click
 from htcjob.cli.endings import printable, say
 from htcjob.cli.options import MOST_JOBS, balance_option, look_table
 from htcjob.cli.output import write
-from htcjob.cli.transfers import moving, talking
+from htcjob.cli.transfers import with_progress, without_progress
 from htcjob.errors import AbsentError, BadKeyError, UsageError
 from htcjob.job_stores import JobStores
 from htcjob.logs.redact import redact
@@ -123,7 +123,7 @@ def build(
         exclude=[glob.removesuffix("/") for glob in exclude],
         as_json=jsonl,
     )
-    with moving("build") as transfers, temporary_directory() as folder:
+    with with_progress("build") as transfers, temporary_directory() as folder:
         made = build_manifest(source, target, transfers=transfers, folder=folder)
     if made.indexed is None:
         for problem in made.unusable:
@@ -161,7 +161,7 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     stores = JobStores(None, RetryPolicy())
     place = place_of(key, stores)
     n_problems = 0
-    with _named(place), talking() as transfers, temporary_directory() as folder:
+    with _named(place), without_progress() as transfers, temporary_directory() as folder:
         made = Check(place, transfers=transfers, retry=RetryPolicy(), folder=folder)
         for problem in made.problems(partial(_open, stores) if exists else None):
             n_problems += 1
@@ -196,7 +196,7 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     from htcjob.manifest.split import split as split_manifest
 
     place = place_of(key, JobStores(None, RetryPolicy()))
-    with _named(place), talking() as transfers, temporary_directory() as folder:
+    with _named(place), without_progress() as transfers, temporary_directory() as folder:
         for job in split_manifest(
             place,
             array_size=array_size,

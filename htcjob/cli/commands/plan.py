@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import statistics
-import subprocess
-import time
 from typing import Any
 
 import click
@@ -15,26 +11,18 @@ from tabulate import tabulate
 from htcjob.cli.endings import say
 from htcjob.cli.options import FloatRange
 from htcjob.cli.output import write
-from htcjob.environment.variables import current_environ, without_injected
-from htcjob.errors import ConfigurationError, UsageError
-from htcjob.machine.temporary import temporary_directory
-from htcjob.simulate.processes import htcjob_argv
-from htcjob.submit.array_plan import LARGEST_BATCH, Submission, plan_submission, worthwhile_target_s
-
-CONTAINER_START_S = 0.32
-"""Median of `docker run … true` with an image that is there already, two CPUs, 2026-11."""
-
-MEASURED_JOBS = 5
-"""Whose median is the start-up."""
+from htcjob.errors import UsageError
+from htcjob.simulate.start_up import CONTAINER_START_S, measured_start_s
+from htcjob.submit.array_plan import LARGEST_BATCH, ArrayPlan, plan_array, worthwhile_target_s
 
 _LONGEST = 1e9
-"""Of any number of seconds or minutes that is asked for."""
+"""The largest number of seconds or minutes that is accepted."""
 
 _MOST_ENTRIES = 10**15
-"""More of them cannot be told exactly beside fractions of seconds."""
+"""The most that stays exact beside fractions of seconds."""
 
 _MOST_BATCHES = 100_000
-"""Nobody submits more of them; each is shown with --json."""
+"""Nobody submits more batches; each is shown with --json."""
 
 _HELP = """
 \b
@@ -97,99 +85,66 @@ def plan(start_s: float | None, target_minutes: float, as_json: bool, **sizes: A
     """
     start_from = "as given"
     if start_s is None:
-        measured_s = _measured_start_s()
+        measured_s = measured_start_s()
         start_s = measured_s + CONTAINER_START_S
         start_from = f"{measured_s:.2f} s measured here, {CONTAINER_START_S} s for a container"
-    submission = plan_submission(target_s=target_minutes * 60, start_s=start_s, **sizes)
-    if submission.n_batches > _MOST_BATCHES:
+    array = plan_array(target_s=target_minutes * 60, start_s=start_s, **sizes)
+    if array.n_batches > _MOST_BATCHES:
         raise UsageError(
-            f"{submission.n_batches} batches are more than {_MOST_BATCHES}: give a longer --target-minutes"
+            f"{array.n_batches} batches are more than {_MOST_BATCHES}: give a longer --target-minutes"
         )
-    write(json.dumps(_members(submission)) if as_json else _table(submission, start_from))
-    if submission.job_s > target_minutes * 60:
+    write(json.dumps(_members(array)) if as_json else _table(array, start_from))
+    if array.job_s > target_minutes * 60:
         say(f"htcjob: warning: one entry alone takes longer than {target_minutes:g} minutes")
-    better_s = worthwhile_target_s(submission)
+    better_s = worthwhile_target_s(array)
     if better_s is not None:
         say(
-            f"htcjob: warning: start-up is {submission.overhead:.0%} of what the jobs take: "
+            f"htcjob: warning: start-up is {array.overhead:.0%} of what the jobs take: "
             f"with --target-minutes {better_s / 60 + 0.005:.2f} it is less than 10%"
         )
 
 
-def _measured_start_s() -> float:
-    """
-    Give the seconds of a whole job with one empty entry, local stores and `true` as its command.
-
-    Raises:
-        ConfigurationError: it does not work here.
-    """
-    environ = {
-        name: value
-        for name, value in without_injected(current_environ()).items()
-        if not name.startswith("HTCJOB_")
-    }
-    # Empty, it is no copy at all: the container's own record is not to be overwritten.
-    environ |= {"HTCJOB_TERMINATION_LOG": "", "HTCJOB_LOG_LEVEL": "error"}
-    elapsed = []
-    with temporary_directory() as directory:
-        project = os.path.join(directory, "project")
-        os.mkdir(project)
-        with open(os.path.join(project, "empty"), "wb"):
-            pass
-        for n in range(MEASURED_JOBS):
-            stores = ("--project-store", project, "--task-store", os.path.join(directory, f"task{n}"))
-            argv = [*htcjob_argv(), "run", *stores, "--entry", "empty", "--each", "--", "true"]
-            started = time.perf_counter()
-            job = subprocess.run(argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-            elapsed.append(time.perf_counter() - started)
-            if job.returncode != 0:
-                raise ConfigurationError(
-                    f"a job to measure the start-up ended with {job.returncode}: give --start-seconds"
-                )
-    return statistics.median(elapsed)
-
-
-def _members(submission: Submission) -> dict[str, object]:
+def _members(array: ArrayPlan) -> dict[str, object]:
     return {
-        "entries": submission.entries,
-        "array_size": submission.array_size,
-        "entries_per_job": submission.entries_per_job,
-        "batches": [batch._asdict() for batch in submission.batches],
-        "start_s": round(submission.start_s, 3),
-        "job_s": round(submission.job_s, 3),
-        "elapsed_s": round(submission.elapsed_s, 3),
-        "all_jobs_s": round(submission.all_jobs_s, 3),
-        "overhead": round(submission.overhead, 6),
+        "entries": array.entries,
+        "array_size": array.array_size,
+        "entries_per_job": array.entries_per_job,
+        "batches": [batch._asdict() for batch in array.batches],
+        "start_s": round(array.start_s, 3),
+        "job_s": round(array.job_s, 3),
+        "elapsed_s": round(array.elapsed_s, 3),
+        "all_jobs_s": round(array.all_jobs_s, 3),
+        "overhead": round(array.overhead, 6),
     }
 
 
-def _table(submission: Submission, start_from: str) -> str:
-    batches = submission.batches
+def _table(array: ArrayPlan, start_from: str) -> str:
+    batches = array.batches
     last, in_words = batches[-1], f"{len(batches)} × {batches[0].size} jobs"
     if last.size != batches[0].size:
         in_words = f"{len(batches) - 1} × {batches[0].size} jobs and 1 × {last.size}"
     offsets = [str(batch.array_offset) for batch in (*batches[:2], last)]
-    at_once = f"{submission.max_parallel} jobs at a time" if submission.max_parallel else "all jobs at once"
+    at_once = f"{array.max_parallel} jobs at a time" if array.max_parallel else "all jobs at once"
     rows = [
-        ("array size", submission.array_size),
-        ("entries per job", submission.entries_per_job),
+        ("array size", array.array_size),
+        ("entries per job", array.entries_per_job),
         ("batches", in_words),
-        ("variables", f"HTCJOB_ARRAY_SIZE={submission.array_size}"),
+        ("variables", f"HTCJOB_ARRAY_SIZE={array.array_size}"),
     ]
     if len(batches) > 1:
         shown = ", ".join(offsets[:2]) + (f", … {offsets[2]}" if len(batches) > 2 else "")
         rows.append(("", f"HTCJOB_ARRAY_OFFSET={shown} (one for each batch)"))
     rows += [
-        ("one job", _duration(submission.job_s)),
-        ("all jobs", _duration(submission.all_jobs_s)),
-        ("start-up", f"{submission.overhead:.1%} of that, {submission.start_s:.2f} s a job ({start_from})"),
-        ("the run", f"{_duration(submission.elapsed_s)} with {at_once}"),
+        ("one job", _duration(array.job_s)),
+        ("all jobs", _duration(array.all_jobs_s)),
+        ("start-up", f"{array.overhead:.1%} of that, {array.start_s:.2f} s a job ({start_from})"),
+        ("the run", f"{_duration(array.elapsed_s)} with {at_once}"),
     ]
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
 def _duration(seconds: float) -> str:
-    """Give a duration for people: `42.0 s`, `9.9 min`, `3.5 h`, `12.0 d`."""
+    """Return a duration for people: `42.0 s`, `9.9 min`, `3.5 h`, `12.0 d`."""
     for unit, unit_s, below_s in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
         if seconds < below_s:
             return f"{seconds / unit_s:.1f} {unit}"

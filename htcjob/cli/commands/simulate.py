@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,25 +17,16 @@ from htcjob.cli.commands.run import run
 from htcjob.cli.endings import say
 from htcjob.cli.options import DURATION, MEMORY, MOST_JOBS, FloatRange, exit_table
 from htcjob.cli.output import write
-from htcjob.environment.context import read_context
-from htcjob.environment.variables import container_program, current_environ, without_injected
 from htcjob.errors import HtcjobError, UsageError
-from htcjob.job_stores import JobStores
-from htcjob.ledger.reader import final_records
-from htcjob.logs.events import utc
-from htcjob.machine.limits import available_memory, cpus
-from htcjob.retry import RetryPolicy
-from htcjob.simulate.array import Array, AttemptEnd, Simulation
-from htcjob.simulate.containers import Box, Containers
-from htcjob.simulate.engine import Engine
-from htcjob.simulate.processes import Processes
-from htcjob.simulate.summary import rows, summarise
+from htcjob.simulate.array import Simulation
+from htcjob.simulate.containers import Box
+from htcjob.simulate.simulation import SimulatedRun, attempts_at_a_time
+from htcjob.simulate.summary import rows
 from htcjob.storage.keys import real_path
 from htcjob.storage.urls import local_directory
-from htcjob.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
-    from htcjob.simulate.runner import Runner
+    pass
 
 
 @click.command(epilog=exit_table(), context_settings={"ignore_unknown_options": False})
@@ -125,7 +113,7 @@ def simulate(
     simulation = Simulation(
         array_size=array_size,
         indices=indices,
-        parallel=min(parallel or _parallel(box), len(indices)),
+        parallel=min(parallel or attempts_at_a_time(box), len(indices)),
         retries=retries,
         timeout_s=timeout,
         preempt_percent=_percent(preempt),
@@ -134,32 +122,28 @@ def simulate(
         directory=_log_directory(logs),
         inherits_output=only is not None,
     )
-    started, started_at = time.monotonic(), utc(time.time())
-    ends: list[AttemptEnd] = []
     is_live = box is not None and only is None and sys.stderr.isatty()
+    simulated = SimulatedRun(simulation, box=box, arguments=arguments)
     with ArrayProgress(
         array_size=array_size, jobs=len(indices), is_quiet=only is not None, is_live=is_live
     ) as progress:
-
-        def on_end(end: AttemptEnd) -> None:
-            ends.append(end)
-            progress.update(end)
-
-        runner = _runner(box, simulation, arguments)
-        array = Array(simulation, runner, on_end, progress.show_line if is_live else None)
         try:
-            asyncio.run(array.run())
+            simulated.run(progress.update, progress.show_line if is_live else None)
         except HtcjobError:
-            if logs is None and not ends:
+            if logs is None and not simulated.ends:
                 shutil.rmtree(simulation.directory, ignore_errors=True)
             raise
-    summary = summarise(
-        ends,
-        jobs=len(indices),
-        elapsed_s=time.monotonic() - started,
-        records=_records(simulation.task_store, ends),
-        since=started_at,
-    )
+    summary = simulated.summarise(warn=lambda text: say(f"htcjob: warning: {text}"))
+    _show(summary, as_json=as_json)
+    status = simulated.exit_status(has_collisions=bool(summary["collisions"]))
+    if logs is None and (status == 0 or only is not None):
+        shutil.rmtree(simulation.directory, ignore_errors=True)
+    elif only is None:
+        say(f"logs: {simulation.directory}")
+    return status
+
+
+def _show(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         write(json.dumps(summary))
     else:
@@ -170,12 +154,6 @@ def simulate(
             f"{', '.join(map(str, collision['positions']))}: only one of them is in storage; "
             "name outputs after their entry, as with $HTCJOB_KEY or {key}"
         )
-    status = _status(ends, array) or (os.EX_DATAERR if summary["collisions"] else 0)
-    if logs is None and (status == 0 or only is not None):
-        shutil.rmtree(simulation.directory, ignore_errors=True)
-    elif only is None:
-        say(f"logs: {simulation.directory}")
-    return status
 
 
 def _check_arguments(arguments: tuple[str, ...], image: str | None) -> None:
@@ -196,52 +174,6 @@ def _box(image: str | None, **limits: Any) -> Box | None:
         option = {"options": "docker-option", "memory_bytes": "memory"}.get(given, given)
         raise UsageError(f"--{option} needs --docker")
     return None
-
-
-def _runner(box: Box | None, simulation: Simulation, arguments: tuple[str, ...]) -> Runner:
-    environ = without_injected(current_environ())
-    if box is None:
-        return Processes(arguments=arguments, environ=environ)
-    return Containers(
-        Engine(container_program(environ), environ),
-        box,
-        arguments=arguments,
-        directories=[
-            directory
-            for store in (simulation.project_store, simulation.task_store)
-            if (directory := local_directory(store)) is not None
-        ],
-        environ=environ,
-        directory=simulation.directory,
-    )
-
-
-def _parallel(box: Box | None) -> int:
-    """Give how many attempts this machine can run at a time."""
-    at_a_time = [cpus() / ((box and box.cpus) or 1)]
-    if box is not None and box.memory_bytes is not None and (memory := available_memory()) is not None:
-        at_a_time.append(memory / box.memory_bytes)
-    return max(1, int(min(at_a_time)))
-
-
-def _status(ends: list[AttemptEnd], array: Array) -> int:
-    if array.stop_signal is not None:
-        return 128 + array.stop_signal
-    last = {end.array_index: end.exit_status for end in ends}
-    return next((status for _, status in sorted(last.items()) if status != 0), 0)
-
-
-def _records(task_store: str, ends: list[AttemptEnd]) -> Iterator[dict[str, Any]]:
-    """Give all records of this simulation's runs; a ledger that cannot be read only shortens the table."""
-    retry = RetryPolicy()
-    for name in sorted({end.record["run"] for end in ends if end.record.get("run")}):
-        try:
-            # As the attempts reach it: with nothing that a platform around us injected.
-            stores = JobStores(read_context(without_injected(current_environ())), retry)
-            with Transfers(retry) as transfers:
-                yield from final_records(stores.open(task_store), name, transfers)
-        except HtcjobError as error:
-            say(f"htcjob: warning: records of run {name}: {error}")
 
 
 def _log_directory(logs: str | None) -> str:

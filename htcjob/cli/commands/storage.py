@@ -17,7 +17,7 @@ from htcjob.cli.targets import (
     target_here,
     target_in_store,
 )
-from htcjob.cli.transfers import moving, talking
+from htcjob.cli.transfers import with_progress, without_progress
 from htcjob.errors import BadKeyError, HtcjobError, TransientError, UsageError
 from htcjob.job_stores import JobStores
 from htcjob.logs.redact import redact
@@ -95,7 +95,7 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
     """
     place = parse(location, JobStores(None, RetryPolicy()))
     n_left_out = 0
-    with talking() as transfers:
+    with without_progress() as transfers:
         for entry in browse(place, is_recursive=is_recursive, transfers=transfers):
             if isinstance(entry, LeftOut):
                 n_left_out += 1
@@ -134,7 +134,7 @@ def get(locations: tuple[str, ...], directory: str, is_recursive: bool, as_json:
     target = Target(None, real_path(directory), is_folder=True)
     for place in places:
         check_apart(place, target, is_recursive=is_recursive)
-    with moving("get") as transfers:
+    with with_progress("get") as transfers:
         copier = Copier(target, transfers, has_folders=have_several_folders(places))
         tasks = (task for place in places for task in copier.objects(place, is_recursive=is_recursive))
         return _report(run_tasks(tasks, transfers), as_json=as_json)
@@ -156,7 +156,7 @@ def put(files: tuple[str, ...], location: str, is_recursive: bool, as_json: bool
     target = target_in_store(location, JobStores(None, RetryPolicy()), is_many=is_recursive or len(files) > 1)
     for file in files:
         check_apart(file, target, is_recursive=is_recursive)
-    with moving("put") as transfers:
+    with with_progress("put") as transfers:
         has_folders = len({os.path.dirname(file) for file in files}) > 1
         is_new = target.is_folder and is_empty(target, transfers)
         copier = Copier(target, transfers, is_new=is_new, has_folders=has_folders)
@@ -187,7 +187,7 @@ def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
     else:
         target = target_in_store(destination, stores, is_many=is_many)
     check_apart(place or source, target, is_recursive=is_recursive)
-    with moving("cp") as transfers, temporary_directory() as folder:
+    with with_progress("cp") as transfers, temporary_directory() as folder:
         is_new = is_many and is_empty(target, transfers)
         copier = Copier(target, transfers, is_new=is_new, scratch=folder)
         if place is None:
@@ -210,7 +210,7 @@ def cat(location: str) -> None:
     place = parse(location, JobStores(None, RetryPolicy()))
     if place.is_folder:
         raise UsageError(f"{location} is a folder: name one object")
-    with talking() as transfers:
+    with without_progress() as transfers:
         store = place.store
         info = transfers.call(lambda: store.head(place.key))
         for block in blocks(store, info, transfers):
@@ -239,7 +239,7 @@ def rm(locations: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bo
             raise UsageError(
                 f"{place.text} means everything in {place.store.url}: add --all if you mean that"
             )
-    with moving("rm") as transfers:
+    with with_progress("rm") as transfers:
         tasks = (task for place in places for task in removals(place, transfers, is_recursive=is_recursive))
         return _report(run_tasks(tasks, transfers), as_json=as_json)
 
