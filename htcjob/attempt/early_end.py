@@ -1,7 +1,7 @@
 """
 What ends an attempt early: the limit of the platform, a notice of the cloud, what hangs after a stop.
 
-The attempt's own deadline is the signals' own (`Signals.stop_after`).
+The attempt's own deadline is the signals' own (`StopRequests.stop_after`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from htcjob.supervise.bounded_call import OVERTIME_S
 if TYPE_CHECKING:
     from htcjob.attempt.attempt import Attempt
     from htcjob.environment.context import JobContext
-    from htcjob.supervise.signals import Signals
+    from htcjob.supervise.stop_requests import StopRequests
 
 
 def stop_early_where_told(
-    attempt: Attempt, context: JobContext, signals: Signals
+    attempt: Attempt, context: JobContext, signals: StopRequests
 ) -> AbstractContextManager[object]:
     """Stop ahead of the platform's own limit, and at the cloud's notice where that is asked for."""
     if context.ends_at is not None:
@@ -41,7 +41,7 @@ def stop_early_where_told(
     return Notices(cloud, metadata_server(attempt.environ, cloud), signals.stop_by_notice)
 
 
-def _stop_before(ends_at: int, grace_s: float, signals: Signals) -> None:
+def _stop_before(ends_at: int, grace_s: float, signals: StopRequests) -> None:
     """Stop a grace period before the platform does, unless the attempt's own deadline is earlier."""
     left_s = ends_at - time.time()
     if left_s <= 0:
@@ -54,7 +54,7 @@ def _stop_before(ends_at: int, grace_s: float, signals: Signals) -> None:
 
 
 def end_whatever_hangs(
-    attempt: Attempt, signals: Signals, *, at_once: Callable[[int], None] | None = None
+    attempt: Attempt, signals: StopRequests, *, at_once: Callable[[int], None] | None = None
 ) -> None:
     """
     See to it that what hangs does not hold an attempt that was asked to stop; a second call changes nothing.
@@ -62,7 +62,8 @@ def end_whatever_hangs(
     Args:
         attempt: That attempt.
         signals: Where stop signals arrive; one may have come already.
-        at_once: Called with the signal that asks it to stop, in another thread.
+        at_once: Called with the signal that asks it to stop, in another thread; by default it is asked there,
+            for one that arrives just before the main thread waits for a lock wakes nobody.
     """
     if attempt.last_resort is not None:
         return
@@ -72,13 +73,13 @@ def end_whatever_hangs(
         signals.request_in,
         after_s=attempt.options.grace_s + OVERTIME_S,
         last_words=lambda signum: _last_words(attempt, signals, signum),
-        at_once=at_once,
+        at_once=at_once or signals.ask_to_stop,
     )
     if signals.stop_signal is not None:
         attempt.last_resort.begin(signals.stop_signal)
 
 
-def end_what_hangs_around_command(attempt: Attempt, signals: Signals) -> None:
+def end_what_hangs_around_command(attempt: Attempt, signals: StopRequests) -> None:
     """
     See to the same for a plain command, at no cost until a signal comes.
 
@@ -89,7 +90,7 @@ def end_what_hangs_around_command(attempt: Attempt, signals: Signals) -> None:
         signals.on_stop(signals.stop_signal)
 
 
-def _exit_unless_over(attempt: Attempt, signals: Signals, signum: int) -> None:
+def _exit_unless_over(attempt: Attempt, signals: StopRequests, signum: int) -> None:
     """
     End this process by `os._exit` where the attempt is not over by then; costs a thread that waits.
 
@@ -113,7 +114,7 @@ def _exit_unless_over(attempt: Attempt, signals: Signals, signum: int) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _last_words(attempt: Attempt, signals: Signals, signum: int) -> int:
+def _last_words(attempt: Attempt, signals: StopRequests, signum: int) -> int:
     """Return the exit status of an attempt that hangs after a request to stop, said and written down."""
     facts, ending = attempt.facts, attempt.ending
     if ending is None:

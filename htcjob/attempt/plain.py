@@ -13,15 +13,16 @@ from htcjob.errors import ConfigurationError, TokenError
 from htcjob.logs.events import WARNING, event, utc
 from htcjob.supervise.bounded_call import TooLongError, within
 from htcjob.supervise.command import run_command
+from htcjob.supervise.signals import for_commands
 
 if TYPE_CHECKING:
     from htcjob.attempt.attempt import Attempt
     from htcjob.environment.context import JobContext
     from htcjob.logs.redact import Secret
-    from htcjob.supervise.signals import Signals
+    from htcjob.supervise.stop_requests import StopRequests
 
 
-def run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
+def run_plain(attempt: Attempt, context: JobContext, signals: StopRequests) -> None:
     """
     Only supervise the command: no store, no token and no array variables are needed.
 
@@ -61,7 +62,7 @@ def run_plain(attempt: Attempt, context: JobContext, signals: Signals) -> None:
         environment=command_environment(
             attempt.environ, extra=extra, pass_credentials=options.pass_credentials
         ),
-        signals=signals,
+        signals=for_commands(signals),
         timeout_s=options.timeout_s,
         grace_s=options.grace_s,
         lends_terminal=True,

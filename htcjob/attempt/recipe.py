@@ -31,9 +31,10 @@ from htcjob.supervise.signals import Signals
 
 if TYPE_CHECKING:
     from htcjob.run_options import RunOptions
+    from htcjob.supervise.stop_requests import StopRequests
 
 
-def follow_recipe(attempt: Attempt, signals: Signals, flags: Mapping[str, object]) -> Ending:
+def follow_recipe(attempt: Attempt, signals: StopRequests, flags: Mapping[str, object]) -> Ending:
     """
     Take *attempt* through the seven steps; the last two are taken whatever went before. Never raises.
 
@@ -89,7 +90,7 @@ def run_attempt(
     return ending, attempt.facts.error
 
 
-def decide_ending(attempt: Attempt, signals: Signals) -> Ending:
+def decide_ending(attempt: Attempt, signals: StopRequests) -> Ending:
     """Write the records that are still in memory, collect the last facts, and return the verdict."""
     facts = attempt.facts
     try:

@@ -25,6 +25,7 @@ from htcjob.manifest.entry_list import EntryList
 from htcjob.manifest.opening import open_manifest
 from htcjob.retry import RetryPolicy
 from htcjob.supervise.command import check_program
+from htcjob.supervise.signals import for_commands
 from htcjob.transfer.transfers import Transfers
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from htcjob.manifest.entry import Entry
     from htcjob.manifest.manifest import Manifest
     from htcjob.run_options import RunOptions
-    from htcjob.supervise.signals import Signals
+    from htcjob.supervise.stop_requests import StopRequests
 
 
 class Tools(NamedTuple):
     """What the steps have at hand."""
 
     context: JobContext
-    signals: Signals
+    signals: StopRequests
     """Where stop signals arrive."""
     retry: RetryPolicy
     """What a transient failure is met with."""
@@ -66,7 +67,7 @@ class Left(NamedTuple):
 
 
 @contextmanager
-def prepare(attempt: Attempt, context: JobContext, signals: Signals) -> Iterator[Tools]:
+def prepare(attempt: Attempt, context: JobContext, signals: StopRequests) -> Iterator[Tools]:
     """
     Refuse what cannot work, before anything is fetched or recorded, and yield what the steps need.
 
@@ -112,7 +113,7 @@ def _check_command(options: RunOptions, environ: Mapping[str, str]) -> None:
 
 
 def _crew(
-    attempt: Attempt, variables: Mapping[str, str], signals: Signals
+    attempt: Attempt, variables: Mapping[str, str], signals: StopRequests
 ) -> AbstractContextManager[Crew | None]:
     """Return the workers, where a function is called."""
     options = attempt.options
@@ -123,7 +124,7 @@ def _crew(
     environment = command_environment(
         attempt.environ, extra=variables, pass_credentials=options.pass_credentials
     )
-    return Crew(options, environment=environment, signals=signals)
+    return Crew(options, environment=environment, signals=for_commands(signals))
 
 
 def open_stores(tools: Tools) -> JobStores:

@@ -15,7 +15,6 @@ import sys
 from getopt import GetoptError, gnu_getopt
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from htcjob.cli.interrupt import end_promptly
 from htcjob.cli.output import OutputError, finish, take_standard_output, write
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ
@@ -26,6 +25,7 @@ from htcjob.logs.redact import Secret, redact
 from htcjob.outcome.endings import ending_of_error
 from htcjob.outcome.reasons import EXIT_STATUS, TerminationReason
 from htcjob.retry import RetryPolicy
+from htcjob.supervise.last_resort import end_promptly
 from htcjob.transfer.transfers import Transfers
 
 if TYPE_CHECKING:

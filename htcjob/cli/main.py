@@ -92,7 +92,7 @@ def cli() -> None:
     """
     logs.set_up(log_format="text", level="warning")  # until a command knows better
     if click.get_current_context().invoked_subcommand not in ATTEMPTS:
-        from htcjob.cli.interrupt import end_promptly
+        from htcjob.supervise.last_resort import end_promptly
 
         end_promptly()
 

@@ -23,7 +23,8 @@ from htcjob.logs.events import event, utc
 from htcjob.outcome.endings import Facts
 from htcjob.outcome.results import CommandResult, EntryResult, judge_stage_in, stops_attempt
 from htcjob.supervise.command import run_command
-from htcjob.supervise.signals import Signals
+from htcjob.supervise.signals import for_commands
+from htcjob.supervise.stop_requests import StopRequests
 
 if TYPE_CHECKING:
     from htcjob.entries.outputs import OutputPatterns, Writers
@@ -58,7 +59,7 @@ class Pipeline:
     options: RunOptions
     staging: Staging
     ledger: Ledger
-    signals: Signals
+    signals: StopRequests
     facts: Facts
     """Where results are counted."""
     environ: Mapping[str, str]
@@ -108,7 +109,7 @@ class Pipeline:
         result = run_command(
             argv,
             environment=environment,
-            signals=self.signals,
+            signals=for_commands(self.signals),
             timeout_s=timeout_s,
             grace_s=self.options.grace_s,
             may_finish=may_finish,

@@ -20,7 +20,7 @@ from htcjob.supervise.worker_program.values import checked_value, cpu_s, peak_me
 
 if TYPE_CHECKING:
     from htcjob.entries.each import Stay
-    from htcjob.supervise.signals import Signals
+    from htcjob.supervise.stop_requests import StopRequests
 
 _NOTHING_SAID = "the loop said nothing of it: call commit(), fail() or retry() for every entry"
 
@@ -104,7 +104,7 @@ class Handover:
         finish_s: Seconds after a stop signal in which the loop may finish the entry in its hands.
     """
 
-    def __init__(self, signals: Signals, *, finish_s: float) -> None:
+    def __init__(self, signals: StopRequests, *, finish_s: float) -> None:
         self._signals = signals
         self._finish_s = finish_s
         self._process = os.getpid()

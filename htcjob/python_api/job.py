@@ -19,8 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import click
@@ -38,17 +37,12 @@ from htcjob.outcome.endings import Ending, ending_of_error
 from htcjob.outcome.reasons import TerminationReason
 from htcjob.outcome.results import CommandResult
 from htcjob.python_api.handover import Handover, JobEntry
+from htcjob.python_api.stop_signals import StopSignals
 from htcjob.run_options import RunOptions
-from htcjob.supervise.last_resort import LastResort
-from htcjob.supervise.signals import STOPPING, Signals
 from htcjob.supervise.stopping import FINISHING_SHARE
 from htcjob.supervise.worker_program.values import exit_status_of, in_words
-from htcjob.trouble import let_go
 
 __all__ = ["Job", "JobEntry"]
-
-_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What batch systems send ahead of the end; a program that does not handle it would end of it."""
 
 _OF_THE_JOB = ("array_index", "array_size", "manifest", "project_store", "task_store")
 """Options that `environment/` reads from variables."""
@@ -74,7 +68,7 @@ class Job:
     def __init__(
         self, options: RunOptions, *, environ: Mapping[str, str], flags: Mapping[str, object]
     ) -> None:
-        self._signals = _StopSignals()
+        self._signals = StopSignals()
         self._handover = Handover(self._signals, finish_s=options.grace_s * FINISHING_SHARE)
         self._attempt = Attempt(options, environ, loop=self._handover)
         self._flags = flags
@@ -243,104 +237,3 @@ def _ended_by(error: Exception) -> BaseException:
     if ending.reason is TerminationReason.INTERNAL_ERROR:
         return error
     return SystemExit(say_ending(ending))
-
-
-class _StopSignals(Signals):
-    """
-    Requests to stop, and warnings that nobody handles: other signals, children, the terminal are the user's.
-
-    Whoever handled such a signal before is told too; Python's own handler of SIGINT raises KeyboardInterrupt.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last_resort: LastResort | None = None
-        self.is_loop_over = False
-        """Nobody but us is told any more: what is left to do is ours."""
-        self._timer: threading.Timer | None = None
-        self._masks: dict[int, set[int]] = {}
-        """Signals that were blocked before, by thread, while it forks."""
-
-    def __enter__(self) -> _StopSignals:
-        self._stop_read, self._stop_write = os.pipe()
-        for signum in STOPPING:
-            # None: it was set by other means than Python's, and could not be set back.
-            if signal.getsignal(signum) not in (signal.SIG_IGN, None):
-                self._previous[signum] = signal.signal(signum, self._receive)
-        for signum in _WARNINGS:
-            if signal.getsignal(signum) is signal.SIG_DFL:
-                self._previous[signum] = signal.signal(signum, _go_on)
-        os.register_at_fork(
-            before=self._hold_signals,
-            after_in_parent=self._let_signals_come,
-            after_in_child=self._leave_child,
-        )
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            if self._timer.is_alive():
-                self._timer.join()
-        self._set_back()
-        if self.last_resort is not None:  # nobody tells it of a signal any more
-            self.last_resort.close()
-            self.last_resort = None
-        let_go(self._stop_read)
-        let_go(self._stop_write)
-
-    @contextmanager
-    def many_commands(self) -> Iterator[None]:
-        """Nothing: there are none, and SIGCHLD is the user's."""
-        yield
-
-    def _set_alarm(self, seconds: float) -> None:
-        """Have a thread wait for it; SIGALRM is the user's."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = threading.Timer(seconds, self._deadline_came)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _deadline_came(self) -> None:
-        if self.last_resort is not None:
-            self.last_resort.begin(signal.SIGTERM)
-
-    def _receive(self, signum: int, frame: FrameType | None) -> None:
-        self.ask_to_stop(signum)
-        if self.last_resort is not None:
-            self.last_resort.begin(signum)  # another library may have taken its place
-        before = self._previous.get(signum)
-        if callable(before) and not self.is_loop_over:
-            before(signum, frame)
-
-    def _set_back(self) -> None:
-        for signum in _WARNINGS:
-            if signal.getsignal(signum) is not _go_on:  # the program has a handler of its own by now
-                self._previous.pop(signum, None)
-        super()._set_back()
-
-    def _leave_child(self) -> None:
-        """A child that the user forked has our handlers and our pipes: what it is sent must not stop us."""
-        if self._previous:
-            signal.set_wakeup_fd(-1)
-            self._set_back()
-        self._let_signals_come()
-
-    def _hold_signals(self) -> None:
-        """Have none of them arrive in a child that has our handlers still: Python would forget it there."""
-        if self._previous:
-            self._masks[threading.get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._previous))
-
-    def _let_signals_come(self) -> None:
-        if (mask := self._masks.pop(threading.get_ident(), None)) is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _go_on(_signum: int, _frame: FrameType | None) -> None:
-    """Nothing more than not to end."""

@@ -25,10 +25,6 @@ from htcjob.supervise.stopping import Step, StoppedFor, Stopping
 from htcjob.supervise.terminal import is_interactive
 from htcjob.trouble import in_words, is_passing, look
 
-LOOK_AGAIN_S = 1.0
-"""How long a command that is being stopped is waited for at a time: a signal that comes just before poll(2)
-wakes nobody, and where one came, more may follow at once."""
-
 START_WAITS_S = (0.05, 0.2, 0.5, 1.0)
 """Seconds before each further try to start a command that passing trouble keeps from starting: there is no
 process left on this machine, say, or its program is being written still."""
@@ -155,11 +151,7 @@ def _await_exit(pid: int, exit_fd: int, stopping: Stopping, signals: Signals) ->
     """Wait for the command's exit, stopping it where it must be."""
     while True:
         watched = [exit_fd, signals.stop_fd] if stopping.listens else [exit_fd]
-        until = stopping.wait_until
-        if stopping.stopped_for is not None:
-            look_at = time.monotonic() + LOOK_AGAIN_S
-            until = look_at if until is None else min(until, look_at)
-        ready = signals.children.wait_readable(watched, until)
+        ready = signals.wait_readable(watched, stopping.wait_until)
         step = stopping.step(
             time.monotonic(),
             has_ended=exit_fd in ready,

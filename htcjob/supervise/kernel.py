@@ -75,6 +75,82 @@ def wait_readable(descriptors: Sequence[int], until: float | None) -> list[int]:
     return [descriptor for descriptor, _ in poller.poll(milliseconds)]
 
 
+_TOLD = 0x80
+"""Marks a number that `tell` has written, on which no signal has arrived; theirs are 64 at most."""
+
+
+class WakeUp:
+    """
+    A descriptor that is readable once a signal has come, whatever the main thread was about to do.
+
+    Python runs the handler of a signal between two steps of the main thread: one that arrives just before
+    poll(2), or in another thread, wakes nobody. But its number is written at once to the descriptor that is
+    installed: https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd. There is only one. The one
+    that was there before, an event loop's, say, is told of the signals that `read` returns.
+    """
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self._writer, False)
+        self._before = -1
+        self._identity: tuple[int, int] | None = None
+        """Device and inode of that descriptor: once closed, its number may be another file's."""
+
+    def install(self) -> None:
+        """Be told of signals from now on; must be called in the main thread, as `restore`."""
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._identity = _identity_of(self._before)
+
+    def restore(self) -> None:
+        """Put the former descriptor back, unless another library has taken our place meanwhile."""
+        before = self._before if self._is_before_open() else -1
+        present = signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+        if present != self._writer:
+            signal.set_wakeup_fd(present)
+
+    def tell(self, signum: int) -> None:
+        """Let `read` return *signum* too; may be called from any thread, and in a signal handler."""
+        with suppress(OSError):  # full of signals, or hung up
+            os.write(self._writer, bytes([signum | _TOLD]))
+
+    def read(self) -> bytes:
+        """
+        Return the numbers of the signals that have arrived; empty: it was hung up.
+
+        Raises:
+            OSError: passing trouble; BlockingIOError: none has arrived.
+        """
+        numbers = os.read(self.reader, 4096)
+        arrived = bytes(number for number in numbers if not number & _TOLD)
+        if arrived and self._is_before_open():
+            with suppress(OSError):  # full, or closed this very moment
+                os.write(self._before, arrived)
+        return bytes(number & ~_TOLD for number in numbers)
+
+    def hang_up(self) -> None:
+        """Let `read` end."""
+        if self._writer >= 0:
+            let_go(self._writer)
+        self._writer = -1
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.hang_up()
+        let_go(self.reader)
+
+    def _is_before_open(self) -> bool:
+        return self._identity is not None and self._identity == _identity_of(self._before)
+
+
+def _identity_of(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 @contextmanager
 def exit_fd(pid: int) -> Iterator[int]:
     """Give a descriptor that is readable once our child *pid* has ended; it is still to be waited for."""

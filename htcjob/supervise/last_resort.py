@@ -1,5 +1,5 @@
 """
-The end of an attempt that was asked to stop, whatever hangs.
+The end of a process that was asked to stop, whatever hangs.
 
 Python shows a signal to the main thread only, and only between two of its own steps. One that waits inside a
 library for a server that says nothing would see it after a minute, long after the platform's SIGKILL.
@@ -16,10 +16,31 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from htcjob.errors import ShortageError
-from htcjob.trouble import let_go
+from htcjob.supervise.kernel import WakeUp
 
 TROUBLE_PAUSE_S = 0.05
 """Before it is watched again, where this machine is short of what that takes."""
+
+LAST_MOMENT_S = 2.0
+"""Seconds after Ctrl-C that the transfers of a command have to end tidily."""
+
+
+def end_promptly() -> None:
+    """
+    Let Ctrl-C, and SIGTERM for PID 1, end this process soon, whatever hangs: a command that looks or copies.
+
+    It has a moment to end with 130 by itself. A file of ours with a temporary name may stay.
+    """
+    if os.getpid() == 1:
+        # The kernel keeps from PID 1 what it has no handler for. Else SIGTERM ends us without one.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    with suppress(ShortageError):  # no thread: it works without, for as long as nothing hangs
+        LastResort(
+            lambda signum: signum if signum in (signal.SIGINT, signal.SIGTERM) else 0,
+            after_s=LAST_MOMENT_S,
+            last_words=lambda signum: 128 + signum,
+            at_once=lambda signum: None if signum == signal.SIGINT else os._exit(128 + signum),
+        )
 
 
 class LastResort:
@@ -52,37 +73,34 @@ class LastResort:
         self._after_s = after_s
         self._last_words = last_words
         self._at_once = at_once
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._writer, False)
+        self._wake = WakeUp()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:
-            let_go(self._reader)
-            let_go(self._writer)
+            self._wake.close()
             raise ShortageError("no thread can be started now; run the same again") from error
-        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._wake.install()
 
     def begin(self, signum: int) -> None:
-        """Take it that *signum* came; may be called from any thread, and in a signal handler."""
-        with suppress(BlockingIOError):  # full of signals
-            os.write(self._writer, bytes([signum]))
+        """Act as if *signum* had arrived; may be called from any thread, and in a signal handler."""
+        self._wake.tell(signum)
 
     def close(self) -> None:
-        """The attempt has ended by itself."""
-        signal.set_wakeup_fd(self._before)
-        let_go(self._writer)
+        """Stop watching: the attempt has ended by itself."""
+        self._wake.restore()
+        self._wake.hang_up()
         self._thread.join()
-        let_go(self._reader)
+        self._wake.close()
 
     def _watch(self) -> None:
         stopped_by = 0  # no signal has this number
         deadline = float("inf")
         while (left_s := deadline - time.monotonic()) > 0:
             try:
-                if not select.select([self._reader], [], [], left_s if stopped_by else None)[0]:
+                if not select.select([self._wake.reader], [], [], left_s if stopped_by else None)[0]:
                     continue
-                numbers = os.read(self._reader, 64)
+                numbers = self._wake.read()
             except OSError:  # passing trouble; and nobody else watches
                 time.sleep(TROUBLE_PAUSE_S)
                 continue

@@ -14,20 +14,16 @@ import resource  # `children.py` has it already
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
-from htcjob.outcome.reasons import StopCause
 from htcjob.outcome.results import signal_name
 from htcjob.supervise.children import Children, RunningCommand
-from htcjob.supervise.kernel import signal_group, wait_readable
+from htcjob.supervise.kernel import WakeUp, signal_group
+from htcjob.supervise.stop_requests import STOPPING, StopRequests
 from htcjob.supervise.terminal import Terminal, is_orphaned
-from htcjob.trouble import let_go
-
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-"""Signals that ask this attempt to stop; they are passed on, and the grace period begins."""
 
 _PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 """Signals that suspend a job until SIGCONT."""
@@ -61,11 +57,8 @@ LATE_S = 0.5
 MOMENT_S = 0.02
 """Seconds that every failed command waits for a signal on which it may have exited: ours may come yet."""
 
-_LONGEST_TIMER_S = 1e9
-"""A kernel's timer holds no number of seconds that --deadline may be."""
 
-
-class Signals:
+class Signals(StopRequests):
     """
     The signals this process is sent, from `__enter__` to `__exit__`.
 
@@ -75,20 +68,9 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.stop_signal: int | None = None
-        """The first signal that asked us to stop."""
-        self.stopped_at: float | None = None
-        """When it came."""
-        self.on_stop: Callable[[int], None] | None = None
-        """Called with it, maybe in its handler; must not wait, nor take a lock."""
-        self._requests: set[int] = set()
-        """All signals that asked us to stop."""
+        super().__init__()
         self._came: dict[int, float] = {}
         """When each signal was sent to us last by somebody else, of those that may end a process."""
-        self.stop_cause = StopCause.SIGNAL
-        """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
-        self._is_noticed = False
-        """`stop_by_notice` was called."""
         self.children = Children()
         self.terminal: Terminal | None = None
         """Our controlling terminal, where we have one."""
@@ -99,14 +81,16 @@ class Signals:
         self._is_suspending = False
         """Whether the commands were stopped by us, with us."""
         self._previous: dict[int, Any] = {}
-        self._stop_read, self._stop_write = -1, -1
-        self._stop_at: float | None = None
-        """When `stop_after` takes effect."""
+        self._wake: WakeUp
+        self._main_thread = 0
         self._is_alarm_due = False
-        """Its alarm is still to come."""
+        """The alarm of `stop_after` is still to come."""
 
     def __enter__(self) -> Signals:
-        self._stop_read, self._stop_write = os.pipe()
+        super().__enter__()
+        self._main_thread = threading.get_ident()
+        self._wake = WakeUp()
+        self._wake.install()
         self.terminal = Terminal.find()
         for signum in signal.valid_signals() - _NOT_PASSED_ON:
             if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -120,20 +104,16 @@ class Signals:
         self._previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, self._see_children)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.children.close()
-        if self._stop_at is not None:
+        if self.stops_in_s is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._set_back()
+        self._wake.restore()
+        self._wake.close()
         if self.terminal is not None:
             self.terminal.close()
-        let_go(self._stop_read)
-        let_go(self._stop_write)
+        super().__exit__(*error)
 
     def _set_back(self) -> None:
         """Give every signal its former handler."""
@@ -141,55 +121,11 @@ class Signals:
             signal.signal(signum, handler)
         self._previous.clear()
 
-    def stop_after(self, seconds: float) -> None:
-        """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
-        seconds = min(seconds, _LONGEST_TIMER_S)
-        self._stop_at = time.monotonic() + seconds
-        self._set_alarm(seconds)
-
-    def _set_alarm(self, seconds: float) -> None:
-        """Have the alarm of `stop_after` come after so long, in place of an earlier one."""
+    def set_alarm(self, seconds: float) -> None:
+        """Set the timer of this process, whose signal is SIGALRM."""
         self._is_alarm_due = True
         self._previous.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self._receive))
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
-
-    def stop_by_notice(self) -> None:
-        """Ask this attempt to stop now, as SIGTERM would; may be called in any thread."""
-        self._is_noticed = True
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-
-    def ask_to_stop(self, signum: int) -> None:
-        """Take *signum* for a request to stop; the first one counts. May be called from any thread."""
-        self._requests.add(signum)
-        if self.stop_signal is None:
-            self.stop_cause = self._cause()
-            self.stop_signal, self.stopped_at = signum, time.monotonic()
-            os.write(self._stop_write, b"!")
-            if self.on_stop is not None:
-                self.on_stop(signum)
-
-    def _cause(self) -> StopCause:
-        """Say whose a request to stop is that comes now."""
-        if self.stops_in_s == 0:
-            return StopCause.DEADLINE
-        return StopCause.NOTICE if self._is_noticed else StopCause.SIGNAL
-
-    def request_in(self, signum: int) -> int:
-        """Give the request to stop that *signum*, coming now, is: our own alarm is SIGTERM; 0: none."""
-        if signum == signal.SIGALRM and self.stops_in_s == 0:
-            return signal.SIGTERM
-        return signum if signum in STOPPING else 0
-
-    def may_have_ended(self, code: int) -> bool:
-        """
-        Tell whether a command that may finish has perhaps ended of a request to stop.
-
-        Ctrl-C reaches it, and of any other it has died where somebody sent it to every process of a job.
-
-        Args:
-            code: Its exit status, or -n for signal n.
-        """
-        return signal.SIGINT in self._requests or -code in self._requests
 
     def excuse(self, code: int, *, may_finish: bool, since: float, cpu_s: float) -> str:
         """
@@ -219,11 +155,6 @@ class Signals:
                 return f"{signal_name(known[0])} was sent to the job" if known else ""
             time.sleep(MOMENT_S / 4)
 
-    @property
-    def stops_in_s(self) -> float | None:
-        """Seconds until `stop_after` takes effect; None: never."""
-        return None if self._stop_at is None else max(self._stop_at - time.monotonic(), 0.0)
-
     @contextmanager
     def many_commands(self) -> Iterator[None]:
         """
@@ -242,14 +173,20 @@ class Signals:
             signal.signal(signal.SIGCHLD, before)
             self.children.reap()
 
-    @property
-    def stop_fd(self) -> int:
-        """A file descriptor that is readable, for ever, once a stop signal came."""
-        return self._stop_read
+    def wait_readable(self, descriptors: Sequence[int], until: float | None) -> list[int]:
+        """
+        Return the descriptors that are readable before the moment *until*; orphans are reaped meanwhile.
 
-    def sleep(self, seconds: float) -> bool:
-        """Wait, from any thread; True when a stop signal came, at once."""
-        return bool(wait_readable([self._stop_read], time.monotonic() + seconds))
+        In the main thread a signal ends the wait, with none of them, so that its handler runs at once: also
+        one that arrives just before poll(2), or in another thread, which poll(2) would not see.
+        """
+        if threading.get_ident() != self._main_thread:
+            return self.children.wait_readable(descriptors, until)
+        ready = self.children.wait_readable([*descriptors, self._wake.reader], until)
+        if self._wake.reader in ready:
+            self._wake.read()
+            ready.remove(self._wake.reader)
+        return ready
 
     def start(self, spawn: Callable[[], int], command: RunningCommand, *, lends_terminal: bool) -> int:
         """
@@ -286,7 +223,7 @@ class Signals:
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
         if signum == signal.SIGALRM and self._is_alarm_due and (request := self.request_in(signum)):
             signum, self._is_alarm_due = request, False
-        elif signum not in _HARMLESS and not self._is_noticed:
+        elif signum not in _HARMLESS and not self.is_noticed:
             self._came[signum] = time.monotonic()
         if signum in STOPPING:
             self.ask_to_stop(signum)
@@ -343,6 +280,12 @@ class Signals:
             terminal.pause_loan()
             self._is_suspending = True
             os.killpg(os.getpgrp(), signal.SIGSTOP)
+
+
+def for_commands(requests: StopRequests) -> Signals:
+    """Return *requests* as what starts commands; `htcjob.Job`, which has others, starts none."""
+    assert isinstance(requests, Signals)  # noqa: S101 - for mypy
+    return requests
 
 
 def _longest_cpu_s() -> float:

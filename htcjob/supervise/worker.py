@@ -299,7 +299,7 @@ class Worker:
             ]
             until = min((alarm for alarm in alarms if alarm is not None), default=None)
             listens = [self._signals.stop_fd] if stopping.listens else []
-            ready = self._signals.children.wait_readable([*watched, *listens], until)
+            ready = self._signals.wait_readable([*watched, *listens], until)
             now = time.monotonic()
             if answers in ready:
                 data = os.read(answers, 1 << 16)

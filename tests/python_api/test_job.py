@@ -416,6 +416,29 @@ finally:
     assert done.stdout == "mine\nTrue preempted\n"
 
 
+def test_an_event_loop_of_the_program_still_hears_of_its_signals(htcjob, loop):
+    """It has one descriptor for all of them, which it shares with us; afterwards that is the loop's again."""
+    htcjob.entries("a")
+    program = """
+import asyncio, os, signal, htcjob
+async def main():
+    came = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, came.set)
+    with htcjob.Job.from_env() as job:
+        for entry in job.entries():
+            os.kill(os.getpid(), signal.SIGUSR2)
+            await asyncio.wait_for(came.wait(), 30)
+            entry.commit()
+    came.clear()
+    os.kill(os.getpid(), signal.SIGUSR2)
+    await asyncio.wait_for(came.wait(), 30)
+    print("heard twice", flush=True)
+asyncio.run(main())
+"""
+    done = finished(loop.start_program(program))
+    assert (done.returncode, done.stdout) == (0, "heard twice\n"), done.stderr
+
+
 def test_a_childs_signals_are_not_ours(htcjob, loop):
     """A pool of forked processes ends its children with SIGTERM; that does not stop the attempt."""
     htcjob.entries("a", "b", "c")
