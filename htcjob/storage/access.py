@@ -18,21 +18,21 @@ class CloudCredentials:
     """Temporary credentials for storage, as the HTC API vends them."""
 
     provider: Literal["AWS", "GCP", "AZURE"]
-    """Whose they are."""
+    """The cloud that they are for."""
     values: Mapping[str, Secret]
     """By the API's names. AWS: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN. GCP: one of
     GCP_ACCESS_TOKEN and GCP_APPLICATION_CREDENTIALS (a service account's JSON text). AZURE:
     AZURE_STORAGE_SAS_TOKEN, without a leading `?`."""
     expires_at: float | None
-    """Seconds since the epoch; None: they do not say."""
+    """Seconds since the epoch; None: unknown."""
 
 
 class CredentialSource(Protocol):
-    """Where storage credentials come from; may be asked from any thread."""
+    """A source of storage credentials; may be asked from any thread."""
 
     def current(self) -> CloudCredentials:
         """
-        Give credentials that are valid for a while, fetched or renewed when that is needed.
+        Return credentials that are valid for a while, fetched or renewed when that is needed.
 
         However many threads ask at once, one of them fetches.
 
@@ -45,7 +45,7 @@ class CredentialSource(Protocol):
         """
         Note that a store did not accept *credentials*, although they looked valid.
 
-        Gives True when others are to be had: the next `current()` gives those. Raises as `current`.
+        Return True when others are to be had: the next `current()` returns those. Raises as `current` does.
         """
 
 
@@ -54,7 +54,7 @@ class Access:
     """How the stores of the clouds are reached. Stores opened with one `Access` share their connections."""
 
     environ: Mapping[str, str] = field(repr=False)
-    """Where the SDKs' variables are, for what we must know of them."""
+    """The variables that the SDKs read, as far as htcjob must know what they hold."""
     engine: str = "auto"
     """`fast` (obstore), `sdk` (botocore, google-cloud-storage, azure-storage-blob), or `auto`: fast where
     that is installed and can."""
@@ -65,6 +65,6 @@ class Access:
     endpoint: str | None = None
     """URL of a compatible server; None: variables may name one, else the cloud's own."""
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    """For the parts of large objects: with each part a try of its own, a file of any size arrives."""
+    """For the parts of large objects: each is tried again by itself, so a file of any size arrives."""
     buckets: dict[tuple[str, str], object] = field(default_factory=dict, repr=False, compare=False)
-    """Those open already, by scheme and container (`engines.py`)."""
+    """Buckets that are open already, by scheme and container (`engines.py`)."""

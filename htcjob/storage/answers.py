@@ -1,6 +1,8 @@
 """
 What a refusal of storage means: one table of codes for both engines and every kind of server.
 
+One module, because most of it is that table, which says nothing without the meanings above it.
+
 The codes are the vendors' own. Where one is not in the table its HTTP status decides, so compatible servers
 (MinIO, Ceph, R2, B2, Wasabi) need no table of their own; what they add to S3's codes stands among those.
 
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from htcjob.errors import StorageError
 
 LONGEST_TEXT = 300
-"""Of what a server or an SDK says, at most so many characters are shown."""
+"""Characters that are shown of what a server or an SDK says."""
 
 
 class Meaning(Enum):
-    """What a refusal means to us, and how that is said."""
+    """The meaning of a refusal, and the words for it."""
 
     ABSENT = "there is no such object"
     NO_BUCKET = "there is no {container}"
@@ -47,7 +49,7 @@ class Meaning(Enum):
     EXPIRED = "the credentials are expired"
     REFUSED = "the credentials are refused"
     CLOCK = "this machine's clock and the server's differ"
-    """Of a machine that has just started, and passes; it says nothing about the credentials."""
+    """A machine that has just started may say so, which passes; it tells nothing about the credentials."""
     THROTTLED = "throttled"
     FAILED = "the server failed"
     DAMAGED = "what arrived there is not what was sent"
@@ -83,7 +85,7 @@ _CLASSES: dict[Meaning, type[StorageError]] = {
     Meaning.REPLACED: TransientError,
     Meaning.FULL: UnwritableError,
 }
-"""All others are for good."""
+"""Classes of the errors; all other meanings are permanent."""
 
 S3 = {
     Meaning.ABSENT: "404:NoSuchKey 404:NoSuchVersion",
@@ -174,7 +176,7 @@ GOOGLE = {
     Meaning.INVALID: """
         400:invalid 400:badRequest 400:invalidArgument 400:userProjectMissing 400:UserProjectMissing""",
 }
-"""Google's reasons, and its codes that S3 has not; the others mean what they mean there."""
+"""Google's reasons, and those of its codes that S3 does not have; the others mean what they mean there."""
 
 AZURE = {
     Meaning.ABSENT: "404:BlobNotFound 404:PathNotFound",
@@ -229,7 +231,7 @@ _STATUSES = {
     **dict.fromkeys((429, 503, 509, 529), Meaning.THROTTLED),
     507: Meaning.FULL,
 }
-"""Where the code says nothing; other statuses below 500 are refusals, and those above failures."""
+"""For answers whose code says nothing; other statuses below 500 are refusals, and those above failures."""
 
 
 def _by_code(*tables: dict[Meaning, str]) -> dict[str, tuple[int, Meaning]]:
@@ -242,10 +244,10 @@ _CODES = {"s3": _by_code(S3), "gs": _by_code(S3, GOOGLE), "az": _by_code(AZURE)}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said when it refused, as far as the engine knows it."""
+    """A server's refusal, as far as the engine knows what it said."""
 
     scheme: str
-    """`s3`, `gs` or `az`: whose codes these are."""
+    """The cloud that the codes are of: `s3`, `gs` or `az`."""
     status: int
     """HTTP's. Below 300: a failure that was told in the body of a success."""
     code: str = ""
@@ -253,12 +255,12 @@ class Answer:
     message: str = ""
     """The store's sentence."""
     region: str = ""
-    """Where the bucket is, when the server says that it is elsewhere."""
+    """Region of the bucket, when the server says that it is elsewhere."""
     retry_after_s: float | None = None
     """Seconds that the server asks us to wait."""
 
     def meaning(self, operation: str) -> Meaning:
-        """Give what it means to that verb of a store."""
+        """Return what it means to that verb of a store."""
         usual_status, meaning = _CODES[self.scheme].get(self.code, (0, None))
         if meaning is None and self.code.startswith("KMS") and self.status == 400:
             meaning = Meaning.NO_KEY
@@ -285,12 +287,12 @@ class Answer:
 
     def error(self, operation: str, url: str, container: str) -> StorageError:
         """
-        Give the error for a verb of a store.
+        Return the error for a verb of a store.
 
         Args:
             operation: The verb.
             url: The object.
-            container: How the bucket or container is called in a sentence.
+            container: Name of the bucket or container, as it stands in a sentence.
         """
         meaning = self.meaning(operation)
         words = meaning.value.format(container=container)

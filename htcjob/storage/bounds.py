@@ -23,20 +23,20 @@ Piece = TypeVar("Piece", bytes, "bytes | memoryview")
 STALLED_S = 60
 """Without an answer, or without a byte of it, for so long a request is given up."""
 SLOWEST_BYTES_PER_S = 1024
-"""What moves more slowly than that, but for the first `STALLED_S`, is given up as well."""
+"""A request that moves fewer, but for its first `STALLED_S`, is given up as well."""
 LISTING_S = 120
 """For a thousand keys of a listing, and for the headers of an answer."""
 COMPLETION_S = 600
 """For S3 to put the parts of a large object together, which takes minutes."""
 LARGEST_ANSWER_BYTES = 64 << 20
-"""Of answers that an SDK reads as a whole: errors, and listings, whose pages have a few MiB at most."""
+"""The largest answer that an SDK reads as a whole: errors, and listings, whose pages have a few MiB."""
 
 
 class _ThisThread(threading.local):
-    """What this thread asks of storage."""
+    """What this thread asks of storage just now."""
 
     operation = ""
-    """The verb; empty: nothing. Requests that are made meanwhile are ours."""
+    """The verb; empty: nothing. Requests that are made meanwhile are htcjob's own."""
 
 
 this_thread = _ThisThread()
@@ -49,7 +49,7 @@ def longest_s(size_bytes: int) -> float:
 
 def paced(pieces: Iterable[Piece], most_bytes: int, operation: str, url: str) -> Iterator[Piece]:
     """
-    Give *pieces* of an answer as they come, and no more once they are more than *most_bytes*.
+    Yield the *pieces* of an answer as they come, and no more once they are more than *most_bytes*.
 
     Raises:
         TransientError: they come too slowly.
@@ -67,7 +67,7 @@ def paced(pieces: Iterable[Piece], most_bytes: int, operation: str, url: str) ->
 
 def within(seconds: float, act: Callable[[], T], operation: str, url: str) -> T:
     """
-    Give what *act* returns. It runs in a thread of its own, which is left alone when it takes too long.
+    Return what *act* returns. It runs in a thread of its own, which is left alone when it takes too long.
 
     Raises:
         TransientError: it takes longer than that.

@@ -35,7 +35,7 @@ PART_BYTES = 8 << 20
 SHA256_METADATA = "htcjob-sha256"
 """Name of the metadata that holds the digest of the content, in hexadecimal."""
 SHA256_METADATA_AZURE = SHA256_METADATA.replace("-", "_")
-"""There: names of Azure's metadata have no hyphen."""
+"""The same for Azure, where names of metadata have no hyphen."""
 UPLOAD_METADATA = "htcjob-upload"
 """Name of the metadata by which an upload is known again after its last answer was lost."""
 EXPIRY_SLACK_S = 2.0
@@ -48,26 +48,26 @@ class Body:
     """An object, or a range of it, on its way."""
 
     info: ObjectInfo
-    """Of the whole object; its key is the complete name, its ETag has no quotation marks."""
+    """Facts about the whole object; its key is the complete name, its ETag has no quotation marks."""
     start: int
-    """First byte that comes, from 0."""
+    """Position of the first byte, from 0."""
     stop: int
-    """Where it ends, not included."""
+    """Position behind the last byte."""
     pieces: Iterable[bytes | memoryview]
     """The bytes, in order; raises the SDK's own errors."""
     close: Callable[[], None]
-    """Give up the rest; never raises."""
+    """Gives up the rest; never raises."""
 
 
 def bare_etag(text: str | None) -> str:
-    """Give an ETag without quotation marks, which not every answer has; a weak one as it is."""
+    """Return an ETag without quotation marks, which not every answer has; a weak one as it is."""
     text = text or ""
     return text if is_weak(text) else text.strip('"')
 
 
 def is_weak(etag: str) -> bool:
     """
-    Tell whether an ETag is a weak one, as a proxy that compresses makes it.
+    Whether an ETag is a weak one, as a proxy that compresses makes it.
 
     A request must not ask for it to match: it never does (RFC 9110, 13.1.1).
     """
@@ -109,7 +109,7 @@ class Bucket(ABC):
 
     * Names are complete object names, checked already.
     * No retries: not ours, and the SDK's own switched off.
-    * Exceptions are the SDK's own, or ours; `error` says what the SDK's mean.
+    * Exceptions are the SDK's own, or ours; `error` translates the SDK's.
     * Credentials come from `Access.credentials.current()`, asked again for every request (or as often as
       the SDK allows), so that renewed ones are used at once; None: the SDK's own chain.
     """
@@ -133,12 +133,12 @@ class Bucket(ABC):
 
     @abstractmethod
     def put(self, name: str, data: bytes, *, if_absent: bool, metadata: Mapping[str, str]) -> str | None:
-        """Write a whole object in one request; give its ETag, None when *if_absent* and one was there."""
+        """Write a whole object in one request; return its ETag, None when *if_absent* and one was there."""
 
     @abstractmethod
     def upload(self, name: str, path: str, size_bytes: int, *, metadata: Mapping[str, str]) -> str:
         """
-        Write a large file in parallel parts; give the ETag.
+        Write a large file in parallel parts; return the ETag.
 
         Nothing is to be seen under *name* until it is whole; after a failure no parts stay behind. A part
         that fails for a passing reason is tried again (`Access.retry`), or a large file would never
@@ -148,7 +148,7 @@ class Bucket(ABC):
     @abstractmethod
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
         """
-        Give the objects whose name begins with *prefix*, as storage lists them: all, or an error.
+        Yield the objects whose name begins with *prefix*, as storage lists them: all, or an error.
 
         What comes before *start_after* may be left out where `lists_in_order`, and only there.
         `ordering.py` makes an ordered listing of it.
@@ -156,7 +156,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def head(self, name: str) -> ObjectInfo:
-        """Give size, ETag, time of change and, where there is one, a checksum."""
+        """Return size, ETag, time of change and, where there is one, a checksum."""
 
     @abstractmethod
     def delete(self, name: str) -> None:
@@ -164,7 +164,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
-        """Give what an exception of the SDK means; None: it is none of the SDK's, and a bug."""
+        """Return what an exception of the SDK means; None: it is none of the SDK's, and a bug."""
 
     def is_mute(self, error: Exception) -> bool:
         """Whether an exception of the SDK is a refusal without a code (`answers.Answer.is_mute`)."""

@@ -10,28 +10,28 @@ if TYPE_CHECKING:
 
 
 class Hasher(Protocol):
-    """What is fed with a content, piece by piece."""
+    """Takes a content, piece by piece."""
 
     def update(self, data: bytes | memoryview, /) -> None:
         """Add *data*."""
 
     def hexdigest(self) -> str:
-        """Give the digest of all data so far."""
+        """Return the digest of all data so far."""
 
 
 def hasher_of(checksum: str | None) -> Hasher | None:
-    """Give a hasher of the algorithm of *checksum*; None: there is none, or it cannot be computed here."""
+    """Return a hasher of the algorithm of *checksum*; None: there is none, or it cannot be computed here."""
     make = _HASHERS.get(checksum.partition(":")[0]) if checksum else None
     return make() if make else None
 
 
 def is_right(hasher: Hasher, checksum: str) -> bool:
-    """Tell whether what *hasher* was fed with has that checksum."""
+    """Whether what *hasher* was fed with has that checksum."""
     return hasher.hexdigest() == checksum.partition(":")[2]
 
 
 def file_has(path: str, checksum: str) -> bool:
-    """Tell whether the file has that checksum; also False when the algorithm is not known here."""
+    """Whether the file has that checksum; also False when the algorithm is not known here."""
     hasher = hasher_of(checksum)
     if hasher is None:
         return False
@@ -42,7 +42,7 @@ def file_has(path: str, checksum: str) -> bool:
 
 
 class _Crc32c:
-    """Google's word for what came in parts; computed by what comes with its SDK."""
+    """Google's checksum of objects that came in parts, computed by a library that comes with its SDK."""
 
     def __init__(self) -> None:
         from google_crc32c import extend
@@ -55,7 +55,7 @@ class _Crc32c:
         self._value = self._extend(self._value, bytes(data))
 
     def hexdigest(self) -> str:
-        """Give the digest of all data so far."""
+        """Return the digest of all data so far."""
         return f"{self._value:08x}"
 
 

@@ -1,5 +1,5 @@
 """
-What the stores of the three clouds have in common: keys, files, checksums, parts, renewed credentials.
+The store over a bucket of any cloud: keys, files, checksums, parts, renewed credentials.
 
 A `Bucket` is one bucket or container as one SDK sees it: bare requests on complete object names, and the
 meaning of that SDK's errors. `CloudStore` makes the promises of `contract.py` out of those.
@@ -81,7 +81,7 @@ class CloudStore(Store):
         return _renamed(body.info, key)
 
     def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
-        """Give the bytes from *start* up to, not including, *stop*."""
+        """Return the bytes from *start* up to, not including, *stop*."""
         check_key(key)
         url, name = self.url_of(key), self._prefix + key
         if start < 0 or (stop is not None and stop < start):
@@ -97,7 +97,7 @@ class CloudStore(Store):
             return b""  # HTTP has no range that begins at the end: storage answers 416
 
     def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
-        """Give the bytes from *start* up to *stop* or the end, and what storage says of the object."""
+        """Return the bytes from *start* up to *stop* or the end, and what storage says of the object."""
         check_key(key)
         if not 0 <= start < stop:
             raise PermanentError("read_range", self.url_of(key), f"no bytes {start} to {stop}")
@@ -142,7 +142,7 @@ class CloudStore(Store):
         return etag is not None
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
-        """Give the objects whose key begins with *prefix*, in order, a page at a time."""
+        """Yield the objects whose key begins with *prefix*, in order, a page at a time."""
         if not _could_begin_a_key(prefix):
             return
         last = None if start_after is None else self._prefix + start_after
@@ -166,7 +166,7 @@ class CloudStore(Store):
                 return
 
     def head(self, key: str) -> ObjectInfo:
-        """Give the object's size, ETag, time of change and checksum."""
+        """Return the object's size, ETag, time of change and checksum."""
         check_key(key)
         with self._requests.operation("head", self.url_of(key)):
             info = self._requests.make(lambda: self._head(self._prefix + key))
@@ -226,7 +226,7 @@ class CloudStore(Store):
         self._compare(hasher, body.info, "get", url)
 
     def _compare(self, hasher: Hasher | None, info: ObjectInfo, operation: str, url: str) -> None:
-        """Compare what arrived, which *hasher* was fed with, with the checksum that storage told."""
+        """Compare what arrived, which *hasher* was fed with, with the checksum that storage has."""
         if hasher is None or info.checksum is None or is_right(hasher, info.checksum):
             return
         with self._requests.operation(operation, url):
@@ -235,7 +235,7 @@ class CloudStore(Store):
         raise TransientError(operation, url, f"what arrived does not have its checksum {info.checksum[:80]}")
 
     def _read_nothing(self, name: str, start: int, url: str) -> bytes:
-        """Read an empty range, which HTTP cannot say."""
+        """Read an empty range, which HTTP cannot express."""
         size_bytes = self._requests.make(lambda: self._bucket.head(name)).size_bytes
         if start > size_bytes:
             raise _outside("read_range", url, start, start, size_bytes)
@@ -258,7 +258,7 @@ def _renamed(info: ObjectInfo, key: str) -> ObjectInfo:
 
 
 def _check_answer(operation: str, url: str, info: ObjectInfo) -> None:
-    """Refuse what is no answer of object storage: the page of a proxy would be taken for the object."""
+    """Refuse an answer that is not object storage's: the page of a proxy would be taken for the object."""
     if not info.etag:
         raise TransientError(operation, url, "an answer without ETag: is this object storage?")
     if info.size_bytes > LARGEST_OBJECT_BYTES:
@@ -270,7 +270,7 @@ def _outside(operation: str, url: str, start: int, stop: int, size_bytes: int) -
 
 
 def _could_begin_a_key(prefix: str) -> bool:
-    """Tell whether a key can begin so; storage need not be asked for one that cannot."""
+    """Whether a key can begin with *prefix*; storage need not be asked for one that cannot."""
     try:
         size_bytes = len(prefix.encode())
     except UnicodeEncodeError:

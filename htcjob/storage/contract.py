@@ -1,4 +1,4 @@
-"""What every store promises. `tests/storage/contract.py` checks each promise on each store."""
+"""The promises of every store. `tests/storage/contract.py` checks each promise on each store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What storage says about one object."""
+    """Facts about one object, as its storage states them."""
 
     key: str
     """Name below the store's prefix."""
@@ -24,20 +24,20 @@ class ObjectInfo:
     last_modified: datetime
     """UTC."""
     checksum: str | None = None
-    """Of the content, as `algorithm:hexadecimal`, where storage knows one (`checksum.py`); not every verb
-    of every backend is told it."""
+    """Digest of the content, as `algorithm:hexadecimal`, where storage knows one (`checksum.py`); not every
+    verb of every backend learns it."""
     version: str | None = None
-    """Name of this version of the object, where it has one beside the ETag that both engines are told."""
+    """Name of this version of the object, where there is one, besides the ETag, that both engines learn."""
 
     @property
     def tag(self) -> str:
-        """What names this version of the object with either engine; of a listing it may be another."""
+        """Name of this version of the object with either engine; a listing may give another one."""
         return self.version or self.etag
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What lies where objects lie and is none, though somebody may take it for one."""
+    """Something that lies among objects and is none, though a user may take it for one."""
 
     key: str
     """Its name as a key would be; ends in `/` where it may hold more. Bytes that are not UTF-8 are as
@@ -70,11 +70,11 @@ class Store(ABC):
 
     @property
     def promises_order(self) -> bool:
-        """Whether that is certain, also of keys that nobody has seen."""
+        """Whether that is certain, also of keys that have not been seen."""
         return False
 
     def url_of(self, key: str) -> str:
-        """Give the full URL of *key*, for messages and records."""
+        """Return the full URL of *key*, for messages and records."""
         return self.url + key
 
     @abstractmethod
@@ -89,16 +89,16 @@ class Store(ABC):
     @abstractmethod
     def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
         """
-        Give exactly the bytes from *start* (0-based) up to, not including, *stop*.
+        Return exactly the bytes from *start* (0-based) up to, not including, *stop*.
 
         *stop* None means the end of the object. A range that passes the end, or runs backwards, is a
-        `PermanentError`; an empty one inside the object, its end included, gives `b""`.
+        `PermanentError`; an empty one inside the object, its end included, is `b""`.
         """
 
     @abstractmethod
     def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
         """
-        Give the bytes from *start* up to *stop*, or the object's end, and what storage says of the object.
+        Return the bytes from *start* up to *stop*, or the object's end, and what storage says of the object.
 
         Both come with one answer, so they are of the same version of the object. A range that is empty, or
         begins at or behind the end, is a `PermanentError`.
@@ -128,7 +128,7 @@ class Store(ABC):
 
     def sync(self) -> None:
         """
-        Have all that was put so far where a power cut leaves it; clouds do so before they answer.
+        Wait until a power cut cannot undo what was put so far; clouds do so before they answer.
 
         A failure is a `StorageError`; the next call tries the same again.
         """
@@ -137,7 +137,7 @@ class Store(ABC):
     @abstractmethod
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
         """
-        Give the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key.
+        Yield the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key.
 
         Streams: memory does not grow with the number of objects. *prefix* is a plain start of names, not
         a folder: `a` also finds `ab`. With *start_after*, only keys after it. Failures come from the
@@ -145,12 +145,12 @@ class Store(ABC):
         """
 
     def list_all(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo | LeftOut]:
-        """Give what `list` gives, and in its place what that leaves out: for those who must miss nothing."""
+        """Yield what `list` yields and, in order, what that leaves out: for callers that miss nothing."""
         return self.list(prefix, start_after=start_after)
 
     @abstractmethod
     def head(self, key: str) -> ObjectInfo:
-        """Give the object's size, ETag and time of change."""
+        """Return the object's size, ETag and time of change."""
 
     @abstractmethod
     def delete(self, key: str) -> None:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "fast", "sdk")
 
-_lock = threading.Lock()
+_opening = threading.Lock()
+"""Guards the buckets of every `Access`."""
 
 
 def open_bucket(scheme: str, container: str, access: Access) -> Bucket:
     """
-    Give the bucket, or what the cloud calls it, opened once per *access*.
+    Return the bucket, or what the cloud calls it, opened once per *access*.
 
     Args:
         scheme: `s3`, `gs` or `az`.
@@ -30,7 +31,7 @@ def open_bucket(scheme: str, container: str, access: Access) -> Bucket:
     Raises:
         ConfigurationError: the engine that is asked for is not installed.
     """
-    with _lock:
+    with _opening:
         bucket = cast("Bucket | None", access.buckets.get((scheme, container)))
         if bucket is None:
             bucket = access.buckets[scheme, container] = _open(scheme, container, access)

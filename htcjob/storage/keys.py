@@ -13,7 +13,7 @@ LONGEST_KEY_BYTES = 1024
 """S3, GCS: 1,024 bytes of UTF-8; Azure allows as many characters."""
 
 LAST_CHARACTER = "\U0010ffff"
-"""Put behind the beginning of names, it comes after all of them: a listing can go on behind a folder."""
+"""Behind the start of names, it sorts after all of them: a listing can go on behind a folder."""
 
 
 def check_key(key: str) -> None:
@@ -59,7 +59,7 @@ def real_path(path: str) -> str:
 
 def local_path(root: str, key: str) -> str:
     """
-    Give the file below the directory *root* that stands for *key*, one folder per `/`.
+    Return the file below the directory *root* that stands for *key*, one folder per `/`.
 
     Two keys never mean the same file: a key with an empty or `.` segment (`a//b`, `a/./b`, `a/`) has no
     file of its own and is refused.
@@ -84,7 +84,7 @@ def local_path(root: str, key: str) -> str:
         except OSError as error:
             if is_passing(error):
                 raise TransientError("look at", path, in_words(error)) from error
-            break  # nothing there, or not for us to see: whoever opens it is told
+            break  # nothing there, or not for us to see: opening it will tell
         if is_link:
             raise BadKeyError(key, "a symbolic link lies on its path; links are not followed")
     return os.path.join(root, *segments)
@@ -92,7 +92,7 @@ def local_path(root: str, key: str) -> str:
 
 def path_of_copy(root: str, key: str) -> str:
     """
-    Give `local_path` of *key* for who is about to write a copy there; its folders are made.
+    Return `local_path` of *key* for a copy that is about to be written; make its folders.
 
     Raises:
         BadKeyError: as there; or the file system takes it for the file of another key that is there.
@@ -100,8 +100,8 @@ def path_of_copy(root: str, key: str) -> str:
     from htcjob.storage.local.spelling import ANYWHERE, SPELLED_OTHERWISE
 
     path = local_path(root, key)
-    with suppress(OSError):  # whoever writes it is told
-        if "/" in key:  # first, so that nobody makes them meanwhile in another spelling
+    with suppress(OSError):  # writing it will tell
+        if "/" in key:  # first, so that no other writer makes them meanwhile in another spelling
             os.makedirs(os.path.dirname(path), exist_ok=True)
         if not ANYWHERE.is_exact(key, below=root):
             raise BadKeyError(key, f"{SPELLED_OTHERWISE} is there, and two keys cannot be one file")

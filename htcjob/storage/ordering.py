@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from htcjob.storage.bucket import Bucket
 
 HELD_KEYS = 1000
-"""Looked at before the first is given: one answer of most servers."""
+"""Keys that are looked at before the first is yielded: one answer of most servers."""
 MOST_EMPTY_PAGES = 1000
-"""In a row. Google and Azure may answer with none and say that there is more."""
+"""Answers without a key, in a row: Google and Azure may give some and say that there is more."""
 MOST_REPEATS = 3
-"""Of one key, before a listing is said to go in circles; it can also change while it is read."""
+"""Times that one key may come again: a listing can change while it is read, or go in circles."""
 
 
 def is_express(bucket: str) -> bool:
     """
-    Tell whether *bucket* is a directory bucket of S3 Express, which lists in no order.
+    Whether *bucket* is a directory bucket of S3 Express, which lists in no order.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-naming-rules.html
     """
@@ -44,7 +44,7 @@ def is_express(bucket: str) -> bool:
 
 def in_order(bucket: Bucket, prefix: str, start_after: str | None, url: str) -> Iterator[ObjectInfo]:
     """
-    Give the objects whose name begins with *prefix*, after *start_after*, each once and in order.
+    Yield the objects whose name begins with *prefix*, after *start_after*, each once and in order.
 
     Raises:
         DisorderError: they are not in order, which is seen too late to sort them; the next time they are.
@@ -76,7 +76,7 @@ def in_order(bucket: Bucket, prefix: str, start_after: str | None, url: str) -> 
 
 def whole(pages: Iterable[tuple[Iterable[ObjectInfo], str | None]], url: str) -> Iterator[ObjectInfo]:
     """
-    Give the objects of *pages*, each with the token of the one that follows it; None: it is the last.
+    Yield the objects of *pages*, each of which has the token of its successor; None: it is the last.
 
     Raises:
         PermanentError: the listing does not go on, though there is more.
@@ -93,13 +93,13 @@ def whole(pages: Iterable[tuple[Iterable[ObjectInfo], str | None]], url: str) ->
 
 
 def _in_order_at_first(infos: Iterator[ObjectInfo]) -> Iterator[ObjectInfo] | None:
-    """Give *infos* with the first of them looked at; None: they are not in order."""
+    """Return *infos* after a look at the first of them; None: they are not in order."""
     held: list[ObjectInfo] = []
     try:
         held.extend(islice(infos, HELD_KEYS))
     except DisorderError:
         return None
-    except Exception as error:  # what came before it is given all the same
+    except Exception as error:  # what came before it is yielded all the same
         infos = _failing(error)
     keys = [info.key for info in held]
     return chain(held, infos) if all(map(le, keys, keys[1:])) else None
@@ -111,7 +111,7 @@ def _failing(error: Exception) -> Iterator[ObjectInfo]:
 
 
 def _checked(bucket: Bucket, infos: Iterable[ObjectInfo], url: str) -> Iterator[ObjectInfo]:
-    """Give *infos* as long as they are in order."""
+    """Yield *infos* as long as they are in order."""
     last = ""
     try:
         for info in infos:
@@ -126,7 +126,7 @@ def _checked(bucket: Bucket, infos: Iterable[ObjectInfo], url: str) -> Iterator[
 
 
 def _ending(infos: Iterable[ObjectInfo], url: str) -> Iterator[ObjectInfo]:
-    """Give *infos*, unless they go in circles: one key at a time is remembered, for ever longer (Brent)."""
+    """Yield *infos*, unless they go in circles: one key at a time is remembered, ever longer (Brent)."""
     remembered, repeats, n_left, n_next = "", 0, 0, 1
     for info in infos:
         if info.key == remembered:
@@ -149,7 +149,7 @@ def _once(infos: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
 
 
 def _behind(start_after: str | None, infos: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
-    """Leave out what comes before, which not every server does."""
+    """Leave out the keys up to *start_after*, which not every server does."""
     return (info for info in infos if start_after is None or info.key > start_after)
 
 

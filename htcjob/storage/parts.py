@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PARTS_AT_ONCE = 8
-"""Of all objects together; what one connection gives is bounded by the cloud, not by the machine."""
+"""Parts on the move of all objects together: a connection is slowed by the cloud, not by this machine."""
 MOST_PARTS = 10_000
-"""Of one object, for S3 and Google: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html and
-https://cloud.google.com/storage/quotas#requests"""
+"""Parts that S3 and Google allow one object: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+and https://cloud.google.com/storage/quotas#requests"""
 
 
 class Part(NamedTuple):
@@ -44,11 +44,11 @@ class Part(NamedTuple):
     start: int
     """First byte, from 0."""
     stop: int
-    """Where it ends, not included."""
+    """Position behind the last byte."""
 
 
 def part_bytes_of(size_bytes: int, *, most_parts: int) -> int:
-    """Return how long the parts of an object are, all but the last, where it may have so many."""
+    """Return the length of all parts but the last of an object that may have *most_parts*."""
     return max(PART_BYTES, -(-size_bytes // most_parts))
 
 
@@ -74,7 +74,7 @@ def in_parts(
 
     Args:
         parts: What to move.
-        move: Moves one part; returns early, with anything, once its event is set: nobody wants it any more.
+        move: Moves one part; returns early, with anything, once its event is set: nothing is wanted then.
         moved: Called in this thread with each part that has moved, in order.
     """
     is_over = threading.Event()

@@ -19,7 +19,7 @@ _SDK = {
 
 
 def open_sdk_bucket(scheme: str, container: str, access: Access) -> Bucket:
-    """Give the bucket over the cloud's own SDK, which is installed."""
+    """Return the bucket over the cloud's own SDK, which is installed."""
     from htcjob.storage.watch import install  # with urllib3, which every SDK has
 
     install()
@@ -29,12 +29,12 @@ def open_sdk_bucket(scheme: str, container: str, access: Access) -> Bucket:
 
 
 def sdk_is_installed(scheme: str) -> bool:
-    """Tell whether the cloud's own SDK is there."""
+    """Whether the cloud's own SDK is installed."""
     return is_installed(_SDK[scheme][1])
 
 
 def extra_of(scheme: str) -> str:
-    """Give the name of the extra that installs the cloud's own SDK."""
+    """Return the name of the extra that installs the cloud's own SDK."""
     return _SDK[scheme][0]
 
 

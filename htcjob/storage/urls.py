@@ -50,13 +50,13 @@ def open_store(url_or_directory: str, access: Access | None = None) -> Store:
 
 
 def is_url(entry: str) -> bool:
-    """Tell whether a manifest entry is a full URL, good or bad, and not a key."""
+    """Whether a manifest entry is a full URL, good or bad, and not a key."""
     return bool(_split_scheme(entry)[0])
 
 
 def local_directory(url_or_directory: str) -> str | None:
     """
-    Give the real path of the directory that a store is; None: it is elsewhere.
+    Return the real path of the directory that a store is; None: it is elsewhere.
 
     Raises:
         ConfigurationError: a `file:` URL is malformed.
@@ -116,11 +116,11 @@ def quoted(path: str) -> str:
 
 
 class _MalformedError(ValueError):
-    """What is wrong with a URL, in words that repeat nothing of it."""
+    """A fault of a URL, in words that repeat nothing of it."""
 
 
 def _split_scheme(text: str) -> tuple[str, str]:
-    """Give the scheme and what follows its colon; no scheme: *text* is a directory or a key."""
+    """Return the scheme and what follows its colon; no scheme: *text* is a directory or a key."""
     scheme, colon, rest = text.partition(":")
     if not colon:  # most keys; there may be millions
         return "", text
@@ -133,7 +133,7 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _location(scheme: str, rest: str) -> str:
-    """Give the path of a `file` URL, the name of a `memory` URL, else container and what follows it."""
+    """Return the path of a `file` URL, the name of a `memory` URL, else container and what follows it."""
     if scheme not in _SCHEMES:
         raise _MalformedError(f"no such kind of storage; known are {_KNOWN_FORMS}")
     if scheme == "file":
@@ -148,7 +148,7 @@ def _location(scheme: str, rest: str) -> str:
         raise _MalformedError(f"expected {scheme}://")
     parts = rest[2:].split("/")[: _CONTAINER_PARTS[scheme]]
     if "@" in parts[0]:
-        raise _MalformedError("user information (@) does not belong into it")
+        raise _MalformedError("user information (@) does not belong in it")
     if len(parts) < _CONTAINER_PARTS[scheme] or not all(map(_is_container_name, parts)):
         raise _MalformedError(f"expected one of {_KNOWN_FORMS}")
     return rest[2:]
@@ -156,7 +156,7 @@ def _location(scheme: str, rest: str) -> str:
 
 def _is_container_name(text: str) -> bool:
     """
-    Tell whether a bucket, account or container may be called so.
+    Whether *text* may name a bucket, an account or a container.
 
     The name becomes part of a host's name or of a path, where other characters would lead to another server.
     """
@@ -228,4 +228,4 @@ _QUOTED = str.maketrans(
         for character in map(chr, codes)
     }
 )
-"""What would end the path or the line of a URL."""
+"""Characters that would end the path or the line of a URL, and how they are written."""

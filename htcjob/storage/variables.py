@@ -21,7 +21,7 @@ _CREDENTIALS = {
         *("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING"),
     ),
 }
-"""Used where none are vended."""
+"""Variables that are used where no credentials are vended."""
 _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "gs": ("STORAGE_EMULATOR_HOST",),
@@ -36,9 +36,9 @@ _NAMES = {
     "gs": ("GOOGLE_APPLICATION_CREDENTIALS",),
     "az": (),
 }
-"""Of files and profiles, which may have any letters."""
+"""Names of files and profiles, which may have any letters."""
 _TOKEN_FILES = {"s3": ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",), "gs": (), "az": ()}
-"""What is in them becomes a header."""
+"""Files whose content becomes a header."""
 
 
 def check_variables(scheme: str, environ: Mapping[str, str], *, are_vended: bool) -> None:
@@ -85,7 +85,7 @@ def check_url(name: str, text: str) -> None:
 
 
 def is_true(text: str | None) -> bool:
-    """Tell whether a switch is on, as object_store and botocore understand it."""
+    """Whether a switch is on, as object_store and botocore understand it."""
     return (text or "").lower() in ("1", "true", "on", "yes", "y")
 
 

@@ -1,7 +1,7 @@
 """
-Ends what an SDK asks when it hardly moves: headers that dribble in, an upload that nobody reads.
+Ends requests of an SDK that hardly move: headers that dribble in, an upload that nobody reads.
 
-All SDKs talk over urllib3, whose time-outs begin anew with every byte. One thread looks at the sockets of our
+All SDKs use urllib3, whose time-outs begin anew with every byte. One thread looks at the sockets of our
 own requests, credentials' included, and shuts down those that move too little; for the SDK the connection is
 lost. Requests that the user's code makes in this process are left alone.
 """
@@ -23,6 +23,8 @@ from urllib3.connection import HTTPConnection
 from htcjob.storage import bounds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from urllib3.response import HTTPResponse
 
 _READS = frozenset({"get", "read_range"})
@@ -32,7 +34,7 @@ _COUNTERS = struct.Struct("120xQQ")
 
 
 class _Request:
-    """The last one of a connection."""
+    """The last request of a connection."""
 
     __slots__ = ("is_ended", "moved", "patient_until", "sock", "waiting_since")
 
@@ -54,55 +56,62 @@ _thread: threading.Thread | None = None
 
 
 def install() -> None:
-    """Watch the requests that are made within `bounds.this_thread`, from now on."""
+    """Watch the requests that are made while `bounds.this_thread` has an operation, from now on."""
     with _lock:
         if hasattr(HTTPConnection.request, "is_watched_by_htcjob"):
             return
-        new_conn, request, getresponse = (
-            HTTPConnection._new_conn,  # noqa: SLF001
-            HTTPConnection.request,
-            HTTPConnection.getresponse,
-        )
+        request = _watched_request(HTTPConnection.request)
+        request.is_watched_by_htcjob = True  # type: ignore[attr-defined]
+        HTTPConnection.request = request  # type: ignore[method-assign]
+        HTTPConnection._new_conn = _watched_new_conn(HTTPConnection._new_conn)  # type: ignore[method-assign] # noqa: SLF001
+        HTTPConnection.getresponse = _watched_getresponse(HTTPConnection.getresponse)  # type: ignore[method-assign]
 
-        @wraps(new_conn)
-        def watched_new_conn(self: HTTPConnection) -> Any:
-            if bounds.this_thread.operation:  # a proxy may dribble as well
-                _begin(self)
-            return new_conn(self)
 
-        @wraps(request)
-        def watched_request(self: HTTPConnection, method: str, url: str, *rest: Any, **options: Any) -> None:
-            if not bounds.this_thread.operation:
-                with _lock:
-                    _requests.pop(self, None)
-                return request(self, method, url, *rest, **options)
-            # S3 sends white space while it puts a large object together.
-            begun = _begin(self, is_completion=method == "POST" and "uploadId=" in url)
-            request(self, method, url, *rest, **options)
-            if _requests.get(self) is not begun:  # it has connected first
-                _remember(self, begun)
-            with suppress(TypeError):  # no socket, or of a kind that cannot be referred to
-                begun.sock = ref(self.sock)
-            begun.waiting_since = time.monotonic()
-            return None
+def _watched_new_conn(new_conn: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(new_conn)
+    def watched(self: HTTPConnection) -> Any:
+        if bounds.this_thread.operation:  # a proxy may dribble as well
+            _begin(self)
+        return new_conn(self)
 
-        @wraps(getresponse)
-        def watched_getresponse(self: HTTPConnection) -> HTTPResponse:
-            response = getresponse(self)
-            begun = _requests.get(self)
-            if begun is not None:
-                begun.waiting_since = None
-                if begun.is_ended:  # headers that are cut short look whole to `http.client`
-                    response.close()
-                    raise ConnectionResetError("too slow")
-                if response.status >= 300 or bounds.this_thread.operation not in _READS:
-                    _limit(response)
-            return response
+    return watched
 
-        watched_request.is_watched_by_htcjob = True  # type: ignore[attr-defined]
-        HTTPConnection._new_conn = watched_new_conn  # type: ignore[method-assign] # noqa: SLF001
-        HTTPConnection.request = watched_request  # type: ignore[method-assign]
-        HTTPConnection.getresponse = watched_getresponse  # type: ignore[method-assign]
+
+def _watched_request(request: Callable[..., None]) -> Callable[..., None]:
+    @wraps(request)
+    def watched(self: HTTPConnection, method: str, url: str, *rest: Any, **options: Any) -> None:
+        if not bounds.this_thread.operation:
+            with _lock:
+                _requests.pop(self, None)
+            return request(self, method, url, *rest, **options)
+        # S3 sends white space while it puts a large object together.
+        begun = _begin(self, is_completion=method == "POST" and "uploadId=" in url)
+        request(self, method, url, *rest, **options)
+        if _requests.get(self) is not begun:  # it has connected first
+            _remember(self, begun)
+        with suppress(TypeError):  # no socket, or of a kind that cannot be referred to
+            begun.sock = ref(self.sock)
+        begun.waiting_since = time.monotonic()
+        return None
+
+    return watched
+
+
+def _watched_getresponse(getresponse: Callable[..., HTTPResponse]) -> Callable[..., HTTPResponse]:
+    @wraps(getresponse)
+    def watched(self: HTTPConnection) -> HTTPResponse:
+        response = getresponse(self)
+        begun = _requests.get(self)
+        if begun is not None:
+            begun.waiting_since = None
+            if begun.is_ended:  # headers that are cut short look whole to `http.client`
+                response.close()
+                raise ConnectionResetError("too slow")
+            if response.status >= 300 or bounds.this_thread.operation not in _READS:
+                _limit(response)
+        return response
+
+    return watched
 
 
 def _begin(connection: HTTPConnection, *, is_completion: bool = False) -> _Request:
@@ -173,7 +182,7 @@ def _limit(response: HTTPResponse) -> None:
 
 
 class _Limited:
-    """What `http.client` reads an answer from, up to so many bytes."""
+    """A file from which `http.client` reads an answer, up to so many bytes."""
 
     def __init__(self, file: Any, most_bytes: int) -> None:
         self._file = file

@@ -80,12 +80,12 @@ _key_sets = st.sets(st.lists(_segments, min_size=1, max_size=4).map("/".join), m
 
 
 def by_bytes(key: str) -> bytes:
-    """Give what keys are ordered by."""
+    """Return what keys are ordered by."""
     return key.encode()
 
 
 def files_below(folder: Path) -> dict[str, bytes | str]:
-    """Give everything below *folder*, with content or kind: equal before and after means untouched."""
+    """Return everything below *folder*, with content or kind: equal before and after means untouched."""
     found: dict[str, bytes | str] = {}
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
@@ -100,7 +100,7 @@ def keys_in(store: Store, prefix: str = "", **options: Any) -> list[str]:
 
 
 def failing(code: int) -> Callable[..., Any]:
-    """Give a function that raises the OSError *code*."""
+    """Return a function that raises the OSError *code*."""
 
     def fail(*_arguments: object, **_options: object) -> Any:
         raise OSError(code, os.strerror(code))
@@ -148,7 +148,7 @@ class StoreContract:
 
     @pytest.fixture
     def work(self, tmp_path: Path) -> Path:
-        """Give an empty folder that no store is in."""
+        """Return an empty folder that no store is in."""
         (tmp_path / "work").mkdir()
         return tmp_path / "work"
 

@@ -160,7 +160,7 @@ def _store(bucket: ScriptedBucket, source: ScriptedSource | None = None, prefix:
 def _failing(
     times: int, error: type[errors.StorageError] | None, verb: str | None = None
 ) -> Callable[..., None]:
-    """Give a script that fails so often."""
+    """Return a script that fails so often."""
     left = [times]
     lock = threading.Lock()
 

@@ -40,7 +40,7 @@ def server():
 
 @pytest.fixture(params=["fast", "sdk"])
 def store(request, server, monkeypatch):
-    """Give a bucket of S3."""
+    """Return a bucket of S3."""
     return opened("s3://b", request.param, server, monkeypatch)
 
 
@@ -51,7 +51,7 @@ def engine(request):
 
 @pytest.fixture(params=["s3://b", "s3://b--use1-az4--x-s3", "gs://b", "az://account/c"])
 def of_any_cloud(request, engine, server, monkeypatch):
-    """Give a bucket or container of each kind."""
+    """Return a bucket or container of each kind."""
     return opened(request.param, engine, server, monkeypatch)
 
 

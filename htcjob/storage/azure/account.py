@@ -19,7 +19,7 @@ _WHAT_TO_SET = (
 
 @dataclass(frozen=True, slots=True)
 class AzureAccount:
-    """What the environment says of one account."""
+    """Where one account is and what opens it, as the variables say."""
 
     endpoint: str
     """URL of its blob service, without a slash at the end."""
@@ -28,7 +28,7 @@ class AzureAccount:
     key: Secret | None
     """The account's key, in base64; not set together with *sas*."""
     reason: str
-    """What to tell when neither is set and nothing else opens the account."""
+    """The message for the case that neither is set and nothing else opens the account."""
 
 
 def find_account(account: str, access: Access) -> AzureAccount:
@@ -69,7 +69,7 @@ def find_account(account: str, access: Access) -> AzureAccount:
 
 def parse_connection(text: str) -> dict[str, str]:
     """
-    Give the parts of a connection string, by their names in small letters.
+    Return the parts of a connection string, by their lower-case names.
 
     Raises:
         ConfigurationError: it is none.

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from htcjob.storage.parts import Part
 
 PAGE_BLOBS = 1_000
-"""Of one answer to a listing. Azure gives up to 5,000, which take the SDK 20 MB."""
+"""Blobs in one answer to a listing. Azure allows 5,000, for which the SDK takes 20 MB."""
 
 
 def open_bucket(container: str, access: Access) -> AzureBucket:
     """
-    Give the container, without making a request.
+    Return the container, without making a request.
 
     Args:
         container: `account/container`.
@@ -154,7 +154,7 @@ class AzureBucket(Bucket):
         return self._access.retry.call(lambda: self._connection.do_part(url, commit))
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
-        """Give the blobs whose name begins with *prefix*, as Azure orders them."""
+        """Yield the blobs whose name begins with *prefix*, as Azure orders them."""
         if not could_begin_a_name(prefix):
             return
         pages: Any = self._container.list_blobs(
@@ -170,7 +170,7 @@ class AzureBucket(Bucket):
         yield from whole(listed(), f"{self._connection.url}/{prefix}")
 
     def head(self, name: str) -> ObjectInfo:
-        """Give size, ETag, time of change and checksum."""
+        """Return size, ETag, time of change and checksum."""
         check_name(name)
         return self._connection.do(lambda: _info(self._container.get_blob_client(name).get_blob_properties()))
 
@@ -180,7 +180,7 @@ class AzureBucket(Bucket):
         self._connection.do(lambda: self._container.delete_blob(name))
 
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
-        """Give what an exception means."""
+        """Return what an exception means."""
         if not isinstance(error, AzureFailure):
             return None
         return self._connection.meaning(operation, url, error)
@@ -221,7 +221,7 @@ def _info_of_answer(name: str, response: HttpResponse) -> ObjectInfo:
 
 
 def _checksum(metadata: Mapping[str, str], md5: bytes | None) -> str | None:
-    """Give our own checksum, else the one that Azure keeps of blobs that were put whole."""
+    """Return our own checksum, else the one that Azure keeps of blobs that were put whole."""
     for name, value in metadata.items():
         if name.lower() == SHA256_METADATA_AZURE:
             return f"sha256:{value}"

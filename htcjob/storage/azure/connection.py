@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECTIONS = 64
-"""That are kept open; the SDK keeps 10 (Azure/azure-sdk-for-python#38054)."""
+"""Connections that are kept open; the SDK keeps 10 (Azure/azure-sdk-for-python#38054)."""
 MOST_BLOCKS = 50_000
-"""Of one blob: learn.microsoft.com/azure/storage/blobs/scalability-targets"""
+"""Blocks that one blob may have: learn.microsoft.com/azure/storage/blobs/scalability-targets"""
 
 _CONNECT_S, _READ_S = 10, 60
 _BLOCK_BYTES = 1 << 18
@@ -77,9 +77,9 @@ class Connection:
             permit_redirects=False,
             max_single_put_size=MOST_BLOCKS * PART_BYTES,  # `AzureBucket.upload` cuts, not the SDK
         )
-        """The SDK's."""
+        """The client of the SDK."""
         # The SDK reads the whole answer into memory, makes up to three requests when it is cut short, with
-        # pauses of a second, and two for an empty blob. So whole blobs and ranges are asked for one floor
+        # pauses of a second, and two for an empty blob. So whole blobs and ranges are asked for one layer
         # below it, with its own connections and credentials.
         self._pipeline: Pipeline[HttpRequest, HttpResponse] = Pipeline(
             transport, [_policy_of(self.client.credential)]
@@ -152,7 +152,7 @@ def _transport() -> RequestsTransport:
 
 
 def _identity(account: AzureAccount, url: str) -> Any:
-    """Give the identity of the machine or the pod, which is sent through TLS only."""
+    """Return the identity of the machine or the pod, which is sent through TLS only."""
     if account.endpoint.startswith("https://"):
         with suppress(ImportError):
             return import_module("azure.identity").DefaultAzureCredential()  # optional

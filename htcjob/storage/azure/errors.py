@@ -27,7 +27,7 @@ _ELEMENT = re.compile(r"<(Code|Message)>([^<]*)</")
 
 
 class AzureFailure(Exception):  # noqa: N818 - `meaning` says what error it is
-    """What an exception of the SDK says, without its text and its causes: they show the SAS in the URL."""
+    """The facts in an exception of the SDK, without its text and its causes: they show the SAS in the URL."""
 
     def __init__(self, answer: Answer | None, reason: str = "", *, is_sas_over: bool = False) -> None:
         super().__init__(answer, reason)
@@ -36,7 +36,7 @@ class AzureFailure(Exception):  # noqa: N818 - `meaning` says what error it is
         self.reason = reason
         """In words, where there is no answer."""
         self.is_sas_over = is_sas_over
-        """The SAS of the request says itself that its time is over; Azurite then calls it denied."""
+        """Whether the SAS of the request states an end that has passed; Azurite then calls it denied."""
 
 
 class LostLengthError(AzureFailure):
@@ -45,14 +45,14 @@ class LostLengthError(AzureFailure):
 
 def meaning(operation: str, url: str, failure: AzureFailure, container: str, host: str) -> StorageError:
     """
-    Give what a failure means.
+    Return what a failure means.
 
     Args:
         operation: Verb of the store.
         url: The object.
         failure: What happened.
         container: `account/container`.
-        host: With which we talk.
+        host: The server that was asked.
     """
     if isinstance(failure, LostLengthError):
         return PermanentError(operation, url, failure.reason)
@@ -92,11 +92,11 @@ def _failure_of(error: Exception) -> AzureFailure:
 
 
 def failure_of_answer(response: HttpResponse) -> AzureFailure:
-    """Give what is wrong with an answer."""
+    """Return what is wrong with an answer."""
     if response.status_code < 300:
         return AzureFailure(None, "the answer cannot be understood")
     body = ""
-    with suppress(Exception):  # of a stream that nobody has read
+    with suppress(Exception):  # the stream may not have been read
         body = response.text()
     said = dict(_ELEMENT.findall(body))
     answer = Answer(
@@ -119,7 +119,7 @@ def _is_sas_over(url: str) -> bool:
 
 
 def _innermost(error: BaseException) -> str:
-    """Give the first cause of a failed connection, in the system's words or by its class."""
+    """Return the first cause of a failed connection, in the system's words or by its class."""
     while cause := getattr(error, "inner_exception", None) or error.__cause__ or error.__context__:
         error = cause
     if isinstance(error, OSError) and error.strerror:

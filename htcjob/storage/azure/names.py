@@ -1,4 +1,4 @@
-"""Names of blobs: which of them Azure would take for another's."""
+"""Names of blobs that Azure would take for another blob's."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def check_name(name: str) -> None:
 
 
 def could_begin_a_name(prefix: str) -> bool:
-    """Tell whether the name of a blob can begin so."""
+    """Whether the name of a blob can begin with *prefix*."""
     return "\\" not in prefix and "./" not in prefix

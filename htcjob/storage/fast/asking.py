@@ -15,7 +15,7 @@ _ELEMENT = re.compile(r"<(Code|Message|Region)>([^<]*)</")
 
 
 def ask_without_credentials(scheme: str, url: str) -> Answer:
-    """Give the redirection that a server answers with; one that says nothing when it does not redirect."""
+    """Return the redirection that a server answers with; an empty one when it does not redirect."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
@@ -36,7 +36,7 @@ def ask_without_credentials(scheme: str, url: str) -> Answer:
 
 def is_encrypted(url: str) -> bool:
     """
-    Tell whether S3 says at *url*, which is signed, that another key than its own encrypts the object.
+    Whether S3 says at *url*, which is signed, that another key than its own encrypts the object.
 
     Its ETag is no MD5 then: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """

@@ -1,4 +1,4 @@
-"""What AWS's shared files say, as far as the fast lane must know it: the SDK reads them in full."""
+"""The settings in AWS's shared files, as far as the fast lane must know them: the SDK reads all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FILES = (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "creden
 
 def profile_of(environ: Mapping[str, str]) -> dict[str, str]:
     """
-    Give the settings of the profile in use, those below another as `s3.addressing_style`.
+    Return the settings of the profile in use, those below another as `s3.addressing_style`.
 
     As for the SDK, a file that cannot be read is none.
 

@@ -1,7 +1,7 @@
 """
 The fast lane: the buckets and containers of all three clouds over `obstore` (Rust object_store).
 
-What it cannot do, and who does it instead: names with an empty or `.` part, with a `/` at the end or with a
+What it leaves to the SDKs: names with an empty or `.` part, with a `/` at the end or with a
 control character are rewritten or refused by object_store, so these take the cloud's own SDK, as does the
 rest of a listing in which one turns up. A listing shows no difference between `a` and `a/`: where an object
 is empty, as the folder marks of web consoles are, it is asked for by its name. The `/` at the end of an
@@ -112,7 +112,7 @@ class FastBucket(Bucket):
                 use_multipart=False,
             )
         except AlreadyExistsError as error:
-            # 409 of S3: two writers at once, and who of them wins is not known yet.
+            # 409 of S3: two writers at once, and which of them wins is not known yet.
             # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
             answer = self._failure(error).answer
             if if_absent and answer and (answer.status == 412 or answer.code == "BlobAlreadyExists"):
@@ -147,7 +147,7 @@ class FastBucket(Bucket):
         return bare_etag(result["e_tag"]) or self.head(name).etag  # Ceph RGW 16 gives none here
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
-        """Give the objects whose name begins with *prefix*."""
+        """Yield the objects whose name begins with *prefix*."""
         if self._is_azure and not could_begin_a_name(prefix):
             return
         last = start_after
@@ -166,7 +166,7 @@ class FastBucket(Bucket):
             yield from self._listed_by_sdk(prefix, start_after, last)
 
     def head(self, name: str) -> ObjectInfo:
-        """Give size, ETag, time of change and checksum."""
+        """Return size, ETag, time of change and checksum."""
         if self._needs_sdk(name):
             return self._by_sdk().head(name)
         return self._info(name, obstore.get(self._current.client(), name, options={"head": True}))
@@ -214,7 +214,7 @@ class FastBucket(Bucket):
 
         failure = ObstoreFailure(error, self._scheme)
         if failure.is_bare_redirect:
-            # Asked for once per exception, whose meaning is asked for more often.
+            # Asked once per exception: `error` and `is_mute` may be called several times for the same one.
             failure.answer = getattr(error, "redirection", None) or self._clients.redirection()
             error.redirection = failure.answer  # type: ignore[attr-defined]
         return failure
@@ -273,7 +273,7 @@ class _Slots:
 
     @contextmanager
     def taken(self, n_slots: int) -> Iterator[None]:
-        """Hold so many of them."""
+        """Hold *n_slots* of them."""
         with self._turn, self._changed:
             self._changed.wait_for(lambda: self._free >= n_slots)
             self._free -= n_slots
@@ -289,11 +289,11 @@ _slots = _Slots(PARTS_AT_ONCE)
 
 
 def _is_of_obstore(error: Exception) -> bool:
-    """Tell whether obstore raised it: its own classes, and system errors that have no number."""
+    """Whether obstore raised it: its own classes, and system errors that have no number."""
     return isinstance(error, BaseError) or (isinstance(error, OSError) and error.errno is None)
 
 
 def _pieces(result: GetResult, size_bytes: int) -> Generator[bytes | memoryview]:
-    """Give the content; the connection is given up when this is closed."""
+    """Yield the content; the connection is given up when this is closed."""
     if size_bytes:
-        yield from result.stream(1)  # as they come, so that somebody sees how fast that is
+        yield from result.stream(1)  # as they come, so that their pace is seen

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def why_not(scheme: str, container: str, access: Access) -> str:
     """
-    Say what the cloud's SDK is needed for, as a clause; empty: nothing.
+    Return what the cloud's SDK is needed for, as a clause; empty: nothing.
 
     object_store knows the credentials that variables hold or point to, and those of containers and instances.
     It reads none of AWS's shared files, and of Google's only those of service accounts and of users. It
@@ -60,7 +60,7 @@ def _why_not_s3_files(environ: Mapping[str, str], access: Access) -> str:
 _KNOWN_SETTINGS = {
     *("region", "output", "aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
 }
-"""Of a profile: those that we read, or that only matter where the SDK is asked anyway."""
+"""Settings of a profile that we read, or that only matter where the SDK is asked anyway."""
 
 
 def _can_sign_in_s3(environ: Mapping[str, str], _bucket: str) -> bool:
@@ -87,14 +87,14 @@ def _can_sign_in_s3(environ: Mapping[str, str], _bucket: str) -> bool:
 
 
 def _can_sign_in_az(environ: Mapping[str, str], container: str) -> bool:
-    """It finds keys and signatures in the variables by itself, whosever they are."""
+    """Whether the variables are of this account: object_store takes keys and signatures of any."""
     said = parse_connection(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
     named = (environ.get("AZURE_STORAGE_ACCOUNT_NAME"), environ.get("AZURE_STORAGE_ACCOUNT"))
     return {*named, said.get("accountname")} <= {None, "", container.partition("/")[0]}
 
 
 def _has_travelling_credentials(scheme: str, access: Access) -> bool:
-    """Tell whether they would go along with a redirection: all but what the header `Authorization` holds."""
+    """Whether credentials would follow a redirection: all but those in the header `Authorization` do."""
     environ = access.environ
     if scheme == "gs":
         return False
@@ -110,7 +110,7 @@ def _has_travelling_credentials(scheme: str, access: Access) -> bool:
 
 
 def _is_own(endpoint: str) -> bool:
-    """Tell whether a server is one of the clouds' own, behind its certificate."""
+    """Whether a server is one of the clouds' own, behind its certificate."""
     scheme, _, rest = endpoint.partition("://")
     host = rest.partition("/")[0].partition(":")[0]
     return scheme == "https" and host.endswith(tuple(f".{domain}" for domain in _OWN_DOMAINS))

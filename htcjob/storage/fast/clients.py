@@ -40,10 +40,10 @@ class AskingProvider:
     def __init__(self, source: CredentialSource) -> None:
         self._source = source
         self.failure: Exception | None = None
-        """What the source raised last; object_store makes a text of it."""
+        """The last exception of the source, of which object_store keeps the text only."""
 
     def __call__(self) -> Mapping[str, Any]:
-        """Give them as obstore wants them."""
+        """Return them as obstore wants them."""
         try:
             credentials = self._source.current()
         except Exception as error:
@@ -74,7 +74,7 @@ class Clients:
         self._options: Config = {
             "allow_http": self._endpoint.startswith("http://"),
             "connect_timeout": CONNECT_TIMEOUT,
-            # Of a request in all, with its body; after the default of 30 s every long one would end
+            # For a request as a whole, with its body; after the default of 30 s every long one would end
             # (arrow-rs-object-store issue 386).
             "timeout": timedelta(seconds=longest_s(PART_BYTES)),
         }
@@ -87,7 +87,7 @@ class Clients:
             self._options["root_certificate"] = bundle
 
     def _is_signed(self, access: Access) -> bool:
-        """Tell whether the credentials are here already: no other server is asked for them."""
+        """Whether the credentials are here already: no other server is asked for them."""
         if self._config.get("skip_signature"):
             return True
         names = {"access_key_id", "credential_provider", "sas_key", "account_key"}
@@ -125,7 +125,7 @@ class Clients:
             raise ConfigurationError(f"{self._scheme}://: these settings cannot be used: {text}") from None
 
     def signed_url(self, store: ObjectStore, name: str) -> str:
-        """Give the URL for a HEAD of an object of S3 by somebody else."""
+        """Return a URL with which anybody can make a HEAD request for an object of S3."""
         if self._config.get("skip_signature"):
             from urllib.parse import quote
 
@@ -136,9 +136,9 @@ class Clients:
 
     def redirection(self) -> Answer:
         """
-        Give the redirection that the bucket answers with, of which object_store does not tell what it says.
+        Return the redirection that the bucket answers with, whose text object_store does not tell.
 
-        It is asked for once more, without credentials: that is answered alike.
+        The bucket is asked once more, without credentials: it answers the same.
         """
         from htcjob.storage.fast.asking import ask_without_credentials
 
@@ -237,7 +237,7 @@ def _for_obstore(credentials: CloudCredentials, expires_at: float | None) -> Map
 
 
 def _ca_bundle(environ: Mapping[str, str]) -> bytes | None:
-    """Give the certificates that the SDKs are told to trust; SSL_CERT_FILE is seen by rustls itself."""
+    """Return the certificates that the SDKs are told to trust; SSL_CERT_FILE is seen by rustls itself."""
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         if path := environ.get(name):
             try:

@@ -1,4 +1,4 @@
-"""What object_store is told of a bucket: its place and its credentials, as far as the variables say."""
+"""The configuration of object_store for a bucket: its place and its credentials, from the variables."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def config_of(scheme: str, container: str, access: Access) -> tuple[Callable[...
 
 
 def endpoint_of(config: Mapping[str, Any]) -> str:
-    """Give the server that a configuration names; empty: the cloud's own."""
+    """Return the server that a configuration names; empty: the cloud's own."""
     return next(filter(None, (config.get(name) for name in _ENDPOINTS)), "")
 
 
 def has(environ: Mapping[str, str], *names: str) -> bool:
-    """Tell whether all of the variables hold something."""
+    """Whether all of the variables hold something."""
     return all(environ.get(name) for name in names)
 
 
@@ -118,7 +118,7 @@ def _az(container: str, access: Access) -> tuple[Callable[..., ObjectStore], Con
 
 
 def _endpoint(environ: Mapping[str, str], *names: str) -> str | None:
-    """Give the URL that one of the variables holds."""
+    """Return the URL that one of the variables holds."""
     return next((environ[name] for name in names if name in environ), None)
 
 

@@ -83,12 +83,12 @@ class ObstoreFailure:
 
     def meaning(self, operation: str, url: str, container: str, endpoint: str = "") -> StorageError:
         """
-        Give what it means to a store.
+        Return what it means to a store.
 
         Args:
             operation: The verb.
             url: The object.
-            container: How the bucket or container is called in a sentence.
+            container: Name of the bucket or container, as it stands in a sentence.
             endpoint: Where it is reached; empty: at the cloud's own server.
         """
         if _METADATA_SERVER.search(self._fields):
@@ -122,5 +122,5 @@ class ObstoreFailure:
 
 
 def no_credentials(scheme: str) -> str:
-    """Say what to set where there are none."""
+    """Return the message for the case that there are none: which variables to set."""
     return f"no credentials: {_WHAT_TO_SET[scheme]}, or give the machine a role"

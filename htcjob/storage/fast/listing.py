@@ -52,7 +52,7 @@ class Listing:
 
     def objects(self, start_after: str) -> Iterator[ObjectInfo]:
         """
-        Give the objects in the order of the store, some before *start_after* among them.
+        Yield the objects in the order of the store, some before *start_after* among them.
 
         object_store believes a listing that ends too early: any answer without a token ends it, an error with
         status 200 too. So where the order allows that, the end is asked for again, from just before the last
@@ -98,13 +98,13 @@ class Listing:
             names.start_after = begin if last.endswith("/") else last
 
     def _unsure(self) -> Exception:
-        """Give what is raised where only the SDK can tell whether that was all."""
+        """Return what to raise where only the SDK can tell whether that was all."""
         if self._has_sdk:
             return InexpressibleError()
         return TransientError("list", self._url, "nobody can tell whether the listing ended too early")
 
     def _pages(self, folder: str, offset: str) -> Iterator[Sequence[ObjectMeta]]:
-        """Give what object_store lists; it would also read answers without a key for ever."""
+        """Yield what object_store lists, within bounds: it would read answers without a key for ever."""
         pages = obstore.list(self._client(), folder or None, offset=offset or None, chunk_size=_PAGE_KEYS)
         while page := within(bounds.LISTING_S, lambda: next(pages, None), "list", self._url):
             yield page

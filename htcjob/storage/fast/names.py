@@ -1,4 +1,4 @@
-"""Which names object_store can say, and what the names in its listings stand for."""
+"""Which names object_store can express, and what the names in its listings stand for."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BAD_PARTS = re.compile(r"(?:^|/)\.?(?:/|$)|[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class InexpressibleError(Exception):
-    """Only the SDK can say this name, or tell this listing."""
+    """Only the SDK can express this name, or give this listing."""
 
 
 def is_expressible(name: str) -> bool:
     """
-    Tell whether object_store leaves *name* as it is.
+    Whether object_store leaves *name* as it is.
 
     https://docs.rs/object_store/latest/object_store/path/struct.Path.html
     """
@@ -30,12 +30,12 @@ def is_expressible(name: str) -> bool:
 
 
 def expressible_start(name: str) -> str:
-    """Give the longest start of *name*, in whole parts, that is expressible; empty: there is none."""
+    """Return the longest start of *name*, in whole parts, that is expressible; empty: there is none."""
     return "/".join(takewhile(is_expressible, name.split("/")))
 
 
 def just_below(prefix: str) -> str:
-    """Give a text that sorts before all names that begin with *prefix*, with few names between."""
+    """Return a text that sorts before all names that begin with *prefix*, with few names between."""
     if not prefix or prefix.endswith("/"):
         return ""  # object_store asks for the folder itself
     code = ord(prefix[-1]) - 1
@@ -44,7 +44,7 @@ def just_below(prefix: str) -> str:
 
 class Names:
     """
-    Tells the names of listed objects, of which object_store takes a `/` at the end.
+    Finds the names of listed objects, whose `/` at the end object_store drops.
 
     Args:
         prefix: How all wanted names begin.
@@ -65,7 +65,7 @@ class Names:
 
     def of(self, meta: ObjectMeta, previous: str, *, in_order: bool) -> str:
         """
-        Give the name of an object that is listed behind *previous*.
+        Return the name of an object that is listed behind *previous*.
 
         Raises:
             InexpressibleError: it is cheaper to ask the SDK.

@@ -23,7 +23,7 @@ _OWN_HOSTS = {
 
 def way_to(scheme: str, endpoint: str, environ: Mapping[str, str]) -> dict[str, Any]:
     """
-    Give the options of a client.
+    Return the options of a client.
 
     Proxies are understood as the SDKs do: NO_PROXY may name hosts, their domains, and ports.
 
@@ -42,7 +42,7 @@ def way_to(scheme: str, endpoint: str, environ: Mapping[str, str]) -> dict[str, 
 
 def _proxy_to(url: str, scheme: str, environ: Mapping[str, str]) -> str | None:
     proxies: dict[str, str] = {}
-    for name in sorted(environ):  # capitals first, so that small letters win
+    for name in sorted(environ):  # upper case first, so that lower case wins
         if name.lower().endswith("_proxy"):
             proxies[name.lower().removesuffix("_proxy")] = environ[name]
     if not proxies:

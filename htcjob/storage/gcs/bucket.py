@@ -16,7 +16,6 @@ import base64
 import hashlib
 import uuid
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
@@ -27,7 +26,6 @@ from google.cloud.storage.exceptions import InvalidResponse
 from htcjob.errors import StorageError, TransientError
 from htcjob.storage.bucket import (
     PART_BYTES,
-    SHA256_METADATA,
     UPLOAD_METADATA,
     Body,
     Bucket,
@@ -37,6 +35,7 @@ from htcjob.storage.bucket import (
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.gcs.connection import TIMEOUT_S, Connection
 from htcjob.storage.gcs.errors import SDK_ERRORS, answer_of, meaning_of
+from htcjob.storage.gcs.object_info import info_of_answer, info_of_blob
 from htcjob.storage.ordering import whole
 from htcjob.storage.parts import MOST_PARTS, FilePart, Part, file_to_send, in_parts, part_bytes_of, parts_of
 
@@ -57,7 +56,7 @@ _FIELDS = "items(name,size,generation,updated,md5Hash,crc32c,metadata),nextPageT
 
 
 def open_bucket(container: str, access: Access) -> GcsBucket:
-    """Give the bucket *container*; no request is made. All buckets of an *access* share their connections."""
+    """Return the bucket, without making a request. All buckets of an *access* share their connections."""
     return GcsBucket(container, access, shared_connection(access, Connection))
 
 
@@ -76,7 +75,7 @@ class GcsBucket(Bucket):
 
     def get(self, name: str, *, start: int = 0, stop: int | None = None, etag: str | None = None) -> Body:
         """Begin to read an object or a range of it."""
-        # Who does not accept gzip gets such objects unpacked, without length or ranges:
+        # A client that does not accept gzip gets such objects unpacked, without length or ranges:
         # https://cloud.google.com/storage/docs/transcoding
         headers = {"Accept-Encoding": "gzip"}
         is_range = start > 0 or stop is not None
@@ -94,7 +93,7 @@ class GcsBucket(Bucket):
                     return Body(info, start, start, iter(()), lambda: None)
             raise
         if "x-goog-generation" in answer.headers:
-            info = _info_of_answer(name, answer.headers)
+            info = info_of_answer(name, answer.headers)
         else:  # not Google's own server
             answer.close()
             info = self.head(name)
@@ -144,7 +143,7 @@ class GcsBucket(Bucket):
                 raise
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
-        """Give the objects whose name begins with *prefix*, after *start_after*, a page at a time."""
+        """Yield the objects whose name begins with *prefix*, after *start_after*, a page at a time."""
         blobs = self.connection.client.list_blobs(
             self._bucket,
             prefix=prefix,
@@ -157,24 +156,24 @@ class GcsBucket(Bucket):
         def pages() -> Iterator[tuple[Iterator[ObjectInfo], str | None]]:
             for page in blobs.pages:
                 token = blobs.next_page_token or None
-                yield map(_info_of_blob, page), token
+                yield map(info_of_blob, page), token
                 if token is None:
                     return
 
         return whole(pages(), self._url(prefix))
 
     def head(self, name: str) -> ObjectInfo:
-        """Give size, ETag, time of change and checksum."""
+        """Return size, ETag, time of change and checksum."""
         blob = self._blob(name)
         blob.reload(retry=None, timeout=TIMEOUT_S)
-        return _info_of_blob(blob)
+        return info_of_blob(blob)
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is an absent one."""
         self._blob(name).delete(retry=None, timeout=TIMEOUT_S)
 
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
-        """Give what an exception of the SDK, or of a library below it, means."""
+        """Return what an exception of the SDK, or of a library below it, means."""
         return meaning_of(operation, url, error, self._bucket)
 
     def is_mute(self, error: Exception) -> bool:
@@ -202,7 +201,7 @@ class GcsBucket(Bucket):
         return str(blob.generation)
 
     def _send_parts(self, name: str, upload: str, file: SentFile, size_bytes: int) -> Sequence[str]:
-        """Send all parts; give their ETags."""
+        """Send all parts; return their ETags."""
 
         def send(part: Part, is_over: threading.Event) -> str:
             def once() -> str:
@@ -218,7 +217,7 @@ class GcsBucket(Bucket):
         return in_parts(parts_of(size_bytes, part_bytes_of(size_bytes, most_parts=MOST_PARTS)), send)
 
     def _complete(self, name: str, upload: str, etags: Sequence[str], token: str) -> str:
-        """Make an object of the parts; give its generation."""
+        """Make an object of the parts; return its generation."""
         root = ET.Element("CompleteMultipartUpload")
         for number, etag in enumerate(etags, start=1):
             part = ET.SubElement(root, "Part")
@@ -278,34 +277,6 @@ def _md5_of(part: FilePart) -> str:
     while data := part.read(_PIECE_BYTES):
         hasher.update(data)
     return base64.b64encode(hasher.digest()).decode()
-
-
-def _info_of_answer(name: str, headers: Mapping[str, str]) -> ObjectInfo:
-    # https://cloud.google.com/storage/docs/xml-api/reference-headers
-    hashes = dict(one.strip().split("=", 1) for one in headers.get("x-goog-hash", "").split(",") if one)
-    return ObjectInfo(
-        name,
-        int(headers["x-goog-stored-content-length"]),
-        headers["x-goog-generation"],
-        parsedate_to_datetime(headers["Last-Modified"]),
-        _checksum(headers.get(f"x-goog-meta-{SHA256_METADATA}"), hashes.get("md5"), hashes.get("crc32c")),
-    )
-
-
-def _info_of_blob(blob: Any) -> ObjectInfo:
-    sha256 = (blob.metadata or {}).get(SHA256_METADATA)
-    checksum = _checksum(sha256, blob.md5_hash, blob.crc32c)
-    return ObjectInfo(blob.name, blob.size, str(blob.generation), blob.updated, checksum)
-
-
-def _checksum(sha256: str | None, md5: str | None, crc32c: str | None) -> str | None:
-    """Give the best of the checksums, *md5* and *crc32c* being in base64."""
-    if sha256 is not None:
-        return f"sha256:{sha256.lower()}"
-    for name, value in (("md5", md5), ("crc32c", crc32c)):
-        if value is not None:
-            return f"{name}:{base64.b64decode(value).hex()}"
-    return None
 
 
 def _text(answer: requests.Response, name: str) -> str:

@@ -1,5 +1,5 @@
 """
-How Google Cloud Storage is reached: the SDK's client, its session, and whose token that adds to each request.
+How Google Cloud Storage is reached: the SDK's client, its session, and the token in each request.
 
 Without vended credentials Google's chain is asked at the first request, not before. Where nothing is
 configured it ends at the machine's metadata server: asked once per process, three times, for 3 s each at most
@@ -99,7 +99,7 @@ class Connection:
 
 class _Vended(Credentials):
     """
-    What the source has at the moment of each request.
+    The credentials of the source at the moment of each request.
 
     The SDK's own renewal has no part in it: it refuses tokens with less than 3 min 45 s to live.
     """
@@ -165,6 +165,6 @@ def _connect(access: Access) -> tuple[Any, AuthorizedSession]:
         client_options={"api_endpoint": endpoint} if endpoint else None,
         _http=session,
     )
-    # The SDK (3.17) reads each bucket's own metadata behind one's back, for traces that nobody records.
+    # The SDK (3.17) reads each bucket's own metadata unasked, for traces that nobody records.
     client._bucket_metadata_cache = None  # noqa: SLF001
     return client, session

@@ -29,7 +29,7 @@ SDK_ERRORS = (
     auth.GoogleAuthError,
     requests.RequestException,
     urllib3.exceptions.HTTPError,
-    ConnectionError,  # the SDK's word for a body that is too short
+    ConnectionError,  # what the SDK raises for a body that is too short
 )
 """All that leaves the SDK, and the sessions and connections below it."""
 
@@ -58,7 +58,7 @@ def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> Stora
 
 
 def answer_of(error: Exception) -> Answer | None:
-    """Give what the service said; None: it said nothing, or the exception is another one."""
+    """Return what the service said; None: it said nothing, or the exception is another one."""
     if not isinstance(error, (GoogleAPICallError, InvalidResponse)) or error.response is None:
         return None
     answer: requests.Response = error.response
@@ -70,7 +70,7 @@ def answer_of(error: Exception) -> Answer | None:
 
 
 def _said(answer: requests.Response) -> tuple[str, str]:
-    """Give reason and message of the JSON API, or code and message of the XML API, or nothing."""
+    """Return reason and message of the JSON API, or code and message of the XML API, or nothing."""
     if answer.status_code < 300:
         return "", ""
     try:

@@ -2,9 +2,9 @@
 One writer at a time for a name, where the file system cannot make sure of that itself.
 
 Without hard links (exFAT, Azure Files, many FUSE file systems) a name cannot be taken on condition that it is
-free; where case is ignored, a rename can replace a file of another name. There, whoever takes a name holds a
-small file beside it, its claim, for the instant of a look and a rename. No half or empty file ever has that
-name.
+free; where case is ignored, a rename can replace a file of another name. There, a writer that
+takes a name holds a small file beside it, its claim, for the instant of a look and a rename. No half or empty
+file ever has that name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLAIM_LIFE_S = 5.0
 system calls, and looks whether it still has it before the second."""
 
 _LOOK_AGAIN_S = 0.005
-"""Between two looks at a claim of somebody else, on average."""
+"""Between two looks at another writer's claim, on average."""
 
 _PREFIX = ".htcjob-tmp-claim-"
 """Begins as the names of incomplete files do, so that no listing shows it."""
@@ -37,7 +37,7 @@ def claim(path: str, blame: Blame, clock: str) -> Iterator[None]:
 
     Args:
         path: The name to take.
-        blame: Whose failure an error is.
+        blame: Says whose failure an error is.
         clock: A file of ours beside *path*: its file system's clock tells the age of others' claims.
 
     Raises:

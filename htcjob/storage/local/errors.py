@@ -1,4 +1,4 @@
-"""What a file system's errors mean to a store, and to whom they happened: the object or a local file."""
+"""What a file system's errors mean to a store, and what they are about: the object or a local file."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Blame:
         raise PermanentError(self._operation, self._url, reason)
 
     def changed(self) -> TransientError:
-        """Give the error for a file that was not the same at the end as at the beginning."""
+        """Return the error for a file that was not the same at the end as at the beginning."""
         what = self._file or "the object"
         return TransientError(self._operation, self._url, f"{what} changed while it was read")
 
@@ -132,12 +132,12 @@ class Blame:
         )
 
     def incomplete(self, size_bytes: int, expected_bytes: int) -> TransientError:
-        """Give the error for a file that is not as long as what was written to it."""
+        """Return the error for a file that is not as long as what was written to it."""
         what = self._file or "the object"
         reason = f"{what} has {size_bytes} bytes after {expected_bytes} were written"
         return TransientError(self._operation, self._url, reason)
 
 
 def _on_one_line(path: str) -> str:
-    """Give *path* as it is, or quoted where it would break a line or an encoding."""
+    """Return *path* as it is, or quoted where it would break a line or an encoding."""
     return path if path.isprintable() else repr(path)

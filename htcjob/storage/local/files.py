@@ -1,4 +1,8 @@
-"""Local files that are read as they are, and appear whole or not at all."""
+"""
+Local files that are read as they are, and appear whole or not at all.
+
+One module, because how a new file gets its bytes, and then its name, are steps of one promise.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.
 """What link(2) answers on FAT, on Azure Files and on many FUSE file systems."""
 
 _NO_SUCH_RENAME = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
-"""What renameat2(2) answers where nobody renames without replacing, as on many FUSE file systems."""
+"""What renameat2(2) answers where no rename spares an existing file, as on many FUSE file systems."""
 
 _PIECE_BYTES = 1 << 26
 """Most that one system call copies, so that signals are seen between two of them."""
@@ -40,7 +44,7 @@ _SMALL_BYTES = 1 << 16
 def open_regular(
     path: str, blame: Blame, *, follow_link: bool = False
 ) -> Iterator[tuple[int, os.stat_result]]:
-    """Open *path* for reading and give the descriptor and its status; only a regular file is opened."""
+    """Open *path* for reading and yield the descriptor and its status; only a regular file is opened."""
     with blame:
         blame.check_regular(os.stat(path, follow_symlinks=follow_link))
         # Should something else take the name just now, O_NONBLOCK keeps a FIFO from blocking.
@@ -57,7 +61,7 @@ def open_regular(
 
 
 def read_all(descriptor: int, before: os.stat_result, blame: Blame) -> bytes:
-    """Give the content of a regular file that had the status *before* when it was opened."""
+    """Return the content of a regular file that had the status *before* when it was opened."""
     data = read_range(descriptor, 0, before.st_size, blame)
     with blame:
         after = os.fstat(descriptor)
@@ -67,7 +71,7 @@ def read_all(descriptor: int, before: os.stat_result, blame: Blame) -> bytes:
 
 
 def read_range(descriptor: int, start: int, stop: int, blame: Blame) -> bytes:
-    """Give the bytes from *start* up to, not including, *stop*; a TransientError if they are no more."""
+    """Return the bytes from *start* up to, not including, *stop*; a TransientError if they are gone."""
     pieces = []
     while start < stop:
         with blame:
@@ -95,7 +99,7 @@ class NewFile:
         self._blame = blame
         folder = os.path.dirname(path)
         self.temp = os.path.join(folder, TEMP_PREFIX + os.urandom(6).hex())
-        """Where it is until it has its name; empty from then on."""
+        """Its path until it has its name; empty from then on."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         with blame:
             try:
@@ -141,7 +145,7 @@ class NewFile:
                 rest = rest[os.write(self._descriptor, rest) :]
 
     def feed(self, consume: Callable[[bytes], None], start: int, stop: int) -> None:
-        """Give the bytes from *start* to *stop*, written before, to *consume*."""
+        """Pass the bytes from *start* to *stop*, which are written already, to *consume*."""
         while start < stop:
             with self._blame:
                 data = os.pread(self._descriptor, min(stop - start, _BUFFER_BYTES), start)
@@ -151,7 +155,7 @@ class NewFile:
             start += len(data)
 
     def write_at(self, data: bytes | memoryview, offset: int) -> None:
-        """Write *data* so many bytes from the beginning, from any thread; other places are left alone."""
+        """Write *data* at *offset*, from any thread; other places are left alone."""
         with self._blame:
             rest = memoryview(data)
             while rest:
@@ -177,7 +181,7 @@ class NewFile:
                 while left and (n := kernel_copy(source, self._descriptor, min(left, _PIECE_BYTES))):
                     left -= n
             except OSError:
-                pass  # not between these file systems, or real trouble: the plain way tells whose
+                pass  # not between these file systems, or real trouble: the plain way finds out
         if left:
             with self._blame:
                 os.lseek(self._descriptor, before.st_size - left, os.SEEK_SET)
@@ -227,7 +231,7 @@ class NewFile:
         """
         Take the name of a complete file if nothing has it.
 
-        Of any number of racing processes exactly one is told True. None: this file system has no hard
+        Among any number of racing processes exactly one gets True. None: this file system has no hard
         links, so that nothing was done.
         """
         with self._blame:
@@ -246,7 +250,7 @@ class NewFile:
         Take the name that was free a moment ago; False: something has it now.
 
         Where the file system renames without replacing (FAT, exFAT and SMB in Linux), that is one step, and
-        holds for all machines; elsewhere the moment remains, and whoever has a claim on the name fills it.
+        holds for all machines; elsewhere the moment remains, and only a claim on the name covers it.
         """
         with self._blame:
             try:
@@ -283,7 +287,7 @@ class NewFile:
 
     def _has_name(self) -> bool:
         """
-        Tell whether the name is ours although link(2) said that it exists.
+        Whether the name is ours although link(2) said that it exists.
 
         NFS repeats a call whose answer was lost, and the repetition finds the first one's work: open(2),
         under O_EXCL.
@@ -310,7 +314,7 @@ def _rename_without_replacing(source: str, target: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Have the names in the folder *path* on disk; one that is gone has none that could be lost."""
+    """Write the names in the folder *path* to disk; one that is gone has none that could be lost."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # or it is only for looking up names

@@ -114,7 +114,7 @@ class Walk:
         return names
 
     def _status_now(self, key: bytes) -> os.stat_result | None:
-        """Give the status of a file whose name was read a while ago; None: it is no file any more."""
+        """Return the status of a file whose name was read a while ago; None: it is no file any more."""
         try:
             status = os.lstat(os.path.join(self._root_bytes, key))
         except OSError:
@@ -131,9 +131,9 @@ class _OpenFolder:
 
     def __init__(self, above: bytes, names: list[bytes]) -> None:
         self.above = above
-        """What its keys begin with."""
+        """Start of its keys."""
         self.names = names
-        """Those whose turn has not come yet, last first."""
+        """Names whose turn has not come yet, last first."""
         self.last = b""
         """The name whose turn it was."""
         self.has_gone = False
@@ -147,10 +147,10 @@ class _Wanted:
         self._prefix = _bytes_of(prefix)
         self.start_after = _bytes_of(start_after or "")
         self.left_out: dict[bytes, str] = {}
-        """Why, of those in the open folders whose turn has not come yet."""
+        """Why names in the open folders, whose turn has not come yet, are left out."""
 
     def has(self, name: bytes) -> bool:
-        """Tell whether *name* is a wanted key, or a folder (ending in `/`) that may hold one."""
+        """Whether *name* is a wanted key, or a folder (ending in `/`) that may hold one."""
         if not name.startswith(self._prefix):
             return False
         return name > self.start_after or (name.endswith(b"/") and self.start_after.startswith(name))

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SPELLED_OTHERWISE = "this file system ignores case or the form of letters; the same name in other spelling"
-"""Begins the reason for which a key is refused."""
+"""Start of the reason for which a key is refused."""
 
 _MOST_FOLDERS = 10_000
-"""Folders whose answer is remembered: a job reads most of its inputs from few."""
+"""Folders that are remembered: a job reads most of its inputs from few."""
 
 
 class _Listed(NamedTuple):
-    """What a folder held when it was last read."""
+    """The names in a folder when it was last read."""
 
     folder: str
     mtime_ns: int
@@ -99,13 +99,11 @@ class Spelling:
 
 
 ANYWHERE = Spelling("/")
-"""For files that are no store's."""
+"""For files outside of stores."""
 
 
 def folded(key: str) -> str:
     """Return the same text for all keys that a file system could take for one."""
-    if key.isascii():
-        return key.lower()
     if key.isascii():
         return key.lower()
     import unicodedata

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _log = logging.getLogger(__name__)
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -63,14 +62,14 @@ class LocalStore(Store):
         """The folder that holds the first one which we may have to make."""
         self._syncing = threading.Lock()
         self._written = threading.Lock()
-        """Held while the next two change."""
+        """Guards the next two."""
         self._not_synced: set[str] = set()
         """Folders in which a name, or a folder, is new."""
         self._known: set[str] = set()
         """Folders that were noted there once, and so were those above them."""
 
     def url_of(self, key: str) -> str:
-        """Give the `file://` URL of *key*; characters that a URL cannot hold are `%` and two digits."""
+        """Return the `file://` URL of *key*; characters that a URL cannot hold are `%` and two digits."""
         return self.url + quoted(key)
 
     def get(self, key: str, path: str) -> ObjectInfo:
@@ -84,7 +83,7 @@ class LocalStore(Store):
             return _info(key, status)
 
     def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
-        """Give the bytes from *start* up to, not including, *stop*."""
+        """Return the bytes from *start* up to, not including, *stop*."""
         reading = self._blame("read_range", key)
         with self._open("read_range", key) as (descriptor, status):
             end = status.st_size if stop is None else stop
@@ -94,7 +93,7 @@ class LocalStore(Store):
             return read_range(descriptor, start, end, reading)
 
     def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
-        """Give the bytes from *start* up to *stop* or the end, and what the file system says of the file."""
+        """Return the bytes from *start* up to *stop* or the end, and the facts about the file."""
         reading = self._blame("read_range", key)
         with self._open("read_range", key) as (descriptor, status):
             if not 0 <= start < min(stop, status.st_size):
@@ -126,8 +125,8 @@ class LocalStore(Store):
             return self._take_name(new, key, target, writing, if_absent=if_absent)
 
     def sync(self) -> None:
-        """Have the names of all objects that were put so far on disk, and the folders made for them."""
-        with self._syncing:  # whoever comes second must not go on before the first has done it
+        """Write to disk the names of all objects that were put so far, and the folders made for them."""
+        with self._syncing:  # a second caller must not go on before the first is done
             while self._not_synced:
                 with self._written:
                     folder = self._not_synced.pop()
@@ -140,7 +139,7 @@ class LocalStore(Store):
                     raise
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
-        """Give the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key."""
+        """Yield the objects whose key begins with *prefix*, ordered by the UTF-8 bytes of the key."""
         for found in self.list_all(prefix, start_after=start_after):
             if isinstance(found, ObjectInfo):
                 yield found
@@ -151,7 +150,7 @@ class LocalStore(Store):
 
     def list_all(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo | LeftOut]:
         """
-        Give the objects whose key begins with *prefix* and all that is left out, ordered by bytes.
+        Yield the objects whose key begins with *prefix* and all that is left out, ordered by bytes.
 
         Holds the names of one folder, and of those above it. Folders without a wanted key are not read. Where
         a file was gone when its turn came, the folder's end is read again: what has taken its place may be
@@ -172,7 +171,7 @@ class LocalStore(Store):
             yield found if isinstance(found, LeftOut) else _info(*found)
 
     def head(self, key: str) -> ObjectInfo:
-        """Give the object's size, ETag and time of change."""
+        """Return the object's size, ETag and time of change."""
         path, reading = self._path("head", key), self._blame("head", key)
         with reading:
             status = os.lstat(path)
@@ -219,7 +218,7 @@ class LocalStore(Store):
     def _take_name(
         self, new: NewFile, key: str, target: str, writing: Blame, *, if_absent: bool = False
     ) -> bool:
-        """Give the complete file *new* its name; False: it was to be *if_absent*, and something has it."""
+        """Let the complete file *new* take its name; False: something has it, and the put was *if_absent*."""
         with writing:
             is_told_apart = self._spelling.tells_apart(*os.path.split(new.temp))
         is_ours: bool | None = None
@@ -290,12 +289,8 @@ def _existing(path: str) -> str:
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(
-        key=key,
-        size_bytes=status.st_size,
-        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}",
-        last_modified=_time(status.st_mtime_ns),
-    )
+    etag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    return ObjectInfo(key, status.st_size, etag, _time(status.st_mtime_ns))
 
 
 def _time(ns: int) -> datetime:

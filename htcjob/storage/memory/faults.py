@@ -55,17 +55,17 @@ class Faults:
         after_effect: bool = False,
     ) -> None:
         """
-        Plan a fault: of every call, unless *nth*, *every* or *probability* says of which.
+        Plan a fault: of every call, unless *nth*, *every* or *probability* selects some.
 
         Args:
             verb: The method's name; None: all methods.
             nth: Only this call, from 1.
             every: Each call whose number, from 1, this divides.
-            probability: Of each call, 0 to 1, drawn from *seed*.
-            seed: Of this line's own random numbers.
+            probability: That a call fails, 0 to 1, drawn from *seed*.
+            seed: For this line's own random numbers.
             prefix: Count and strike only calls whose key begins with this (for `list`, whose prefix does).
-            error: A StorageError class, or what makes one of operation, URL and reason: `TransientError`
-                (throttled), `DeniedError`, `UnauthenticatedError` (expired), …
+            error: A StorageError class, or a function of operation, URL and reason that makes one:
+                `TransientError` (throttled), `DeniedError`, `UnauthenticatedError` (expired), …
             cut: Fail after so many bytes of a `get`, or so many entries of a `list`.
             after_effect: The call takes effect, only its answer is lost.
         """
@@ -86,12 +86,12 @@ class Faults:
             self._plan.append(Fault(verb, prefix, is_due, error, cut, after_effect))
 
     def clear(self) -> None:
-        """Fail no more."""
+        """Forget the plan: nothing fails any more."""
         with self._lock:
             self._plan.clear()
 
     def due(self, verb: str, key: str) -> Fault | None:
-        """Count a call; give the fault that strikes it."""
+        """Count a call; return the fault that strikes it."""
         struck = None
         with self._lock:
             for fault in self._plan:

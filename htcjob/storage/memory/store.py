@@ -43,12 +43,12 @@ class MemoryStore(Store):
         self._lock = threading.Lock()
         self._objects: dict[bytes, _Object] = {}
         self._keys: list[bytes] = []
-        """Ordered."""
+        """The keys, in order."""
         self._writes = 0
 
     @classmethod
     def named(cls, name: str) -> MemoryStore:
-        """Give this process's store *name*, as the URL `memory:name` does; made when first asked for."""
+        """Return this process's store *name*, as the URL `memory:name` does; made when first asked for."""
         if not name or "/" in name:
             raise ConfigurationError(f"memory:{name}: expected memory: and a name without '/'")
         with _named_lock:
@@ -70,7 +70,7 @@ class MemoryStore(Store):
         return found.info
 
     def read_range(self, key: str, start: int, stop: int | None = None) -> bytes:
-        """Give the bytes from *start* up to, not including, *stop*."""
+        """Return the bytes from *start* up to, not including, *stop*."""
         fault = self._begin("read_range", key)
         found = self._find("read_range", key)
         end = found.info.size_bytes if stop is None else stop
@@ -81,7 +81,7 @@ class MemoryStore(Store):
         return found.data[start:end]
 
     def read_part(self, key: str, start: int, stop: int) -> tuple[bytes, ObjectInfo]:
-        """Give the bytes from *start* up to *stop* or the end, and what there is to say of the object."""
+        """Return the bytes from *start* up to *stop* or the end, and the facts about the object."""
         fault = self._begin("read_range", key)
         found = self._find("read_range", key)
         if not 0 <= start < min(stop, found.info.size_bytes):
@@ -108,7 +108,7 @@ class MemoryStore(Store):
         return is_written
 
     def list(self, prefix: str = "", *, start_after: str | None = None) -> Iterator[ObjectInfo]:
-        """Give the objects whose key begins with *prefix*, in order, a page at a time."""
+        """Yield the objects whose key begins with *prefix*, in order, a page at a time."""
         fault = self._begin("list", prefix, is_key=False)
         beginning = prefix.encode("utf-8", "surrogatepass")
         after = (start_after or "").encode("utf-8", "surrogatepass")
@@ -123,7 +123,7 @@ class MemoryStore(Store):
         self._end("list", prefix, fault)
 
     def head(self, key: str) -> ObjectInfo:
-        """Give the object's size, ETag and time of change."""
+        """Return the object's size, ETag and time of change."""
         fault = self._begin("head", key)
         found = self._find("head", key)
         self._end("head", key, fault)
@@ -157,7 +157,7 @@ class MemoryStore(Store):
         return found
 
     def _store(self, key: str, data: bytes, *, if_absent: bool = False) -> tuple[ObjectInfo, bool]:
-        """Give what is there now, and whether *data* was written."""
+        """Return what is there now, and whether *data* was written."""
         encoded = key.encode()
         with self._lock:
             found = self._objects.get(encoded)
@@ -172,7 +172,7 @@ class MemoryStore(Store):
         return info, True
 
     def _page(self, beginning: bytes, after: bytes) -> _Page:
-        """Give the next keys that begin so and come after *after*."""
+        """Return the next keys that start with *beginning* and come after *after*."""
         with self._lock:
             start = max(bisect_left(self._keys, beginning), bisect_right(self._keys, after))
             page = self._keys[start : start + _PAGE_KEYS]

@@ -46,7 +46,7 @@ _PIECE_BYTES = 1 << 20
 
 
 def open_bucket(container: str, access: Access) -> S3Bucket:
-    """Give the bucket *container*; no request is made. All buckets of an *access* share their connections."""
+    """Return the bucket, without making a request. All buckets of an *access* share their connections."""
     return S3Bucket(container, access, shared_connection(access, Connection))
 
 
@@ -132,7 +132,7 @@ class S3Bucket(Bucket):
                 raise
 
     def list(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
-        """Give the objects whose name begins with *prefix*, after *start_after*, a page at a time."""
+        """Yield the objects whose name begins with *prefix*, after *start_after*, a page at a time."""
         infos = whole(self._pages(prefix, start_after), f"s3://{self._bucket}/{prefix}")
         return (info for info in infos if info.key.startswith(prefix)) if self._is_express else infos
 
@@ -163,7 +163,7 @@ class S3Bucket(Bucket):
             position = {name: token}
 
     def head(self, name: str) -> ObjectInfo:
-        """Give size, ETag, time of change and checksum."""
+        """Return size, ETag, time of change and checksum."""
         answer = self._client.head_object(Bucket=self._bucket, Key=name)
         return _info(name, _length(answer), answer)
 
@@ -172,7 +172,7 @@ class S3Bucket(Bucket):
         self._client.delete_object(Bucket=self._bucket, Key=name)
 
     def error(self, operation: str, url: str, error: Exception) -> StorageError | None:
-        """Give what an exception of botocore means."""
+        """Return what an exception of botocore means."""
         return meaning_of(operation, url, error, self._bucket)
 
     def is_mute(self, error: Exception) -> bool:
@@ -204,7 +204,7 @@ class S3Bucket(Bucket):
         return in_parts(parts_of(size_bytes, part_bytes_of(size_bytes, most_parts=MOST_PARTS)), send)
 
     def _complete(self, upload: Mapping[str, str], parts: Sequence[Mapping[str, object]], token: str) -> str:
-        """Put the parts together; give the ETag."""
+        """Put the parts together; return the ETag."""
         where = {"Bucket": upload["Bucket"], "Key": upload["Key"]}
 
         def once() -> str:

@@ -41,7 +41,7 @@ class Connection:
 
     def client(self) -> Any:
         """
-        Give the client.
+        Return the client.
 
         Raises:
             NoCredentialsError: there are none; they are looked for again at the next call.
@@ -57,7 +57,7 @@ class Connection:
 
 
 class _Vended(Credentials):  # type: ignore[misc] # botocore has no types
-    """What the source has at the moment of each signature; the SDK's own renewal has no part in it."""
+    """The source's credentials at the moment of each signature; the SDK's own renewal has no part in it."""
 
     def __init__(self, source: CredentialSource) -> None:
         super().__init__("", "", method="htcjob")
@@ -148,5 +148,5 @@ def _config(*, is_aws: bool) -> Config:
 
 
 def is_aws(endpoint: str) -> bool:
-    """Tell whether *endpoint* is Amazon's own."""
+    """Whether *endpoint* is Amazon's own."""
     return (urlsplit(endpoint).hostname or "").endswith(_AWS_DOMAINS)

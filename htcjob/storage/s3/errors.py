@@ -43,7 +43,7 @@ class NoLengthError(Exception):
 
 
 def code_of(error: sdk.ClientError) -> str:
-    """Give the error code of S3, or the HTTP status where there was none."""
+    """Return the error code of S3, or the HTTP status where there was none."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -79,7 +79,7 @@ def meaning_of(operation: str, url: str, error: Exception, bucket: str) -> Stora
 
 
 def answer_of(error: sdk.ClientError) -> Answer:
-    """Give what the server said; botocore takes the status for the code where there was none."""
+    """Return what the server said; botocore takes the status for the code where there was none."""
     said = error.response.get("Error", {})
     answer = error.response.get("ResponseMetadata", {})
     headers = answer.get("HTTPHeaders", {})

@@ -83,7 +83,7 @@ def container(azurite: Azurite) -> str:
 
 @pytest.fixture
 def proxy(azurite: Azurite) -> Iterator[FaultProxy]:
-    """Give a proxy before the server that counts requests and spoils them when told to."""
+    """Yield a proxy before the server that counts requests and spoils them when told to."""
     server = urlsplit(azurite.endpoint)
     with FaultProxy(server.hostname, server.port) as proxy:
         yield proxy
@@ -91,7 +91,7 @@ def proxy(azurite: Azurite) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def far(azurite: Azurite, container: str, proxy: FaultProxy) -> Store:
-    """Give an empty store behind the proxy."""
+    """Return an empty store behind the proxy."""
     environ = {**azurite.environ(), "AZURE_STORAGE_ENDPOINT": f"{proxy.url}/{azurite.account}"}
     return open_store(
         f"az://{azurite.account}/{container}", Access(engine="sdk", environ=environ, retry=AT_ONCE)
@@ -105,7 +105,7 @@ def store_with_sas(azurite: Azurite, container: str, sas: str, endpoint: str = "
 
 
 def every_verb(store: Store, work: Path) -> dict[str, Callable[[], object]]:
-    """Give one call of each verb, on an object `a` that may be there."""
+    """Return one call of each verb, on an object `a` that may be there."""
     (work / "in").write_bytes(b"content")
     (work / "large").write_bytes(bytes(PART_BYTES + 1))
     return {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, str]], Mapping[str, str]]:
-    """Give a function that sets variables, which the SDKs read themselves, and gives them back."""
+    """Return a function that sets variables, which the SDKs read themselves, and gives them back."""
 
     def set_all(variables: Mapping[str, str]) -> Mapping[str, str]:
         for name, value in variables.items():

@@ -71,7 +71,7 @@ class TestGcs(StoreContract):
 
 @pytest.fixture(params=["s3", "az", "gs"])
 def both_engines(request: pytest.FixtureRequest, environ) -> tuple[Store, Store]:
-    """Give one place as a store of the fast lane, and as one of the cloud's SDK."""
+    """Return one place as a store of the fast lane, and as one of the cloud's SDK."""
     if request.param == "s3":
         server = request.getfixturevalue("rgw")
         url, variables = f"s3://{server.new_bucket()}", environ(server.environ())

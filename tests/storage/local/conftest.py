@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Give the directory of `store`; not made yet."""
+    """Return the directory of `store`; not made yet."""
     return tmp_path / "store"
 
 

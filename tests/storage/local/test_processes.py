@@ -73,7 +73,7 @@ else:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Give a function that starts a Python program, which is dead at the end of the test."""
+    """Yield a function that starts a Python program, which is dead at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: str) -> subprocess.Popen[str]:

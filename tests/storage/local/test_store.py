@@ -55,7 +55,7 @@ class TestWithoutKernelCopies(TestLocalStore):
 
 
 def verbs(store: LocalStore, work: Path) -> dict[str, Callable[[str], object]]:
-    """Give every verb as a function of a key; `work / "in"` is what is put."""
+    """Return every verb as a function of a key; `work / "in"` is what is put."""
     (work / "in").write_bytes(b"new")
     return {
         "get": lambda key: store.get(key, str(work / "out")),
@@ -270,7 +270,7 @@ class TestKeysAndFiles:
 
 @pytest.fixture
 def as_nobody() -> Iterator[Callable[[], None]]:
-    """Give a function that makes this process an ordinary user, whom modes bind; no-op if it is."""
+    """Yield a function that makes this process an ordinary user, whom modes bind; no-op if it is."""
     was_root = os.geteuid() == 0
     yield lambda: os.seteuid(65534) if was_root else None
     if was_root:
@@ -279,7 +279,7 @@ def as_nobody() -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Give a folder that every user can reach (pytest's own are private)."""
+    """Yield a folder that every user can reach (pytest's own are private)."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def failures(call: Callable[[], object], times: int) -> list[int]:
-    """Give the numbers, from 1, of the calls that fail with a StorageError."""
+    """Return the numbers, from 1, of the calls that fail with a StorageError."""
     failed = []
     for number in range(1, times + 1):
         try:

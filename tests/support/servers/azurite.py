@@ -54,7 +54,7 @@ class Azurite:
         )
 
     def environ(self) -> dict[str, str]:
-        """Give the variables with which a child process finds the server and may do everything."""
+        """Return the variables with which a child process finds the server and may do everything."""
         return {
             "AZURE_STORAGE_ACCOUNT_NAME": self.account,
             "AZURE_STORAGE_ACCOUNT_KEY": self.key,
@@ -73,7 +73,7 @@ class Azurite:
 
     def sas(self, container: str, *, permissions: str = "racwdl", seconds: float = 3600) -> str:
         """
-        Give a SAS token for a container, without `?`.
+        Return a SAS token for a container, without `?`.
 
         Args:
             container: What it is for.
@@ -143,7 +143,7 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
 
 
 def _installed() -> Path:
-    """Give the server's main program, installed below the servers' directory when it is not yet there."""
+    """Return the server's main program, installed below the servers' directory when it is not yet there."""
     servers = Path(os.environ.get("HTCJOB_TEST_SERVERS") or _REPOSITORY / ".servers")
     home = servers / f"azurite-{VERSION}"
     main = home / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"

@@ -17,13 +17,13 @@ class InstallError(Exception):
 
 
 def servers_folder() -> Path:
-    """Give the folder that test servers are installed below."""
+    """Return the folder that test servers are installed below."""
     return Path(os.environ.get("HTCJOB_TEST_SERVERS") or REPOSITORY / ".servers")
 
 
 def unpacked(name: str, *packages: str) -> Path:
     """
-    Give a folder with the content of *packages* and of what they depend on and the system does not have.
+    Return a folder with the content of *packages* and of what they depend on and the system does not have.
 
     Downloaded once, to `servers_folder()/name`; a process that comes meanwhile waits.
     """

@@ -73,7 +73,7 @@ class Docker:
         self("kill", "--signal", str(int(signum)), container)
 
     def logs(self, container: str) -> str:
-        """Give what it wrote to standard output and to standard error so far, one behind the other."""
+        """Return what it wrote to standard output and to standard error so far, one behind the other."""
         done = self("logs", container)
         return done.stdout + done.stderr
 
@@ -135,7 +135,7 @@ def built(_: Path, dockerfile: str, name: str, *arguments: str) -> Iterator[str]
 
 def bottom_image() -> str:
     """
-    Give the name of the bottom image, made of Debian's packages when the engine does not have it.
+    Return the name of the bottom image, made of Debian's packages when the engine does not have it.
 
     Raises:
         InstallError: the packages cannot be had, or there is no engine.

@@ -16,7 +16,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 @contextmanager
 def dripping(first: bytes, then: bytes = b"", *, pause_s: float = 0.02) -> Iterator[Drip]:
-    """Say *first* to everyone who asks, then *then* again and again, in pieces of *pause_s* each."""
+    """Send *first* to everyone who asks, then *then* again and again, in pieces of *pause_s* each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         drip = Drip(server, first, then, pause_s)
         drip.thread.start()

@@ -89,7 +89,7 @@ class _Object:
         return f'"{md5}"' if self.has_md5 else f'"{md5}-{self.generation}"'
 
     def resource(self, bucket: str) -> dict[str, Any]:
-        """Give what the JSON API says about it."""
+        """Return its resource in the JSON API."""
         hashes = self.hashes
         updated = self.updated.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         resource = {
@@ -111,7 +111,7 @@ class _Object:
         return resource | {name: value for name, value in optional.items() if value}
 
     def headers(self) -> list[tuple[str, str]]:
-        """Give what the XML API says about it."""
+        """Return what the XML API says about it."""
         return [
             ("ETag", self.xml_etag),
             ("Last-Modified", format_datetime(self.updated, usegmt=True)),
@@ -219,7 +219,7 @@ class FakeGcs:
             self.valid_tokens = None
 
     def due(self, *, is_content: bool, method: str, path: str) -> _Order | None:
-        """Give the order that concerns a request, and count it."""
+        """Return the order that concerns a request, and count it."""
         with self.lock:
             for order in self._orders:
                 is_meant = order.method in ("", method) and order.path in path
@@ -242,7 +242,7 @@ class _Server(ThreadingHTTPServer):
     fake: FakeGcs
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that went away."""
+        """Be silent about clients that went away."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -432,7 +432,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {n.lower()[12:]: v for n, v in self.headers.items() if n.lower().startswith("x-goog-meta-")}
 
     def _hashes_sent(self) -> dict[str, str]:
-        """Give the hashes in the headers, by their names in JSON."""
+        """Return the hashes in the headers, by their names in JSON."""
         sent = {}
         for value in ",".join(self.headers.get_all("x-goog-hash") or []).split(","):
             algorithm, _, digest = value.strip().partition("=")
@@ -498,7 +498,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _page(
         self, bucket: str, first: bytes, token: str | None, entries: str | None
     ) -> tuple[list[_Object], str | None]:
-        """Give the objects from *first* on, and where the next page begins."""
+        """Return the objects from *first* on, and where the next page begins."""
         if token:
             first = max(first, base64.urlsafe_b64decode(token))
         prefix, limit = self.query.get("prefix", ""), min(int(entries or PAGE_ENTRIES), PAGE_ENTRIES)
@@ -573,7 +573,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _range(first: str, last: str, size_bytes: int) -> tuple[int, int]:
-    """Give start and end, half-open, of what a Range header asks for."""
+    """Return start and end, half-open, of what a Range header asks for."""
     if first:
         start, stop = int(first), min(int(last) + 1, size_bytes) if last else size_bytes
     else:
@@ -614,6 +614,6 @@ def _fake_gcs_of_all() -> Iterator[FakeGcs]:
 
 @pytest.fixture
 def fake_gcs(_fake_gcs_of_all: FakeGcs) -> Iterator[FakeGcs]:
-    """Give the fake server, with a clean log and no orders."""
+    """Yield the fake server, with a clean log and no orders."""
     yield _fake_gcs_of_all
     _fake_gcs_of_all.reset()

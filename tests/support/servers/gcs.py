@@ -46,7 +46,7 @@ class GcsEmulator:
     endpoint: str
 
     def environ(self) -> dict[str, str]:
-        """Give the variable with which a child process finds the server."""
+        """Return the variable with which a child process finds the server."""
         return {"STORAGE_EMULATOR_HOST": self.endpoint}
 
     def new_bucket(self) -> str:
@@ -118,7 +118,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def _installed() -> Path:
-    """Give the program, installed below the servers' directory when it is not yet there."""
+    """Return the program, installed below the servers' directory when it is not yet there."""
     servers = Path(os.environ.get("HTCJOB_TEST_SERVERS") or _REPOSITORY / ".servers")
     home = servers / f"gcs-emulator-{VERSION}"
     program = home / "bin" / "gcp-storage-emulator"

@@ -93,7 +93,7 @@ class HtcApiServer:
         return f"http://127.0.0.1:{self.port}/api/v1"
 
     def environ(self) -> dict[str, str]:
-        """Give what the platform would inject."""
+        """Return what the platform would inject."""
         return {
             "HTCJOB_API_URL": self.url,
             "RESCALE_HTC_BEARER_TOKEN": self.new_token(),
@@ -104,7 +104,7 @@ class HtcApiServer:
         }
 
     def new_token(self, life_s: float | None = None) -> str:
-        """Give a bearer token, in the form of a JWT, that is valid from now on."""
+        """Return a bearer token, in the form of a JWT, that is valid from now on."""
         expires_at = time.time() + (self.token_life_s if life_s is None else life_s)
         with self._lock:
             claims = {"exp": expires_at, "number": next(self._numbers), "taskId": TASK}
@@ -139,7 +139,7 @@ class HtcApiServer:
             self._faults.append(_Fault(n, status, headers or {}, body, delay_s, only))
 
     def paths(self) -> list[str]:
-        """Give the paths asked for so far."""
+        """Return the paths asked for so far."""
         with self._lock:
             return [request.path for request in self.requests]
 
@@ -152,7 +152,7 @@ class HtcApiServer:
         return None
 
     def answer(self, path: str, authorization: str) -> tuple[int, object]:
-        """Give status and body."""
+        """Return status and body."""
         scheme, _, secret = authorization.partition(" ")
         parts = [part for part in path.split("/") if part]
         if parts == ["auth", "token"]:

@@ -34,7 +34,7 @@ class ListingServer:
         self.url = ""
 
     def answer(self, path: str, query: dict[str, str]) -> str:
-        """Give the answer to a listing, as the cloud has it that was asked."""
+        """Return the answer to a listing, as the cloud has it that was asked."""
         if "session" in query:
             return _SESSION
         self.requests.append(query)

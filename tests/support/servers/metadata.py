@@ -26,7 +26,7 @@ class MetadataServer:
         self._has_notice = threading.Event()
 
     def environ(self, cloud: str) -> dict[str, str]:
-        """Give the variable that leads a cloud's clients here."""
+        """Return the variable that leads a cloud's clients here."""
         if cloud == "aws":
             return {"AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{self.host}/"}
         return {"GCE_METADATA_HOST": self.host}
@@ -81,7 +81,7 @@ def metadata_server() -> Iterator[MetadataServer]:
             self.do_GET()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Be silent."""
 
         def handle(self) -> None:
             try:

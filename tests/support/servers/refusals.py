@@ -32,7 +32,7 @@ class Refusals:
         self.status, self.code, self.body, self.headers = status, code, body, headers or {}
 
     def body_for(self, path: str) -> bytes:
-        """Give the error in the form of the API that *path* belongs to."""
+        """Return the error in the form of the API that *path* belongs to."""
         if self.body is not None:
             return self.body
         if path.startswith(("/storage/v1", "/upload/", "/download/")):

@@ -111,7 +111,7 @@ class Rgw:
         self._s3: Any = None
 
     def client(self, service: str = "s3") -> Any:
-        """Give a boto3 client of the owner of everything."""
+        """Return a boto3 client of the owner of everything."""
         # Imported here, as nothing but the tests of S3 needs it.
         import boto3
         from botocore.config import Config
@@ -137,7 +137,7 @@ class Rgw:
         self, prefix: str | None = None, bucket: str | None = None, seconds: int = 3600
     ) -> dict[str, Any]:
         """
-        Give temporary credentials, as `AWS_…` variables, and `expires_at` in seconds since the epoch.
+        Return temporary credentials, as `AWS_…` variables, and `expires_at` in seconds since the epoch.
 
         Args:
             prefix: Start of the only object names they are good for; needs *bucket*.
@@ -174,7 +174,7 @@ class Rgw:
         }
 
     def vend(self, bucket: str, *, seconds: int = 3600) -> Vended:
-        """Give what an HTC API vends: credentials that live so long, and `project/` and `task/` of *bucket*."""
+        """Return what an HTC API vends: credentials that live so long, and `project/` and `task/` of *bucket*."""
         given = self.assume_role(bucket=bucket, seconds=seconds)
         expires_at = given.pop("expires_at")
         return Vended(
@@ -185,7 +185,7 @@ class Rgw:
         )
 
     def environ(self) -> dict[str, str]:
-        """Give the variables with which a process reaches the server as the owner."""
+        """Return the variables with which a process reaches the server as the owner."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_REGION": self.region,
