@@ -25,7 +25,6 @@ from htcjob.ledger.exit_records import write_exit_record
 from htcjob.ledger.layout import BLOCK_ENTRIES, block_of, check_run_name, part_key
 from htcjob.ledger.parts import Parts
 from htcjob.ledger.records import is_sound
-from htcjob.ledger.run_identity import open_run
 from htcjob.logs.events import event
 from htcjob.outcome.results import EntryResult
 
@@ -97,6 +96,8 @@ class Ledger:
         Raises:
             RunMismatchError: the task storage holds a run of this name of another manifest or command.
         """
+        from htcjob.ledger.run_identity import open_run  # a plain entrypoint opens none
+
         self._parts.n_entries = identity.n_entries
         open_run(self.store, self.run, identity, command, retry=self._retry)
 

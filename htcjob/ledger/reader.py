@@ -122,8 +122,10 @@ def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadabl
     except AbsentError as error:
         known = sorted(runs_in(store))
         if run not in known:
-            there_is = ", ".join(known) or "none at all"
-            raise AbsentError("read", store.url, f"no run {run!r}; there is {there_is}") from error
+            recorded = ", ".join(known) or "none"
+            raise AbsentError(
+                "read", store.url, f"no run {run!r}; runs in this task storage: {recorded}"
+            ) from error
         unreadable.add(Spot(store.url_of(key), None, "not there"))
         return RecordedRun()
     except ValueError as error:
@@ -132,7 +134,7 @@ def read_run(store: Store, run: str, transfers: Transfers, unreadable: Unreadabl
     manifest, size_bytes, entries = (found.get(name) for name in ("manifest", "size_bytes", "entries"))
     if isinstance(manifest, str) and is_count(size_bytes) and is_count(entries):
         return RecordedRun(manifest, size_bytes, entries)
-    unreadable.add(Spot(store.url_of(key), None, "it does not say what the run is of"))
+    unreadable.add(Spot(store.url_of(key), None, "it does not tell which manifest the run is of"))
     return RecordedRun()
 
 

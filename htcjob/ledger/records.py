@@ -144,7 +144,7 @@ def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, 
         for name, value in record.items():
             if (is_right := _MEMBERS.get(name)) is not None:
                 if not is_right(value):
-                    return f"its {name} is not what it should be"
+                    return f"its {name} has a wrong type or value"
             elif value.__class__ in (dict, list):
                 json.dumps(value)  # another program's value may be nested too deep to be shown
     except RecursionError:
@@ -157,7 +157,7 @@ def read_record(line: bytes, *, block: int, n_entries: int | None) -> dict[str, 
     if block_of(position) != block:
         return f"position {position} is not of this block"
     if n_entries is not None and position >= n_entries:
-        return f"position {position}, and the run has {n_entries} entries"
+        return f"position {position}, but the run has {n_entries} entries"
     return record
 
 

@@ -72,7 +72,7 @@ def open_run(
     differences = "; ".join(_differences(before, identity, command))
     if differences:
         raise RunMismatchError(
-            f"run {run!r} in {store.url} is of something else ({differences}): "
+            f"run {run!r} in {store.url} belongs to another manifest or command ({differences}): "
             "use another task storage, or another name with --run"
         )
 
@@ -100,7 +100,7 @@ def _read_run(store: Store, run: str, retry: RetryPolicy) -> dict[str, object] |
         raise PermanentError(
             "get",
             store.url_of(run_key(run)),
-            f"{error}; the record of what this run is of is damaged: use another name with --run",
+            f"{error}; the record of this run is damaged: use another name with --run",
         ) from None
 
 

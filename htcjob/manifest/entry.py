@@ -71,7 +71,7 @@ def parse_entry(line: bytes, *, position: int, line_number: int, where: str = "m
             parameters = json.loads(text)
             json.dumps(parameters, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            return bad("holds a lone surrogate, which is no character")
+            return bad("has a lone surrogate, which is not a character")
         except (ValueError, RecursionError):
             return bad("begins with '{' but is not a JSON object")
         key = parameters.pop("key", None)

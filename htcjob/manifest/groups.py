@@ -166,7 +166,9 @@ class Grouper:
         try:
             self.group_bytes.append(size_bytes)
         except OverflowError:
-            raise PermanentError("index", "manifest", f"a line of {size_bytes} bytes has no index") from None
+            raise PermanentError(
+                "index", "manifest", f"a line of {size_bytes} bytes is too long for an index"
+            ) from None
         self.group_entries.append(n_entries)
         self.group_lines.append(n_lines)
 

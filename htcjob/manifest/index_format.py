@@ -190,10 +190,10 @@ def read_head(data: bytes, index_bytes: int) -> Head:
         UnusableIndexError: *data* is no index, or damaged, or of another version.
     """
     if len(data) < HEAD.size or not data.startswith(MAGIC):
-        raise UnusableIndexError("it is no index of a manifest")
+        raise UnusableIndexError("it is not an index of a manifest")
     said = HeadFields(*HEAD.unpack_from(data))
     if said.version != VERSION:
-        raise UnusableIndexError(f"version {said.version} is not known here, only {VERSION}")
+        raise UnusableIndexError(f"version {said.version} is not supported, only {VERSION}")
     table_at = HEAD.size + said.tag_bytes
     table_stop = table_at + said.n_pages * TABLE_ROW.size
     if not table_stop + CRC.size == said.head_bytes <= len(data):
@@ -216,7 +216,7 @@ def read_head(data: bytes, index_bytes: int) -> Head:
     if not _agree(said, head):
         raise UnusableIndexError("its numbers contradict each other")
     if not said.index_bytes == index_bytes == said.length:
-        raise UnusableIndexError(f"it has {index_bytes} bytes and says {said.index_bytes}")
+        raise UnusableIndexError(f"it has {index_bytes} bytes, its head says {said.index_bytes}")
     return head
 
 

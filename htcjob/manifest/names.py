@@ -20,7 +20,7 @@ def why_no_key(name: str, reason: str, store_url: str) -> str:
         store_url: URL of project storage.
     """
     if not name.startswith("/") and ".." not in name.split("/"):
-        return f"{name!r}: {reason}; it is a key of project storage, or a URL"
+        return f"{name!r}: {reason}; name a key of project storage, or a URL"
     path, folder = real_path(name), local_directory(store_url)
     beginning = os.path.join(folder or "", "")
     if folder is not None and path.startswith(beginning):
