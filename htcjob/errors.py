@@ -20,7 +20,7 @@ HtcjobError
     └── PermanentError                     not worth repeating: disk full, read-only, bad range
         └── OutputError                    an output that no store can take: a pipe, a link that leads outside
 
-Exceptions carry facts; `outcome.py` decides what they mean for the attempt's exit status.
+Exceptions carry facts; `outcome/` decides what they mean for the attempt's exit status.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CommandNotStartedError(HtcjobError):
     def __init__(self, exit_status: int, reason: str) -> None:
         super().__init__(reason)
         self.exit_status = exit_status
-        """127 or 126, as a shell says it."""
+        """127 or 126, as in a shell."""
 
 
 class ShortageError(HtcjobError):
@@ -70,7 +70,7 @@ class EngineError(HtcjobError):
 
 
 class FailureReportError(HtcjobError):
-    """The command's list of failed entries cannot be understood, so nothing it did is committed."""
+    """The command's list of failed entries cannot be understood, so none of its work is committed."""
 
 
 class BadKeyError(HtcjobError, ValueError):
@@ -135,7 +135,7 @@ class TransientError(StorageError):
         self.retry_after_s = retry_after_s
         """Seconds that the other side asked us to wait, when it did."""
         self.is_throttled = is_throttled
-        """The other side has too much to do (503 SlowDown, 429): all transfers are to slow down."""
+        """The other side has too much to do (503 SlowDown, 429): all transfers must slow down."""
         self.is_replaced = is_replaced
         """The object is another one than a moment ago: a part of the old one cannot be had any more."""
 
@@ -158,9 +158,9 @@ class TransientError(StorageError):
 
 class DisorderError(TransientError):
     """
-    A listing turned out not to be in the order of its keys, when some of them had been given already.
+    A listing turned out not to be in the order of its keys after some of them were in use already.
 
-    Kept apart because it must begin again, not go on: what comes before those keys may still be missing.
+    Kept apart because it must begin again, not go on: keys that belong before those may still be missing.
     """
 
     def __init__(self, operation: str, url: str, before: str, key: str) -> None:
@@ -178,13 +178,13 @@ class OutputError(PermanentError):
 
     @classmethod
     def of(cls, key: str, reason: str) -> OutputError:
-        """Return the error of the output *key*, which may be no name that a line can have."""
+        """Return the error of the output *key*, which may hold characters that no line can have."""
         return cls("output", key if key.isprintable() else repr(key), reason)
 
 
 class UnwritableError(PermanentError):
     """
-    The place written to takes nothing more: disk full, quota used up, read-only.
+    The disk or share takes nothing more: full, quota used up, read-only.
 
     Kept apart because it is not about one object: the next one would meet the same.
     """

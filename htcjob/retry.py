@@ -1,4 +1,4 @@
-"""The one retry policy. Stores must not retry; whoever calls them goes through here."""
+"""The one retry policy. Stores must not retry: their callers do, by this policy."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def _sleep(seconds: float) -> bool:
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """
-    How often, and for how long in all, a transient failure is met with another try.
+    How often, and for how long in all, to try again after a transient failure.
 
-    The life of credentials needs no bound here: every try asks for them anew (`storage/cloud.py`) and they
+    The life of credentials needs no bound here: every try asks for them anew (`storage/bucket.py`) and they
     are renewed in time. When they cannot be, that is an `UnauthenticatedError` or a `TokenError`, and no
     further try is made.
     """
@@ -45,12 +45,12 @@ class RetryPolicy:
     longest_wait_s: float = 20.0
     """Where the doubling ends."""
     sleep: Callable[[float], bool] = _sleep
-    """Waits that many seconds; gives True when a stop signal cut the wait short: one more try is made,
+    """Waits that many seconds; returns True when a stop signal cut the wait short: one more try is made,
     then no other."""
 
     def call(self, operation: Callable[[], T]) -> T:
         """
-        Give what *operation* returns, trying again while it raises `TransientError`.
+        Return what *operation* returns, trying again while it raises `TransientError`.
 
         Raises:
             TransientError: the last one, when tries or time are used up, or a stop signal came.
@@ -84,16 +84,6 @@ def _try_again(policy: RetryPolicy, operation: Callable[[], T], first: Transient
         asked_s = getattr(_failure(state), "retry_after_s", None)
         return max(full_jitter(state), asked_s or 0.0)
 
-    def announce(state: RetryCallState) -> None:
-        event(
-            log,
-            logging.WARNING,
-            "retry",
-            number=state.attempt_number,
-            wait_s=round(state.upcoming_sleep, 2),
-            cause=str(_failure(state)),
-        )
-
     def sleep(seconds: float) -> None:
         nonlocal interrupted
         interrupted = policy.sleep(seconds)
@@ -107,10 +97,21 @@ def _try_again(policy: RetryPolicy, operation: Callable[[], T], first: Transient
         wait=wait_s,
         stop=lambda state: interrupted or limit(state),
         sleep=sleep,
-        before_sleep=announce,
+        before_sleep=_announce,
         reraise=True,
     )
     return retrying(try_once)
+
+
+def _announce(state: RetryCallState) -> None:
+    event(
+        log,
+        logging.WARNING,
+        "retry",
+        number=state.attempt_number,
+        wait_s=round(state.upcoming_sleep, 2),
+        cause=str(_failure(state)),
+    )
 
 
 def _failure(state: RetryCallState) -> BaseException | None:

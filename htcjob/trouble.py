@@ -1,5 +1,5 @@
 """
-What an error that the machine answers with says of trying again: one table, for every side of an attempt.
+Errors of the machine, and whether to try again: one table, for every side of an attempt.
 
 | trouble    | with an object of storage | the work directory | the start of a command | a token file | else |
 |------------|---------------------------|--------------------|------------------------|--------------|------|
@@ -23,7 +23,7 @@ from types import ModuleType
 
 
 class Trouble(Enum):
-    """What an error of the machine is about."""
+    """The kinds of errors of the machine."""
 
     PASSING = "passing"
     """A moment: the machine was short of something, or a server did not answer. No verdict for good."""
@@ -63,19 +63,19 @@ _TROUBLES = {
 }
 
 _NO_THREAD = "can't start new thread"
-"""How Python says it, in a RuntimeError."""
+"""Python's words for it, in a RuntimeError."""
 
 
 def of_errno(code: int | None) -> Trouble:
-    """Give what the errno *code* is about."""
+    """Return the kind of the errno *code*."""
     return _TROUBLES.get(code or 0, Trouble.PERMANENT)
 
 
 def of_error(error: BaseException) -> Trouble | None:
     """
-    Give what *error* is about, where the machine is behind it; None: it is a fault of the program.
+    Return the kind of *error*, where the machine is behind it; None: it is a fault of the program.
 
-    An import that fails is one: the file is there, or this program had never started.
+    The machine is behind an import that fails: the file is there, or this program would not have started.
     """
     if isinstance(error, (MemoryError, ImportError)):
         return Trouble.PASSING
@@ -90,18 +90,18 @@ def of_error(error: BaseException) -> Trouble | None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Tell whether *error* is no verdict for good."""
+    """Whether *error* may be gone at the next try."""
     return of_error(error) is Trouble.PASSING
 
 
 def _is_hollow(found: object) -> bool:
-    """Tell whether that is a package whose own file could not be looked at when it was imported."""
+    """Whether *found* is a package whose own file could not be looked at when it was imported."""
     is_package = isinstance(found, ModuleType) and hasattr(found, "__path__")
     return is_package and getattr(found, "__file__", None) is None
 
 
 def in_words(error: BaseException) -> str:
-    """Give on one line what went wrong, as a person would say it."""
+    """Return *error* on one line, as a person would say it."""
     if isinstance(error, OSError) and error.strerror:
         name = error.filename
         where = f"{os.fsdecode(name) if isinstance(name, bytes) else name}: " if name is not None else ""
@@ -113,9 +113,9 @@ def in_words(error: BaseException) -> str:
 
 def look(path: str) -> os.stat_result | None:
     """
-    Give the status of what is at *path*; None: nothing is, or it is not for us to see.
+    Return the status of the file at *path*; None: there is none, or none that we may see.
 
-    `os.path.exists`, `isfile` and `isdir` would say so too when the machine cannot tell.
+    `os.path.exists`, `isfile` and `isdir` would also answer no when the machine cannot tell.
 
     Raises:
         OSError: passing trouble.
@@ -132,7 +132,7 @@ def look(path: str) -> os.stat_result | None:
 
 def is_folder(path: str) -> bool:
     """
-    Tell whether a folder is at *path*, or what a link there leads to.
+    Whether a folder is at *path*, itself or by a link.
 
     Raises:
         OSError: passing trouble.
@@ -163,5 +163,5 @@ def read_at_once(path: str, most_bytes: int) -> bytes:
 
 
 def let_go(descriptor: int) -> None:
-    """Close a descriptor that no data depend on; it is closed whatever the kernel says to that."""
+    """Close a descriptor that no data depend on, whatever error the kernel reports."""
     os.closerange(descriptor, descriptor + 1)

@@ -17,12 +17,12 @@ def say(text: str) -> None:
     Trouble with standard error (a full disk, a reader that has gone or does not read) must not become the
     exit status, nor hold it back.
     """
-    from htcjob.logs import standard_error as talk
+    from htcjob.logs.standard_error import may_wait, standard_error
 
-    stream = talk.standard_error()
+    stream = standard_error()
     if stream is None:  # Python has none when it was started with that closed
         return
-    talk.may_wait(stream)
+    may_wait(stream)
     try:
         stream.write(f"{_without_escapes(redact(text))}\n")
         stream.flush()

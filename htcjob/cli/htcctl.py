@@ -224,10 +224,10 @@ def _say(error: HtcjobError) -> int:
 
 
 def _complain(text: str) -> None:
-    from htcjob.logs import standard_error as talk
+    from htcjob.logs.standard_error import may_wait, standard_error
 
-    stream = talk.standard_error()
-    talk.may_wait(stream)
+    stream = standard_error()
+    may_wait(stream)
     _write(stream, f"htcctl: error: {text}")
 
 

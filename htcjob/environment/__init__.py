@@ -1,1 +1,1 @@
-"""What the platform injected, as a `JobContext`."""
+"""From the variables that a platform injects to a `JobContext`."""

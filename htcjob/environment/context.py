@@ -26,18 +26,18 @@ _FLAGS = {"array_index", "array_size", "attempt", "manifest", "project_store", "
 
 
 class JobContext(NamedTuple):
-    """What the platform told this attempt about itself; made by `read_context`."""
+    """The facts that the platform told this attempt about itself; made by `read_context`."""
 
     platform: str
-    """Whose array index it is: a name in `platforms.py`, `htcjob` (ours, or a flag) or `none`."""
+    """Where the array index is from: a name in `platforms.py`, `htcjob` (ours, or a flag) or `none`."""
     array_index: int
     """This job's number in the array, from 0, with HTCJOB_ARRAY_OFFSET added."""
     array_size: int | None
-    """Jobs in the array, 1 or more; None: there is an index, and nobody says of how many."""
+    """Jobs in the array, 1 or more; None: there is an index, but no size is known."""
     attempt: int
-    """Runs of this index by the platform, this one included: the first is 1, also where nobody tells."""
+    """Runs of this index by the platform, this one included: the first is 1, also where it is not told."""
     ends_at: int | None = None
-    """When the platform ends this job, in seconds since the epoch; None: nobody says."""
+    """When the platform ends this job, in seconds since the epoch; None: it is not told."""
     project_id: str | None = None
     """The platform's project."""
     task_id: str | None = None
@@ -49,7 +49,7 @@ class JobContext(NamedTuple):
     token: Secret | None = None
     """The bearer token, not decoded."""
     refresh_token: Secret | None = None
-    """What the bearer token is renewed with."""
+    """The token that renews the bearer token."""
     token_file: str | None = None
     """The file that the bearer token is from; the platform may put newer ones there."""
     api_url: str = DEFAULT_API_URL
@@ -67,7 +67,7 @@ class JobContext(NamedTuple):
     index_variable: str = ""
     """Variable or flag that gave the index; empty for a single job."""
     attempt_variable: str = ""
-    """Variable or flag that tells the attempt; empty: nobody does."""
+    """Variable or flag that tells the attempt; empty: it is not told."""
 
     def require_array_size(self) -> int:
         """
@@ -140,7 +140,7 @@ def read_context(
 
 
 def _tokens(environ: Mapping[str, str]) -> tuple[Secret | None, Secret | None]:
-    """Return the bearer token and what renews it; off Rescale, most jobs have neither."""
+    """Return the bearer token and the one that renews it; off Rescale, most jobs have neither."""
     if not any(environ.get(name) for name in (*NAMES["token"], *NAMES["refresh_token"])):
         return None, None
     from htcjob.environment import tokens
@@ -183,7 +183,7 @@ def _index(
 def _size(
     environ: Mapping[str, str], flags: Mapping[str, object], rows: list[Platform], index: Found | None
 ) -> Found | None:
-    """Return the size of the array, which *index* is below; None where nobody says it."""
+    """Return the size of the array, which *index* is below; None where it is not told."""
     size = _ours(environ, flags, "array_size", lowest=1) or _agreed(
         "array_size", [found for row in rows for found in row.read_sizes(environ)]
     )
@@ -202,7 +202,7 @@ def _size(
 
 
 def _end(environ: Mapping[str, str], rows: list[Platform]) -> Found | None:
-    """Return when the platform ends the job; None where nobody says it."""
+    """Return when the platform ends the job; None where it is not told."""
     ours = name_of("ends_at")
     if text := environ.get(ours):
         return moment(ours, text)

@@ -1,4 +1,4 @@
-"""What batch platforms inject: one row per platform."""
+"""The variables of batch platforms: one row per platform."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Platform(NamedTuple):
     attempt: str = ""
     """Variable that counts the attempts."""
     attempt_from: int = 1
-    """What *attempt* says in the first one, when it says anything."""
+    """The value of *attempt* in the first attempt, if it is set there."""
     attempt_also: str = ""
     """Variable that counts attempts besides those of *attempt*; where it is not set, there are none."""
     tells_first_only: bool = False

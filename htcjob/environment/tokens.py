@@ -34,7 +34,7 @@ def bearer_token(environ: Mapping[str, str]) -> Secret | None:
 
 def refresh_token(environ: Mapping[str, str]) -> Secret | None:
     """
-    Return what the bearer token is renewed with; None: there is nothing.
+    Return the token that renews the bearer token; None: there is none.
 
     Raises:
         ConfigurationError: the variable holds something else.

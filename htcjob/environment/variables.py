@@ -1,8 +1,8 @@
 """
 Names of variables, and the one reader of `os.environ`.
 
-Our names and Rescale's are spelled in `NAMES` and nowhere else in this package; what other platforms call the
-same is in `platforms.py`. A variable that holds the empty string counts as not set.
+Our names, and those that only Rescale has, are spelled in `NAMES`; the names of other platforms are in
+`platforms.py`. A variable that holds the empty string counts as not set.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NAMES["attempt_variable"] = NAMES["attempt"]
 NAMES["token_file"] = NAMES["token"][:1]
 
 _FOLDERS = (NAMES["project_store"][1], NAMES["task_store"][1])
-"""What they mean is not documented: they count when they hold a URL or the path of a directory."""
+"""Their meaning is not documented: they count when they hold a URL or the path of a directory."""
 
 _NOT_OF_A_JOB = frozenset({"ends_at", "api_url", "storage_engine", "manifest", "container_program"})
 """Fields that jobs started inside of this one share with it."""
@@ -57,7 +57,7 @@ _METADATA_SERVERS = {
     "aws": ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "", "http://169.254.169.254"),
     "google": ("GCE_METADATA_HOST", "http://", "http://metadata.google.internal"),
 }
-"""By cloud: the variable of its SDKs, what stands before its value in a URL, and the URL without it."""
+"""By cloud: the variable of its SDKs, how a URL with its value begins, and the URL where it is not set."""
 
 WAYS_TO_CREDENTIALS = frozenset(
     {
@@ -78,7 +78,7 @@ CREDENTIAL_VARIABLES = (
     *NAMES["refresh_token"],
     "RESCALE_API_TOKEN",
     "RESCALE_API_KEY",
-    # S3: keys, and what the SDKs and object_store turn into keys.
+    # S3: keys, and everything that the SDKs and object_store turn into keys.
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",

@@ -1,1 +1,1 @@
-"""What is said, and what must not be."""
+"""Messages and log lines, and the secrets that must not be in them."""

@@ -21,10 +21,10 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 """Levels, as `logging` counts them."""
 
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
-"""By the names that users give them."""
+"""Levels by the names that users know."""
 
 _least = 0
-"""The least important level that is shown, once that was set up."""
+"""The least important level that is shown, once the log is set up."""
 _wanted: tuple[str, str, TextIO | None, bool] | None = None
 """Format, level, stream and `is_guest` of a set-up that waits for the first line."""
 
@@ -33,14 +33,14 @@ def event(logger: logging.Logger | str, level: int, name: str, **fields: object)
     """
     Log the event *name* with its *fields*.
 
-    Names and fields are listed in the README; values are numbers, strings, lists or None. A field whose
-    value is None is left out.
+    Names and fields are listed in docs/exit-status.md; values are numbers, strings, lists or None. A field
+    whose value is None is left out.
 
     Args:
-        logger: Or its name, in a module that does not import `logging`.
-        level: As `logging` counts them.
-        name: What happened.
-        fields: The facts.
+        logger: A logger, or its name in a module that does not import `logging`.
+        level: One of the levels above.
+        name: The event.
+        fields: Its facts.
     """
     if level < _least and "logging" not in sys.modules:
         return
@@ -56,7 +56,7 @@ def event(logger: logging.Logger | str, level: int, name: str, **fields: object)
     except Exception as error:
         if not is_passing(error):
             raise
-        # No line is worth the attempt, where this machine is short of what it takes to write one.
+        # No line is worth the attempt: this machine is short of what it takes to write one.
 
 
 def set_up(*, log_format: str, level: str, stream: TextIO | None = None, is_guest: bool = False) -> None:
@@ -67,9 +67,9 @@ def set_up(*, log_format: str, level: str, stream: TextIO | None = None, is_gues
         log_format: `text` or `json`.
         level: One of `LEVELS`.
         stream: Default: standard error, flushed per line (containers die mid-buffer), and never waited for
-            longer than a moment (`talk.py`).
-        is_guest: The process is another's, and so is its `sys.stderr`. Else what libraries write there goes
-            the same way.
+            longer than a moment (`standard_error.py`).
+        is_guest: The process belongs to another program, and so does its `sys.stderr`. Otherwise all that
+            libraries write there goes the same way.
     """
     global _least, _wanted
     _least, _wanted = LEVELS[level], (log_format, level, stream, is_guest)
@@ -88,6 +88,6 @@ def _install() -> None:
 
 
 def utc(seconds: float) -> str:
-    """Give seconds since the epoch as UTC in ISO 8601, to the millisecond."""
+    """Return seconds since the epoch as UTC in ISO 8601, to the millisecond."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{stamp}.{int(seconds % 1 * 1000):03d}Z"

@@ -1,21 +1,21 @@
-"""JSON that others made: one object, or an error in words; and JSON that can always be written."""
+"""JSON of other programs: one object, or an error in words; and JSON that can always be written."""
 
 from __future__ import annotations
 
 import json
 
 DEEPEST = 100
-"""Levels; what is nested deeper is nothing that we were promised, and Python's own limit is not far."""
+"""Levels. No interface that we read nests deeper, and Python's own limit is not far."""
 
 
 def parse_object(data: bytes) -> dict[str, object]:
     """
     Return the JSON object that *data* is, in UTF-8, with a byte order mark or without.
 
-    Of a name that comes twice the last value counts. Its strings may be any, with lone surrogates too.
+    Where a name comes twice, the last value counts. Strings may hold anything, lone surrogates too.
 
     Raises:
-        ValueError: it is none; the message says what it is instead, and repeats nothing of it.
+        ValueError: it is none; the message says what it is instead, without a word of it.
     """
     try:
         value = json.loads(data.decode("utf-8-sig"))
@@ -41,7 +41,7 @@ def _is_deeper(value: object, levels: int) -> bool:
 
 def json_line(value: object) -> str:
     """
-    Give *value* as JSON that can always be written, on one line.
+    Return *value* as JSON that can always be written, on one line.
 
     Bytes of the environment or of a name that are not UTF-8 (lone surrogates in Python) stay as escapes.
     """

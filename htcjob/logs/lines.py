@@ -1,4 +1,4 @@
-"""How a log line looks: as text for people or as JSON for programs, by Python's own `logging`."""
+"""The form of a log line, for Python's own `logging`: text for people or JSON for programs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 from typing import TextIO
 
 from htcjob.logs.redact import redact, redact_value
-from htcjob.logs.standard_error import Talk, standard_error
+from htcjob.logs.standard_error import BoundedWriter, standard_error
 
 
 def install(*, log_format: str, level: str, stream: TextIO | None, is_guest: bool) -> None:
-    """Send all log lines of htcjob to *stream* (`logs.set_up`)."""
+    """Send all log lines of htcjob to *stream* (`events.set_up`)."""
     if stream is None:
         stream = standard_error()
         if stream is not None and not is_guest:
@@ -25,9 +25,9 @@ def install(*, log_format: str, level: str, stream: TextIO | None, is_guest: boo
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
-    talk = getattr(stream, "buffer", None)
-    if isinstance(talk, Talk):
-        talk.words_for_lost = lambda lines: _words_for_lost(formatter, lines)
+    writer = getattr(stream, "buffer", None)
+    if isinstance(writer, BoundedWriter):
+        writer.words_for_lost = lambda lines: _words_for_lost(formatter, lines)
 
 
 def _words_for_lost(formatter: logging.Formatter, lines: int) -> str:
@@ -40,14 +40,14 @@ def _words_for_lost(formatter: logging.Formatter, lines: int) -> str:
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic from Python 3.11
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name there
-        """Be silent: a full disk under standard error is no reason for more talk."""
+        """Be silent: a full disk under standard error is no reason for more messages."""
 
 
 class TextFormatter(logging.Formatter):
     """`2025-01-01T00:00:03Z htcjob INFO stage_in_done objects=5 elapsed_s=1.9`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
+        """Return the line."""
         words = [_utc(record.created), "htcjob", record.levelname, redact(record.getMessage())]
         words += [f"{key}={_word(value)}" for key, value in _fields(record).items()]
         return " ".join(words) + _traceback(self, record)
@@ -57,7 +57,7 @@ class JsonFormatter(logging.Formatter):
     """`{"time":"2025-01-01T00:00:03Z","level":"info","event":"stage_in_done","objects":5}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the line."""
+        """Return the line."""
         line: dict[str, object] = {
             "time": _utc(record.created),
             "level": record.levelname.lower(),
@@ -81,19 +81,19 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _as_text(value: object) -> str:
-    """Return what is no value of JSON in words."""
+    """Return in words a value that JSON does not have."""
     return redact(str(value))
 
 
 def _word(value: object) -> str:
-    """Give *value* as one word; what is not plainly one is written as JSON, so no line can be forged."""
+    """Return *value* as one word; if it is not plainly one, as JSON, so that no line can be forged."""
     if isinstance(value, str) and value and value.isprintable() and set(value).isdisjoint(' "='):
         return value
     return _json(value)
 
 
 def _json(value: object) -> str:
-    """Give *value* as JSON on one printable line: no line break or colour of a terminal gets through."""
+    """Return *value* as JSON on one printable line: no line break or colour of a terminal gets through."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=_as_text)
     if text.isprintable():
         return text

@@ -1,14 +1,14 @@
 """
 Secrets that cannot print themselves, and the second fence: taking them out of what people read.
 
-Redaction is of values, before they become text of a format (JSON, a table), and only of words for people:
-messages, fields of log lines, the command as a run's record shows it. What is compared, counted or read back
-(manifest lines, keys, what functions return) passes through unchanged.
+Values are redacted before they become text of a format (JSON, a table), and only in words for people:
+messages, fields of log lines, the command as a run's record shows it. Everything that is compared, counted or
+read back (manifest lines, keys, results of functions) passes through unchanged.
 
-Known secrets are those of `Secret` and `hide`. One that could be an ordinary word or the part of a path
+Known secrets are those of `Secret` and `hide`. One that could be an ordinary word or a part of a path
 (`minioadmin`) is taken out where it is the whole value; one that is long or unusual, wherever it stands and
 however it is spelled (quoted, percent-encoded, in base64). The access key id of the environment is no secret.
-What looks like a credential is taken out too: see `shapes.py`.
+Text that looks like a credential is taken out too: see `secret_shapes.py`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 REDACTED = "<redacted>"
 
 _SHORTEST = 8
-"""Characters. Shorter values are hidden by `Secret` alone: in text they are most often something else."""
+"""Characters. Shorter values are hidden by `Secret` alone: in a text they are most often something else."""
 
 _LONG = 20
-"""Characters. Shorter ones are hidden inside of other words only if they are unusual for a word."""
+"""Characters. A shorter secret is hidden inside of other words only if it is unusual for a word."""
 
 LONGEST_SAID = 200
 """Characters of another program's words in a message."""
@@ -48,7 +48,7 @@ class Secret:
         hide(value)
 
     def reveal(self) -> str:
-        """Give the secret itself; call it only where it is used."""
+        """Return the secret itself; call it only where that is used."""
         return self._value
 
     def __repr__(self) -> str:
@@ -70,7 +70,7 @@ class Secret:
 
 
 def hide(value: str) -> None:
-    """Take *value* for a secret from now on. Cheap: the first `redact` finds out how it may be spelled."""
+    """Treat *value* as a secret from now on. Cheap: the first `redact` finds out how it may be spelled."""
     value = value.strip()
     if len(value) >= _SHORTEST:
         _known.add(value)
@@ -132,7 +132,7 @@ def shortened(text: str, limit: int) -> str:
 
 @lru_cache(maxsize=1)
 def _spellings(known: frozenset[str]) -> list[str]:
-    """Return how those of the secrets may be spelled that are hidden inside of other words, longest first."""
+    """Return the spellings of all secrets that are hidden inside of other words too, longest first."""
     from htcjob.logs.secret_shapes import secret_parts, spellings
 
     every = {part for value in known for part in (value, *secret_parts(value))}
@@ -141,7 +141,7 @@ def _spellings(known: frozenset[str]) -> list[str]:
 
 
 def _is_unusual(value: str) -> bool:
-    """Whether *value* cannot be an ordinary word or the part of a path."""
+    """Whether *value* cannot be an ordinary word or a part of a path."""
     if len(value) < _SHORTEST:
         return False
     plain = value.translate(dict.fromkeys(map(ord, "._-/")))

@@ -1,5 +1,5 @@
 """
-What credentials look like: in URLs, headers and assignments; and how a known secret may be spelled.
+The shapes of credentials in URLs, headers and assignments, and the spellings of a known secret.
 
 Pure. A reference (`$TOKEN`, `"$(command)"`, `{token}`) is no credential, nor is a number of a few digits as a
 token or signature: `--token=5` and `sig=5` stay what they are.
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _LONG_LINE = 20
-"""Characters of a line that is a secret by itself; those of a private key have 64."""
+"""Characters from which a line is a secret by itself; the lines of a private key have 64."""
 
 _SHORTEST_BASE64 = 8
-"""Characters of a part of base64 that say enough."""
+"""Characters of base64 that are enough to know a secret by."""
 
 _NAME = (
     r"(?:password|passwd|passphrase|secret|secret[_-]?(?:access[_-]?)?key|(?:api|private|sas)[_-]?key"
     r"|(?:account|master|storage|storage[_-]?access)[_-]?key|token"
     r"|shared[_-]?access[_-]?signature|connection[_-]?string|(?<![a-z])(?:pass|bearer|jwt)|(?<=[_-])pwd)"
 )
-"""How the name of a credential ends. An access key by itself is an id."""
+"""The end of a credential's name. An access key by itself is an id."""
 _WORDS = ("pass", "secret", "key", "token", "signature", "string", "bearer", "jwt", "pwd")
 """One of them is in every such name."""
 
@@ -72,7 +72,7 @@ _OF_MODELS = (
 
 
 def without_credentials(text: str, mark: str) -> str:
-    """Return *text* with *mark* in place of what looks like a credential."""
+    """Return *text* with *mark* in place of everything that looks like a credential."""
     small = text.lower()
     if "eyJ" in text:
         text = _replaced(_JSON_WEB_TOKEN, text, mark, lambda _, value: "eyJ" in value.partition(".")[0])
@@ -90,7 +90,7 @@ def without_credentials(text: str, mark: str) -> str:
 
 
 def _replaced(patterns: tuple[str, ...], text: str, mark: str, is_secret: Callable[[str, str], bool]) -> str:
-    """Return *text* without what the second group of a pattern finds, where the two groups are secret."""
+    """Return *text* with *mark* for the second group of each match, where the two groups are secret."""
 
     def replace(found: re.Match[str]) -> str:
         name, value = found[1], found[2]
@@ -104,7 +104,7 @@ def _replaced(patterns: tuple[str, ...], text: str, mark: str, is_secret: Callab
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compile at the first use: many a job needs none of them."""
+    """Compile at the first use: many jobs need none of the patterns."""
     return re.compile(pattern, re.IGNORECASE | re.DOTALL)
 
 
@@ -121,7 +121,7 @@ def _is_reference(value: str) -> bool:
 
 def secret_parts(value: str) -> Iterator[str]:
     """
-    Yield what is a secret by itself in a value that holds more.
+    Yield the parts of a value that are secrets by themselves.
 
     The signature of a SAS, the keys of a connection string or of the JSON of a service account, the lines of
     a private key, the password in a URL: SDKs take such values apart, and may quote the parts.
@@ -153,7 +153,7 @@ def _members(text: str) -> Iterator[str]:
 
 
 def spellings(value: str) -> Iterator[str]:
-    """Yield *value* in the ways in which messages of others write it: quoted, escaped, encoded, folded."""
+    """Yield *value* as messages of other programs write it: quoted, escaped, encoded, on one line."""
     import json
     from binascii import b2a_base64
 
@@ -168,7 +168,7 @@ def spellings(value: str) -> Iterator[str]:
         yield from (quoted, quoted.replace("%20", "+"), re.sub("%..", lambda code: code[0].lower(), quoted))
     for before in range(3):  # bytes of something else, `user:`, in the same group of three
         encoded = b2a_base64(bytes(before) + data, newline=False).decode()
-        # Only the characters that are made of nothing but *value*.
+        # Only those characters in which all bits are from *value*.
         inner = encoded[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]
         if len(inner) >= _SHORTEST_BASE64:
             yield from (inner, inner.replace("+", "-").replace("/", "_"))

@@ -1,5 +1,5 @@
 """
-Standard error, for lines of ours: whoever reads it, or does not, holds nobody for longer than a moment.
+Standard error, for lines of ours: a reader that does not read holds no thread for longer than a moment.
 
 A pipe, a socket or a terminal (^S) takes nothing while nobody reads. To make it non-blocking would change it
 for the command too, which shares it; so it is opened once more, or asked before each write.
@@ -28,15 +28,16 @@ WAIT_SHARE = 0.05
 """… and in the long run, of all time: a slow reader slows nobody down by more."""
 
 _AT_ONCE = select.PIPE_BUF
-"""Bytes that a pipe with room takes without waiting."""
+"""Bytes that a pipe with any room takes without waiting."""
 
 
-class Talk(io.BufferedIOBase):
+class BoundedWriter(io.BufferedIOBase):
     """
-    A file descriptor that takes everything, and writes what it can; any thread may write.
+    A file descriptor that takes everything, and writes as much as it can; any thread may write.
 
-    A line that is begun is ended before the next one. Those that found no room are counted, and that is said
-    as soon as there is room. Other trouble (a full disk, a reader that has gone) is no reason for more talk.
+    A line that is begun is ended before the next one. Lines that found no room are counted, and their number
+    is written as soon as there is room. Other trouble (a full disk, a reader that has gone) is no reason for
+    more messages.
 
     Args:
         descriptor: Where to write; it may become another file while we are here, and is never closed.
@@ -47,19 +48,19 @@ class Talk(io.BufferedIOBase):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lock = threading.RLock()
-        # All below: only with that lock.
+        # Everything below is used with that lock only.
         self.words_for_lost: Callable[[int], str] = _words_for_lost
-        """Says how many lines were lost, on a line."""
+        """Returns a line that says how many lines were lost."""
         self._identity: tuple[int, int] | None = None
-        """Device and inode of what `_own` and `_write` are for."""
+        """Device and inode of the file that `_own` and `_write` are for."""
         self._own: int | None = None
         """The same file, opened by us and non-blocking."""
         self._write: Callable[[bytes], int] = self._write_plainly
         self._rest = b""
-        """What is left of a line."""
+        """The rest of a line that is begun."""
         self._lost = 0
         self._credit_s, self._credited_at = WAIT_S, time.monotonic()
-        """How long may be waited, and when that was so."""
+        """How long we may wait, in seconds, and the moment for which that holds."""
 
     def writable(self) -> bool:
         """Whether it can be written: always."""
@@ -74,19 +75,19 @@ class Talk(io.BufferedIOBase):
         return os.isatty(self._descriptor)
 
     def close(self) -> None:
-        """Let go of what we have opened."""
+        """Close the descriptor that we have opened ourselves."""
         if self._own is not None:
             os.close(self._own)
             self._own = None
         super().close()
 
     def may_wait(self) -> None:
-        """Take it that the next line is worth waiting for, whatever the last ones have waited."""
+        """Let the next line wait for its full time, however long the last ones have waited."""
         with self._lock:
             self._credit_s = WAIT_S
 
     def in_child(self) -> None:
-        """Take it that this process has just been forked: who held the lock may be another's thread."""
+        """Begin anew in a child: the thread that held the lock may not exist here."""
         self._lock = threading.RLock()
 
     def write(self, data: ReadableBuffer) -> int:
@@ -115,7 +116,7 @@ class Talk(io.BufferedIOBase):
                 if waited_until is None:
                     waited_until = now + self._credit(now)
                 elif now < waited_until:
-                    time.sleep(0.001)  # there was room, and another took it
+                    time.sleep(0.001)  # there was room, and another process took it
                 if not self._has_room(waited_until):
                     break
             except OSError:
@@ -136,7 +137,7 @@ class Talk(io.BufferedIOBase):
         return bool(poller.poll(left_ms))
 
     def _look(self) -> None:
-        """Find out how this file is written without waiting; it may be another one than the last time."""
+        """Find out how to write this file without waiting; it may be another one than the last time."""
         try:
             status = os.fstat(self._descriptor)
         except OSError:
@@ -178,36 +179,36 @@ class Talk(io.BufferedIOBase):
 
 
 _bounded: tuple[TextIO, TextIO] | None = None
-"""The last standard error that was asked for, and what stands for it."""
+"""The last standard error that was asked for, and the stream in its place."""
 
 
 def standard_error() -> TextIO | None:
     """
-    Return what stands for `sys.stderr`: the same file, through a `Talk`.
+    Return a stream in place of `sys.stderr`: the same file, through a `BoundedWriter`.
 
     That is `sys.stderr` itself where it is no file of the system; None: there is none.
     """
     global _bounded
     stream: TextIO | None = sys.stderr
-    if stream is None or isinstance(getattr(stream, "buffer", None), Talk):
+    if stream is None or isinstance(getattr(stream, "buffer", None), BoundedWriter):
         return stream
     if _bounded is None or _bounded[0] is not stream:
         try:
-            talk = Talk(stream.fileno())
+            writer = BoundedWriter(stream.fileno())
         except (OSError, ValueError, AttributeError):
             return stream
-        os.register_at_fork(after_in_child=talk.in_child)
+        os.register_at_fork(after_in_child=writer.in_child)
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        text = io.TextIOWrapper(talk, encoding, "backslashreplace", line_buffering=True, write_through=True)
+        text = io.TextIOWrapper(writer, encoding, "backslashreplace", line_buffering=True, write_through=True)
         _bounded = stream, text
     return _bounded[1]
 
 
 def may_wait(stream: TextIO | None) -> None:
-    """Take it that the next line to *stream* is worth waiting for."""
-    talk = getattr(stream, "buffer", None)
-    if isinstance(talk, Talk):
-        talk.may_wait()
+    """Let the next line to *stream* wait for its full time."""
+    writer = getattr(stream, "buffer", None)
+    if isinstance(writer, BoundedWriter):
+        writer.may_wait()
 
 
 def _words_for_lost(lines: int) -> str:

@@ -9,15 +9,15 @@ import termios
 
 import pytest
 
-from htcjob.logs import standard_error as talk
-from htcjob.logs.standard_error import Talk
+from htcjob.logs import standard_error
+from htcjob.logs.standard_error import BoundedWriter
 from tests.support.clock import FakeClock
 from tests.support.full_pipe import fill
 
 
 @pytest.fixture(autouse=True)
 def _short_wait(monkeypatch):
-    monkeypatch.setattr(talk, "WAIT_S", 0.05)
+    monkeypatch.setattr(standard_error, "WAIT_S", 0.05)
 
 
 def drain(descriptor):
@@ -64,7 +64,7 @@ def ends(request, monkeypatch):
 def test_nobody_is_held_and_what_was_lost_is_said(ends):
     """With a pipe, a socket, a terminal at ^S; the file stays as blocking as the command knows it."""
     reader, writer, stop, go_on = ends
-    with Talk(writer) as out:
+    with BoundedWriter(writer) as out:
         out.write(b"first\n")
         assert drain(reader).split() == [b"first"]
         stop()
@@ -81,7 +81,7 @@ def test_a_line_that_is_begun_is_ended_before_the_next():
     """However long it is, and however little is read at a time."""
     reader, writer = pipe()
     long = b"x" * 200_000 + b"\n"
-    with Talk(writer) as out:
+    with BoundedWriter(writer) as out:
         out.write(long)
         out.write(b"lost\n")
         data = b""
@@ -100,19 +100,19 @@ def test_a_line_that_is_begun_is_ended_before_the_next():
 def test_many_lines_wait_no_longer_than_one(monkeypatch):
     """Else each of a million would wait its moment; in the long run it is a small share of the time."""
     clock = FakeClock()
-    monkeypatch.setattr(talk, "time", clock)
+    monkeypatch.setattr(standard_error, "time", clock)
     monkeypatch.setattr(
-        Talk, "_has_room", lambda _self, until: clock.move(max(until - clock.monotonic(), 0.0))
+        BoundedWriter, "_has_room", lambda _self, until: clock.move(max(until - clock.monotonic(), 0.0))
     )
     reader, writer = pipe()
     fill(writer)
-    with Talk(writer) as out:
+    with BoundedWriter(writer) as out:
         for _ in range(1000):
             out.write(b"line\n")
-        assert clock.monotonic() < 2 * talk.WAIT_S
+        assert clock.monotonic() < 2 * standard_error.WAIT_S
         clock.move(1000)
         out.write(b"line\n")
-        assert clock.monotonic() < 1000 + 3 * talk.WAIT_S
+        assert clock.monotonic() < 1000 + 3 * standard_error.WAIT_S
     os.close(reader)
     os.close(writer)
 
@@ -120,7 +120,7 @@ def test_many_lines_wait_no_longer_than_one(monkeypatch):
 def test_another_file_in_its_place_is_written_to(tmp_path):
     """A program may send standard error elsewhere while we are there."""
     (reader, writer), path = pipe(), tmp_path / "log"
-    with Talk(writer) as out:
+    with BoundedWriter(writer) as out:
         out.write(b"pipe\n")
         with path.open("wb") as file:
             os.dup2(file.fileno(), writer)
@@ -142,7 +142,7 @@ def test_other_trouble_is_no_reason_for_more_talk(kind):
     os.close(reader)
     if kind == "closed":
         os.close(writer)
-    with Talk(writer) as out:
+    with BoundedWriter(writer) as out:
         assert out.write(b"line\n") == 5
         assert out.write(b"line\n") == 5
     if kind != "closed":
