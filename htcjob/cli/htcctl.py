@@ -42,10 +42,10 @@ Usage: htcctl [-s] [--project-id ID] [--task-id ID] upload FILE...
 Copy files to and from the storage of an HTC task, or (-s) of its project.
 
 upload: the key is the path as typed, without a leading ./ or /; a path with .. is refused.
-download: the file is DIR/KEY, with the key's folders; a file that is there is replaced.
+download: the file is DIR/KEY, with the key's folders; an existing file is replaced.
 list: one key per line; htcjob's own records ({RESERVED_PREFIX}) are left out.
 
-Several files are copied side by side, each whole or not at all, and tried again when storage fails.
+Several files are copied side by side, each whole or not at all, and retried when storage fails.
 
 Options:
   -s, --project-shared  The project's shared storage instead of the task's.
@@ -54,9 +54,9 @@ Options:
   -d, --directory DIR   Where to download to.  [default: .]
   -h, --help            Show this message.
 
-Token: RESCALE_HTC_BEARER_TOKEN or HTCJOB_TOKEN_FILE, renewed with RESCALE_HTC_REFRESH_TOKEN; without these
+Token: RESCALE_HTC_BEARER_TOKEN or HTCJOB_TOKEN_FILE, renewed with RESCALE_HTC_REFRESH_TOKEN; without these,
 RESCALE_API_TOKEN, an API key. RESCALE_HTC_REGION chooses among several stores. Where HTCJOB_PROJECT_STORE and
-HTCJOB_TASK_STORE are set, these are used, and no token is needed.
+HTCJOB_TASK_STORE are set, they are used, and no token is needed.
 
 Example:
   htcctl -s download photos/0001.jpg

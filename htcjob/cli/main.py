@@ -27,11 +27,11 @@ COMMANDS = {
     "failed": ("results:failed", "List the entries of a run that are not done, and why."),
     "collect": ("results:collect", "Write the records of a run, as JSON lines or CSV."),
     "storage": ("storage:storage", "List storage, and copy to, from and between stores."),
-    "plan": ("plan:plan", "Show how large an array should be, and how it is submitted."),
+    "plan": ("plan:plan", "Show how large an array should be, and how to submit it."),
     "manifest": ("manifest:manifest", "Make, check and preview lists of entries."),
     "chunk": ("chunk:chunk", "Show the entries that an array index gets."),
     "check": ("check:check", "Check environment, token and storage; no work is done."),
-    "env": ("env:environment", "Show what the platform injected, secrets redacted."),
+    "env": ("env:environment", "Show what the platform injected, with secrets redacted."),
 }
 """Where each command is (module of `commands/`, attribute), and its summary. A command's module is imported
 when it is called: every import is time that a million jobs pay."""

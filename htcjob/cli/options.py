@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -195,7 +195,8 @@ def balance_option(command: Decorated) -> Decorated:
         type=click.Choice(["entries", "bytes"]),
         default="entries",
         show_default=True,
-        help="What all jobs get equally much of; bytes of input needs the index of htcjob manifest build.",
+        help="What to share out equally among the jobs: entries, or bytes of input "
+        "(needs the index of htcjob manifest build).",
     )
     return option(command)
 
@@ -209,14 +210,14 @@ def log_options(command: Decorated) -> Decorated:
                 type=click.Choice(["text", "json"]),
                 default="text",
                 show_default=True,
-                help="How our lines on standard error look.",
+                help="Format of htcjob's own lines on standard error.",
             ),
             ours(
                 "--log-level",
                 type=click.Choice(list(LEVELS)),
                 default="info",
                 show_default=True,
-                help="The least important lines to show.",
+                help="The least severe of those lines to show.",
             ),
         )
     ):
@@ -224,22 +225,46 @@ def log_options(command: Decorated) -> Decorated:
     return command
 
 
-def look_table() -> str:
-    """Give the exit table of the commands that only look, for their help."""
+_OTHER_MEANINGS = {
+    0: "all is done",
+    66: "nothing is there",
+    74: "impossible for good (disk full, refused)",
+    75: "transient trouble outlasted the retries: try again",
+    77: "denied, or token or credentials refused",
+    78: "injected environment wrong, or an extra is missing",
+    130: "interrupted",
+}
+"""By exit status: its meaning for a command that is no attempt, where EXIT_TABLE speaks of one."""
+
+
+def exit_rows(*statuses: int, meanings: Mapping[int, str] = {}) -> str:
+    """
+    Return the exit table of a command that is no attempt, for its help.
+
+    Args:
+        statuses: The exit statuses that it has.
+        meanings: The words for some of them, where the usual ones would not say enough.
+    """
+    usual = {status: meaning for status, meaning, _ in EXIT_TABLE}
     rows = (
-        ("0", "shown"),
-        ("64", "usage"),
-        ("66", "manifest, run or task storage absent"),
-        ("74", "standard output did not take the results, or storage refused for good"),
-        ("75", "transient trouble outlasted the retries: try again"),
-        ("77", "denied, or token or credentials refused"),
-        ("78", "injected environment wrong, or an extra is missing"),
+        f"  {status:<3}  {meanings.get(status) or _OTHER_MEANINGS.get(status) or usual[str(status)]}"
+        for status in statuses
     )
-    return "\b\nExit status:\n" + "\n".join(f"  {status:<2}  {meaning}" for status, meaning in rows)
+    return "\b\nExit status:\n" + "\n".join(rows)
+
+
+def look_rows() -> str:
+    """Return the exit table of the commands that only look, for their help."""
+    meanings = {
+        0: "shown",
+        66: "manifest, run or task storage absent",
+        74: "standard output did not take the results, or storage refused for good",
+    }
+    return exit_rows(0, 64, 66, 74, 75, 77, 78, meanings=meanings)
 
 
 def exit_table() -> str:
-    """Give the exit table for a command's help, its lines kept as they are."""
+    """Return the exit table of an attempt, for the help of a command that makes one."""
     width = max(len(status) for status, _, _ in EXIT_TABLE)
     rows = (f"  {status:<{width}}  {meaning}" for status, meaning, _ in EXIT_TABLE)
     return "\b\nExit status:\n" + "\n".join(rows)

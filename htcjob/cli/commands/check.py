@@ -11,7 +11,7 @@ import click
 
 from htcjob.cli.commands.chunk import open_chunk
 from htcjob.cli.endings import printable, say_ending
-from htcjob.cli.options import balance_option, job_options, look_table
+from htcjob.cli.options import balance_option, job_options, look_rows
 from htcjob.cli.output import write
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ, unknown
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from htcjob.environment.context import JobContext
 
 
-@click.command(epilog=look_table())
+@click.command(epilog=look_rows())
 @job_options
 @balance_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def check(as_json: bool, balance: str, **flags: Any) -> int:
     """
     Check environment, token and storage; no work is done.
 
-    Every step says ok, or what is missing. A variable that is not read, but named almost like one of ours, is
-    a note. A small object is written to task storage and removed again. Exits with the status that the first
-    problem would give to htcjob run.
+    Every step says ok, or what is missing. A note names each variable that is not read, but looks like a
+    misspelt one of ours. A small object is written to task storage and removed again. Exits with the status
+    that htcjob run would give for the first problem.
 
     \b
     Example:

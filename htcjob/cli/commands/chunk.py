@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from htcjob.cli.endings import printable
-from htcjob.cli.options import balance_option, job_options, look_table
+from htcjob.cli.options import balance_option, job_options, look_rows
 from htcjob.cli.output import write
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ
@@ -23,16 +23,21 @@ if TYPE_CHECKING:
     from htcjob.manifest.manifest import Manifest
 
 
-@click.command(epilog=look_table())
+@click.command(epilog=look_rows())
 @job_options
 @balance_option
-@click.option("--entries", type=click.IntRange(min=0), help="Entries of an imagined manifest; none is read.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+@click.option(
+    "--entries",
+    type=click.IntRange(min=0),
+    help="Pretend that the manifest has this many entries; none is read.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def chunk(entries: int | None, as_json: bool, balance: str, **flags: Any) -> None:
     """
     Show the entries that an array index gets.
 
-    One line per entry: its position in the manifest, from 0, and the entry. With --entries N, just the range.
+    One line per entry: its position in the manifest, from 0, and the entry. With --entries, only
+    the range of positions.
 
     \b
     Example:

@@ -7,7 +7,7 @@ import json
 import click
 
 from htcjob.cli.endings import printable, say_ending
-from htcjob.cli.options import look_table
+from htcjob.cli.options import look_rows
 from htcjob.cli.output import write
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ, injected
@@ -16,11 +16,11 @@ from htcjob.logs.redact import redact
 from htcjob.outcome.endings import ending_of_error
 
 
-@click.command(name="env", epilog=look_table())
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+@click.command(name="env", epilog=look_rows())
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def environment(as_json: bool) -> int:
     """
-    Show what the platform injected, secrets redacted, and what htcjob makes of it.
+    Show what the platform injected, with secrets redacted, and what htcjob makes of it.
 
     \b
     Example:
@@ -38,7 +38,7 @@ def environment(as_json: bool) -> int:
         if as_json:
             write(json.dumps({"variables": dict(variables), "problem": redact(ending.message)}))
         return say_ending(ending)
-    meaning = {name: _shown(getattr(context, name)) for name in _CONTEXT_FIELDS}
+    meaning = {name: _shown(getattr(context, name)) for name in context._fields if name not in _NOT_SHOWN}
     if as_json:
         write(json.dumps({"variables": dict(variables), "context": meaning}))
         return 0
@@ -49,24 +49,8 @@ def environment(as_json: bool) -> int:
     return 0
 
 
-_CONTEXT_FIELDS = (
-    "platform",
-    "array_index",
-    "array_size",
-    "attempt",
-    "project_id",
-    "task_id",
-    "job_id",
-    "region",
-    "token",
-    "refresh_token",
-    "api_url",
-    "jwks",
-    "project_store",
-    "task_store",
-    "manifest",
-    "termination_log",
-)
+_NOT_SHOWN = {"ends_at", "token_file", "index_variable", "attempt_variable"}
+"""Fields of the context that only tell how others were read."""
 
 
 def _shown(value: object) -> object:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from htcjob.cli.endings import printable, say
-from htcjob.cli.options import MOST_JOBS, balance_option, look_table
+from htcjob.cli.options import MOST_JOBS, balance_option, exit_rows, look_rows
 from htcjob.cli.output import write
 from htcjob.cli.transfers import with_progress, without_progress
 from htcjob.errors import AbsentError, BadKeyError, UsageError
@@ -35,15 +35,15 @@ def manifest() -> None:
     """Make, check and preview lists of entries."""
 
 
-@manifest.command(epilog=look_table())
+@manifest.command(epilog=look_rows())
 @click.argument("key", metavar="KEY|URL")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def index(key: str, as_json: bool) -> None:
     """
-    Make the index of a manifest, beside it under its name and .idx.
+    Make the index of a manifest, beside it under its name plus .idx.
 
-    With it a job reads its own part of the manifest only, however long that is. KEY is a key of project
-    storage. Make it again when the manifest has changed: an index of another version is not used.
+    With an index, a job reads only its own part of the manifest, however long that is. KEY is a key of
+    project storage. Make the index again when the manifest has changed: one of another version is not used.
 
     \b
     Example:
@@ -64,32 +64,27 @@ def index(key: str, as_json: bool) -> None:
     )
 
 
-_LINES = """
-\b
-Exit status:
-  0    all is right
-  64   usage
-  65   lines that are wrong, keys that no line can mean, or links and special files in a directory
-  66   nothing is there
-  74   impossible for good (disk full, refused)
-  75   transient trouble outlasted the retries: try again
-  77   denied, or token or credentials refused
-  78   injected environment wrong, or an extra is missing
-"""
+_PROBLEM_ROWS = exit_rows(
+    *(0, 64, 65, 66, 74, 75, 77, 78),
+    meanings={
+        0: "all is right",
+        65: "bad lines, keys that no line can name, or links and special files in a directory",
+    },
+)
 
 
-@manifest.command(epilog=_LINES)
+@manifest.command(epilog=_PROBLEM_ROWS)
 @click.argument("location")
-@click.option("--include", metavar="GLOB", multiple=True, help="Take only what matches; may be repeated.")
-@click.option("--exclude", metavar="GLOB", multiple=True, help="Leave out what matches; may be repeated.")
-@click.option("--jsonl", is_flag=True, help="JSON lines, with key and size_bytes.")
+@click.option("--include", metavar="GLOB", multiple=True, help="Take only what matches; repeatable.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="Leave out what matches; repeatable.")
+@click.option("--jsonl", is_flag=True, help="Write JSON lines, with key and size_bytes.")
 @click.option(
     "-o",
     "--output",
     metavar="KEY|URL",
     help="The manifest to make, in project storage.  [default: manifest.txt or manifest.jsonl]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def build(
     location: str,
     include: tuple[str, ...],
@@ -99,11 +94,12 @@ def build(
     as_json: bool,
 ) -> int:
     """
-    Make a manifest of what is in storage, sorted by key, and its index with all sizes.
+    Make a manifest of the objects in storage, and its index.
 
-    LOCATION is project:FOLDER/ or project: (entries are keys), or another place as in htcjob storage (entries
-    are URLs); it may be a glob. The GLOBs are relative to its folder: *.jpg means those right in it, **/*.jpg
-    those in all folders, and old/ or old means a folder with all in it.
+    The manifest is sorted by key; the index has all sizes. LOCATION is project:FOLDER/ or project: (entries
+    are keys), or another LOCATION as in htcjob storage (entries are URLs); it may be a glob. The GLOBs are
+    relative to its folder: *.jpg matches what is directly in it, **/*.jpg what is in any folder, and old/ or
+    old a folder with everything in it.
 
     \b
     Example:
@@ -141,16 +137,16 @@ def build(
     return 0
 
 
-@manifest.command(epilog=_LINES)
+@manifest.command(epilog=_PROBLEM_ROWS)
 @click.argument("key", metavar="KEY|URL")
-@click.option("--exists", is_flag=True, help="Look too whether all objects exist.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each problem, for programs.")
+@click.option("--exists", is_flag=True, help="Also look whether all objects exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each problem, for programs.")
 def check(key: str, exists: bool, as_json: bool) -> int:
     """
-    Look for what is wrong with a manifest.
+    Find what is wrong with a manifest.
 
-    A line that cannot be used, an entry that is there twice, an index that is damaged or not of this version
-    and, with --exists, an absent object: each gets a line, with the number of its line in the manifest.
+    Unusable lines, duplicate entries, an index that is damaged or of another version and, with --exists,
+    absent objects: each problem gets a line, with the number of the manifest's line.
 
     \b
     Example:
@@ -177,17 +173,17 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     return 0
 
 
-@manifest.command(epilog=look_table())
+@manifest.command(epilog=look_rows())
 @click.argument("key", metavar="KEY|URL")
 @click.option("--array-size", type=click.IntRange(1, MOST_JOBS), required=True, help="Jobs in the array.")
 @balance_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each job, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each job, for programs.")
 def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     """
     Show what every job of an array would get.
 
-    One line per job: array index, number of entries, bytes of their inputs (- where no index tells), first
-    and last entry.
+    One line per job: array index, number of entries, bytes of their inputs (- without an index that knows
+    them), first and last entry.
 
     \b
     Example:

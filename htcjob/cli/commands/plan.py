@@ -1,4 +1,4 @@
-"""`htcjob plan`: how large an array should be, and how it is submitted."""
+"""`htcjob plan`: how large an array should be, and how to submit it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from tabulate import tabulate
 
 from htcjob.cli.endings import say
-from htcjob.cli.options import FloatRange
+from htcjob.cli.options import FloatRange, exit_rows
 from htcjob.cli.output import write
 from htcjob.errors import UsageError
 from htcjob.simulate.start_up import CONTAINER_START_S, measured_start_s
@@ -24,16 +24,12 @@ _MOST_ENTRIES = 10**15
 _MOST_BATCHES = 100_000
 """Nobody submits more batches; each is shown with --json."""
 
-_HELP = """
-\b
-Exit status:
-  0    shown
-  64   usage
-  78   no job could be started here to measure its start-up
-"""
+_EXIT_ROWS = exit_rows(
+    0, 64, 78, meanings={0: "shown", 78: "no job could be started here to measure its start-up"}
+)
 
 
-@click.command(epilog=_HELP)
+@click.command(epilog=_EXIT_ROWS)
 @click.option(
     "--entries", type=click.IntRange(1, _MOST_ENTRIES), required=True, help="Entries of the manifest."
 )
@@ -41,13 +37,13 @@ Exit status:
     "--seconds-per-entry",
     type=FloatRange(0, _LONGEST, min_open=True),
     required=True,
-    help="What your program takes for one of them.",
+    help="Seconds that your program takes for one entry.",
 )
 @click.option(
     "--target-minutes",
     type=FloatRange(0, _LONGEST, min_open=True),
     required=True,
-    help="What one job may take.",
+    help="Minutes that one job may take.",
 )
 @click.option(
     "--batch",
@@ -56,7 +52,7 @@ Exit status:
     type=click.IntRange(2, 10_000),
     default=LARGEST_BATCH,
     show_default=True,
-    help="Jobs in one batch: Rescale HTC takes 1,000, AWS Batch 10,000.",
+    help="Jobs in one batch; Rescale HTC takes up to 1,000, AWS Batch 10,000.",
 )
 @click.option(
     "--max-parallel",
@@ -68,16 +64,16 @@ Exit status:
     "--start-seconds",
     "start_s",
     type=FloatRange(0, _LONGEST),
-    help="What a job takes besides its entries.  "
+    help="Seconds that a job takes besides its entries.  "
     f"[default: measured here, and {CONTAINER_START_S} s for a container]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def plan(start_s: float | None, target_minutes: float, as_json: bool, **sizes: Any) -> None:
     """
-    Show how large an array should be, and how it is submitted in batches.
+    Show how large an array should be, and how to submit it in batches.
 
-    Every job gets as many entries as it can work on in the target time. Warns when more than a tenth of
-    what the jobs take is their own start-up.
+    Every job gets as many entries as fit into the target time. Warns when start-up is more than a tenth of
+    the jobs' time.
 
     \b
     Example:

@@ -14,7 +14,7 @@ import click
 from tabulate import tabulate
 
 from htcjob.cli.endings import printable, say
-from htcjob.cli.options import injected, look_table
+from htcjob.cli.options import injected, look_rows
 from htcjob.cli.output import write, write_bytes
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ
@@ -42,17 +42,19 @@ COLUMNS = (
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which run is meant."""
     for option in (
-        click.option("--run", "name", metavar="NAME", help="The run, where task storage holds several."),
+        click.option(
+            "--run", "name", metavar="NAME", help="Name of the run, where task storage holds several."
+        ),
         injected("--task-store", metavar="URL|DIR", help="Task storage: outputs and records."),
     ):
         command = option(command)
     return command
 
 
-@click.command(epilog=look_table())
+@click.command(epilog=look_rows())
 @run_options
-@click.option("--watch", is_flag=True, help="Show it again every 10 s until nothing is left to do.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for programs.")
+@click.option("--watch", is_flag=True, help="Repeat every 10 s until nothing is left to do.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def status(name: str | None, task_store: str | None, watch: bool, as_json: bool) -> None:
     """
     Show how far a run is: entries done, failed, pending.
@@ -76,21 +78,21 @@ def status(name: str | None, task_store: str | None, watch: bool, as_json: bool)
             time.sleep(WATCH_EVERY_S)
 
 
-@click.command(epilog=look_table())
+@click.command(epilog=look_rows())
 @run_options
 @click.option(
     "--manifest",
     "of",
     type=click.Choice(["failed", "left"]),
-    help="Write manifest lines instead: of the entries that failed for good, or of those still to be done.",
+    help="Print manifest lines instead: of the entries that failed for good, or of those still left to do.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per entry, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per entry, for programs.")
 def failed(name: str | None, task_store: str | None, of: str | None, as_json: bool) -> None:
     """
     List the entries of a run that are not done, and why.
 
-    One line per entry: position, result, entry, reason. Entries that no attempt has ended yet have no reason
-    and are not among them; `--manifest left` has those too.
+    One line per entry: position, result, entry, reason. Entries that no attempt has finished yet are not
+    listed; --manifest left includes them.
 
     \b
     Example:
@@ -120,7 +122,7 @@ def failed(name: str | None, task_store: str | None, of: str | None, as_json: bo
         _warn(unreadable, run)
 
 
-@click.command(epilog=look_table())
+@click.command(epilog=look_rows())
 @run_options
 @click.option(
     "--format",
@@ -128,7 +130,7 @@ def failed(name: str | None, task_store: str | None, of: str | None, as_json: bo
     type=click.Choice(["jsonl", "csv"]),
     default="jsonl",
     show_default=True,
-    help="JSON lines with all that is recorded, or a table for spreadsheets.",
+    help="JSON lines with everything recorded, or a table for spreadsheets.",
 )
 def collect(name: str | None, task_store: str | None, as_what: str) -> None:
     """

@@ -43,7 +43,7 @@ MOST_AT_A_TIME = 10_000
     metavar="LINE",
     type=LINE,
     multiple=True,
-    help="Work on this entry instead of a manifest's; repeatable.",
+    help="Work on this entry instead of those of a manifest; repeatable.",
 )
 @balance_option
 @ours("--each", "is_each", is_flag=True, help="Run COMMAND once per entry instead of once for the chunk.")
@@ -51,26 +51,27 @@ MOST_AT_A_TIME = 10_000
     "--call",
     metavar="MODULE:FUNCTION",
     type=FUNCTION,
-    help="Instead of COMMAND: call a Python function once per entry, in a process that imports once.",
+    help="Instead of COMMAND, call a Python function once per entry, in a process that imports it once.",
 )
 @ours("--python", metavar="PROGRAM", help="The interpreter for --call.  [default: the one that runs htcjob]")
 @ours(
     "--workers",
     type=click.IntRange(min=1, max=MOST_AT_A_TIME),
-    help="Entries that --each and --call work on at a time.  [default: as many as we have CPUs, by quota]",
+    help="Entries to work on at a time, with --each or --call.  "
+    "[default: as many as the job has CPUs, by quota]",
 )
 @ours(
     "--prefetch",
     type=click.IntRange(min=0),
     default=16,
     show_default=True,
-    help="Entries that are fetched ahead at most.",
+    help="Entries to fetch ahead, at most.",
 )
 @ours(
     "--disk-budget",
     "disk_budget_bytes",
     type=SIZE,
-    help="Fetch ahead only while files in the work directory take less.  [default: half of what is free]",
+    help="Fetch ahead only while files in the work directory take less.  [default: half of the free space]",
 )
 @ours(
     "--output",
@@ -78,19 +79,20 @@ MOST_AT_A_TIME = 10_000
     metavar="GLOB",
     type=LINE,
     multiple=True,
-    help="What to stage out, relative to the output directory; repeatable.  [default: everything]",
+    help="Files to stage out, relative to the output directory; repeatable.  [default: everything]",
 )
 @ours(
     "--timeout",
     type=TIME_LIMIT,
-    help="Stop COMMAND after this long; 5x: five times what entries took so far; 0: never.  [default: 0]",
+    help="Stop COMMAND after this long: 90s, 5x (five times the median of the entries so far), 0 (never).  "
+    "[default: 0]",
 )
 @ours(
     "--deadline",
     "deadline_s",
     variable="HTCJOB_DEADLINE_IN",
     type=DURATION,
-    help="Have the attempt ended this long after its start; give the platform's limit.  [default: none]",
+    help="End the attempt this long after its start; set it to the platform's limit.  [default: none]",
 )
 @ours(
     "--grace",
@@ -98,17 +100,18 @@ MOST_AT_A_TIME = 10_000
     type=DURATION,
     default="30s",
     show_default=True,
-    help="From SIGTERM to SIGKILL; keep it below the platform's.",
+    help="Time from SIGTERM to SIGKILL; keep it below the platform's.",
 )
 @ours(
     "--preemption-notice",
     type=click.Choice(["aws", "google"]),
-    help="Stop when this cloud says that it takes the machine away.  [default: wait for SIGTERM]",
+    help="Stop when this cloud announces that it will take the machine away.  [default: wait for SIGTERM]",
 )
 @ours(
     "--max-failures",
     type=BUDGET,
-    help="Entries that may fail before the attempt gives up.  [default: try all, and any failure is one]",
+    help="Entries that may fail before the attempt gives up.  "
+    "[default: try them all; any failure fails the attempt]",
 )
 @ours(
     "--retry-entry",
@@ -116,14 +119,15 @@ MOST_AT_A_TIME = 10_000
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Try an entry that asks for it (exit status 75, transient trouble) again so often, later on.",
+    help="Retry an entry that asks for it (exit status 75, transient trouble) up to N times, "
+    "after all others.",
 )
 @ours(
     "--permanent-exit",
     type=click.Choice(["0", "65"]),
     default="65",
     show_default=True,
-    help="Exit status when nothing is left but entries that failed for good.",
+    help="Exit status when only entries that failed for good are left.",
 )
 @ours("--run", metavar="NAME", help="Name of this run in task storage.  [default: default]")
 @ours("--work-dir", metavar="DIR", help="Where to make the work directory.  [default: $TMPDIR or /tmp]")
@@ -148,8 +152,8 @@ def run(
     """
     Stage in this job's chunk, run COMMAND, stage out its results.
 
-    Put -- before COMMAND. Without a manifest COMMAND is only supervised: signals, timeout, exit status. A
-    flag wins over a variable, a variable over the default.
+    Put -- before COMMAND. Without a manifest, COMMAND is only supervised (signals, timeout, exit status). A
+    flag wins over its variable, a variable over the default.
 
     COMMAND finds its inputs in $HTCJOB_WORK_DIR, listed in $HTCJOB_ENTRIES_FILE, and leaves results in
     $HTCJOB_OUTPUT_DIR. With --each it runs once per entry, and {input}, {output_dir}, {entry}, {key}, {stem}

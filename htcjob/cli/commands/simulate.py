@@ -35,37 +35,41 @@ if TYPE_CHECKING:
     "--project-store", metavar="DIR|URL", required=True, help="Project storage: manifest and inputs."
 )
 @click.option("--task-store", metavar="DIR|URL", required=True, help="Task storage: outputs and records.")
-@click.option("--only", metavar="INDEX", type=click.IntRange(0), help="Run this one index, its output shown.")
+@click.option(
+    "--only", metavar="INDEX", type=click.IntRange(0), help="Run only this index, and show its output."
+)
 @click.option(
     "--parallel",
     type=click.IntRange(1),
-    help="Attempts at the same time.  [default: as many as CPUs and memory allow]",
+    help="Attempts to run at the same time.  [default: as many as CPUs and memory allow]",
 )
 @click.option(
     "--retries",
     type=click.IntRange(0, 10),
     default=2,
     show_default=True,
-    help="Further attempts of an index that ended with 75, 137 or 143.",
+    help="Further attempts for an index that ended with 75, 137 or 143.",
 )
 @click.option("--timeout", type=DURATION, help="The platform's limit for one attempt.  [default: none]")
 @click.option(
     "--preempt",
     metavar="P%",
     default="0%",
-    help="Share of attempts that get SIGTERM at a random moment of their first 3 s.  [default: 0%]",
+    help="Share of the attempts to send SIGTERM at a random moment in their first 3 s.  [default: 0%]",
 )
 @click.option(
     "--docker",
     "image",
     metavar="IMAGE",
-    help="Run every attempt in a container of this image, which has htcjob in it.",
+    help="Run every attempt in a container of this image, which must contain htcjob.",
 )
 @click.option("--memory", type=MEMORY, help="With --docker: the platform's memory limit, such as 128m.")
 @click.option(
-    "--cpus", "cpu_limit", type=FloatRange(0, min_open=True), help="With --docker: CPUs of an attempt."
+    "--cpus", "cpu_limit", type=FloatRange(0, min_open=True), help="With --docker: CPUs for each attempt."
 )
-@click.option("--platform", metavar="OS/ARCH", help="With --docker: such as linux/arm64.")
+@click.option(
+    "--platform", metavar="OS/ARCH", help="With --docker: the platform of the image, such as linux/arm64."
+)
 @click.option(
     "--docker-option",
     "docker_options",
@@ -73,7 +77,9 @@ if TYPE_CHECKING:
     multiple=True,
     help="With --docker: an option of docker run, such as --docker-option=--network=host; repeatable.",
 )
-@click.option("--logs", metavar="DIR", help="Keep every attempt's log here.  [default: kept only on failure]")
+@click.option(
+    "--logs", metavar="DIR", help="Keep every attempt's log here.  [default: keep them only on failure]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 def simulate(
@@ -98,8 +104,8 @@ def simulate(
     Run a whole array on this machine, as the platform would.
 
     ARGUMENTS are those of htcjob run; put -- before them. Every job is a real attempt in a process of its
-    own, or with --docker in a container, with the variables Rescale HTC injects, a signed token included.
-    Exits with 0 when every job succeeded, else with the status of the first index that did not.
+    own, or with --docker in a container, with the variables that Rescale HTC injects, including a signed
+    token. Exits with 0 when every job succeeded, otherwise with the status of the first index that did not.
 
     \b
     Example:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import click
 
 from htcjob.cli.endings import printable, say, say_ending
+from htcjob.cli.options import exit_rows
 from htcjob.cli.output import write, write_bytes
 from htcjob.cli.targets import (
     check_apart,
@@ -43,22 +44,15 @@ means that this may be enough."""
 _HELP = """
 \b
 LOCATION:
-  project:KEY  task:KEY          storage of this job
+  project:KEY  task:KEY            storage of this job
   s3://… gs://… az://… file:///…  anywhere else
-  A / at the end means a folder: what is in it. * ? [ ] are globs, ** is any number of folders; a name
-  that exists is taken as it is. Copies keep the name behind the last / before a glob, like rsync's.
+  A / at the end means a folder: everything in it. * ? [ ] are globs, ** matches any number of folders; a
+  name that exists is taken literally. Copies keep the name behind the last / before a glob, as with rsync.
 
-\b
-Exit status:
-  0    all is done
-  64   usage
-  66   nothing is there
-  74   impossible for good (disk full, no file can have this name)
-  75   transient trouble outlasted the retries: run the same again
-  77   denied, or token or credentials refused
-  78   environment wrong, or an extra is missing
-  130  interrupted
-"""
+""" + exit_rows(
+    *(0, 64, 66, 74, 75, 77, 78, 130),
+    meanings={74: "impossible for good (disk full, no file can have this name)"},
+)
 
 
 @click.group(epilog=_HELP)
@@ -66,8 +60,8 @@ def storage() -> None:
     """
     Look at storage, and copy to, from and between stores.
 
-    Copies run side by side and are tried again; what is there already, with the same checksum, is skipped. So
-    after an interruption run the same again.
+    Copies run side by side and are retried; what is there already, with the same checksum, is skipped. So
+    after an interruption, run the same command again.
 
     \b
     Example:
@@ -76,18 +70,22 @@ def storage() -> None:
 
 
 _recursive = click.option(
-    "-r", "--recursive", "is_recursive", is_flag=True, help="Folders, with all in them."
+    "-r", "--recursive", "is_recursive", is_flag=True, help="Include folders, with everything in them."
 )
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object for each file, for programs.")
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for each file, for programs."
+)
 
 
 @storage.command(epilog=_HELP)
 @click.argument("location")
-@click.option("-r", "--recursive", "is_recursive", is_flag=True, help="Objects in folders, not folders.")
+@click.option(
+    "-r", "--recursive", "is_recursive", is_flag=True, help="List the objects in folders, not the folders."
+)
 @_json
 def ls(location: str, is_recursive: bool, as_json: bool) -> None:
     """
-    List objects and folders: size in bytes, time of change, key.
+    List objects and folders: size in bytes, time of last change, key.
 
     \b
     Example:
@@ -171,7 +169,7 @@ def put(files: tuple[str, ...], location: str, is_recursive: bool, as_json: bool
 @_json
 def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
     """
-    Copy SRC to DST: each a LOCATION, one of them may be a local path.
+    Copy SRC to DST; both are LOCATIONs, or one is a local path.
 
     \b
     Example:
@@ -222,7 +220,7 @@ def cat(location: str) -> None:
 @storage.command(epilog=_HELP)
 @click.argument("locations", metavar="LOCATION...", nargs=-1, required=True)
 @_recursive
-@click.option("--all", "is_all", is_flag=True, help="Allow to remove everything in a store.")
+@click.option("--all", "is_all", is_flag=True, help="Allow removing everything in a store.")
 @_json
 def rm(locations: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bool) -> int:
     """
