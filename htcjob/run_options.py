@@ -1,4 +1,4 @@
-"""What the user asked `htcjob run` to do: plain values, made by the command line."""
+"""The options of `htcjob run` as plain values: what the user asked for, whichever way it was given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from htcjob.outcome.endings import FailureBudget
 
 
 class Multiple(NamedTuple):
-    """A time limit that is a multiple of what others took."""
+    """A time limit that is a multiple of the time that others took."""
 
     factor: float
     """How many times."""
@@ -32,15 +32,15 @@ class RunOptions(NamedTuple):
     prefetch: int = 16
     """Entries fetched ahead of the workers at most, with `is_each`."""
     disk_budget_bytes: int | None = None
-    """Bytes that files in the work directory may take; None: half of what is free at the beginning."""
+    """Bytes that files in the work directory may take; None: half of the free space at the beginning."""
     entries: Sequence[str] = ()
     """Manifest lines given on the command line, in place of a manifest."""
     balance: str = "entries"
-    """What the jobs of the array get equally much of: `entries`, or `bytes` of input."""
+    """What is shared out equally among the jobs of the array: `entries`, or `bytes` of input."""
     run: str | None = None
     """Name of the run in the task storage; None: `default`, or one made from `entries`."""
     outputs: Sequence[str] = ()
-    """Globs of what to stage out, relative to the output directory; none: everything in it."""
+    """Globs of the files to stage out, relative to the output directory; none: everything in it."""
     timeout_s: float | None = None
     """Seconds that one run of the command may take."""
     timeout_factor: float | None = None
@@ -64,7 +64,7 @@ class RunOptions(NamedTuple):
 
     @property
     def program(self) -> Sequence[str]:
-        """What a run is of: the command, or what is called."""
+        """The program that a run is of: the command, or the function that is called."""
         return ("--call", self.call) if self.call else self.command
 
     @classmethod
@@ -80,7 +80,7 @@ class RunOptions(NamedTuple):
         **rest: Any,
     ) -> RunOptions:
         """
-        Return what the options of `htcjob run` ask for, as the command line has read them.
+        Return the options of `htcjob run`, as the command line has parsed them, in the form that is used.
 
         Raises:
             UsageError: two of them contradict each other.

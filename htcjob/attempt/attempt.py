@@ -1,4 +1,4 @@
-"""One attempt as it is known so far: what every step of the recipe reads and adds to."""
+"""One attempt as far as it is known: every step of the recipe reads it and adds to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LoopLeftError(Exception):
-    """The user's own loop takes no further entry; not an error of anybody's."""
+    """The user's own loop takes no further entry, which is no error: the ending says why."""
 
 
 class Loop(Protocol):
@@ -35,7 +35,7 @@ class Loop(Protocol):
         """
 
     def flow_ended(self) -> None:
-        """There are no more entries."""
+        """Note that there are no more entries."""
 
     def await_loop(self) -> None:
         """Wait until the loop has ended, or is waited for no longer."""
@@ -43,7 +43,7 @@ class Loop(Protocol):
 
 class Attempt:
     """
-    What one attempt has found out so far.
+    The facts that one attempt has found out so far.
 
     Args:
         options: What the user asked for.
@@ -57,15 +57,18 @@ class Attempt:
         self.loop = loop
         self.facts = Facts(options.max_failures or FailureBudget(), permanent_exit=options.permanent_exit)
         self.started_at = time.time()
+        """By the clock on the wall, for people."""
         self.started = time.monotonic()
+        """By the clock that never jumps, for durations."""
         self.context: JobContext | None = None
         self.chunk = range(0)
+        """Positions of its entries in the manifest."""
         self.ledger: Ledger | None = None
         self.pipeline: Pipeline | None = None
         self.last_resort: LastResort | None = None
         """Ends the process when something hangs after a request to stop."""
         self.ending: Ending | None = None
-        """Once it is decided and written down."""
+        """The verdict; None until it is decided and written down."""
         self._is_over = threading.Event()
 
     def __enter__(self) -> Attempt:

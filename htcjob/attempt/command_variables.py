@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def job_variables(context: JobContext) -> dict[str, str]:
-    """Give the variables that every command gets."""
+    """Return the variables about the job that every command gets."""
     variables = {
         "HTCJOB_ARRAY_INDEX": str(context.array_index),
         "HTCJOB_ATTEMPT": str(context.attempt),
@@ -23,7 +23,7 @@ def job_variables(context: JobContext) -> dict[str, str]:
 
 
 def claim_variables(context: JobContext, retry: RetryPolicy) -> dict[str, str]:
-    """Check the bearer token, where there is one, and give its user-defined claims as variables."""
+    """Check the bearer token, where there is one, and return its user-defined claims as variables."""
     if context.token is None:
         return {}
     import re

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def stop_early_where_told(
     attempt: Attempt, context: JobContext, signals: StopRequests
 ) -> AbstractContextManager[object]:
-    """Stop ahead of the platform's own limit, and at the cloud's notice where that is asked for."""
+    """Stop ahead of the platform's own limit, and at the cloud's notice where the user wants that."""
     if context.ends_at is not None:
         _stop_before(context.ends_at, attempt.options.grace_s, signals)
     cloud = attempt.options.preemption_notice
@@ -57,7 +57,7 @@ def end_whatever_hangs(
     attempt: Attempt, signals: StopRequests, *, at_once: Callable[[int], None] | None = None
 ) -> None:
     """
-    See to it that what hangs does not hold an attempt that was asked to stop; a second call changes nothing.
+    Make sure that nothing that hangs holds up an attempt that was asked to stop; a second call is ignored.
 
     Args:
         attempt: That attempt.
@@ -81,9 +81,9 @@ def end_whatever_hangs(
 
 def end_what_hangs_around_command(attempt: Attempt, signals: StopRequests) -> None:
     """
-    See to the same for a plain command, at no cost until a signal comes.
+    Make sure of the same for a plain command, at no cost until a signal comes.
 
-    All our own waits for a command end at a signal, so no thread has to watch from the beginning.
+    Our own waits for a command end at a signal, so no thread has to watch from the beginning.
     """
     signals.on_stop = lambda signum: _exit_unless_over(attempt, signals, signum)
     if signals.stop_signal is not None:
@@ -92,9 +92,9 @@ def end_what_hangs_around_command(attempt: Attempt, signals: StopRequests) -> No
 
 def _exit_unless_over(attempt: Attempt, signals: StopRequests, signum: int) -> None:
     """
-    End this process by `os._exit` where the attempt is not over by then; costs a thread that waits.
+    End this process by `os._exit` if the attempt is not over in time; costs a thread that waits.
 
-    Called in a signal handler, so by means that take no lock.
+    Called in a signal handler, so it must not take a lock.
     """
 
     def watch() -> None:
@@ -115,7 +115,7 @@ def _exit_unless_over(attempt: Attempt, signals: StopRequests, signum: int) -> N
 
 
 def _last_words(attempt: Attempt, signals: StopRequests, signum: int) -> int:
-    """Return the exit status of an attempt that hangs after a request to stop, said and written down."""
+    """Log and record the ending of an attempt that hangs after a request to stop; return its exit status."""
     facts, ending = attempt.facts, attempt.ending
     if ending is None:
         signals.ask_to_stop(signum)  # which the main thread may not have done
@@ -127,7 +127,7 @@ def _last_words(attempt: Attempt, signals: StopRequests, signum: int) -> int:
             facts.error = TransientError("wait", what, f"{said} within the grace period")
         ending = decide(facts)
         write_termination_log(attempt, exit_record_of(attempt, ending))
-    # All may be committed, and the user's own program still hang: that is no success of the program. A
+    # All may be committed, and the user's own program still hang: which is no success of the program. A
     # plain command has ended, or hangs: its own status is the truth.
     status = ending.exit_status if facts.is_plain else ending.exit_status or 128 + signum
     event(__name__, ERROR, "given_up", exit_status=status, message=ending.message)

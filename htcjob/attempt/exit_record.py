@@ -1,4 +1,4 @@
-"""What an attempt says of its end: to task storage, to the termination log, and to the log."""
+"""How an attempt ended, as it is told to task storage, to the termination log and to the log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from htcjob.outcome.endings import Ending
 
 RECORD_S = 30.0
-"""How long task storage has for the exit record of a plain command, after its end."""
+"""Seconds that task storage has for the exit record of a plain command, after its end."""
 
 TERMINATION_LOG_S = 1.0
-"""How long the termination log has: it is a local file, or none that anybody can wait for."""
+"""Seconds that the termination log has: it is a local file, or not worth a wait."""
 
 
 def write_exit_record(attempt: Attempt, ending: Ending, stopped_at: float | None) -> None:
@@ -49,9 +49,9 @@ def _store_exit_record(
     attempt: Attempt, record: Mapping[str, object], stopped_at: float | None
 ) -> Mapping[str, object]:
     """
-    Write the exit record to task storage, where there is one, and give it as it was written.
+    Write the exit record to task storage, where there is one, and return it as it was written.
 
-    A plain command's status is the truth, and the record a copy: it is waited for only so long.
+    A plain command's own status is what counts, and the record a copy: it is waited for only so long.
     """
     ledger = attempt.ledger
     if ledger is None:
@@ -88,7 +88,7 @@ def write_termination_log(attempt: Attempt, record: Mapping[str, object]) -> Non
 
 
 def exit_record_of(attempt: Attempt, ending: Ending) -> dict[str, object]:
-    """Return what there is to say of how the attempt ended."""
+    """Return the members of the exit record."""
     facts, context, command = attempt.facts, attempt.context, attempt.facts.command
     staging = attempt.pipeline.staging if attempt.pipeline else None
     peak = attempt.pipeline.peak_memory_bytes if attempt.pipeline else 0
@@ -122,7 +122,7 @@ def exit_record_of(attempt: Attempt, ending: Ending) -> dict[str, object]:
 
 
 def _survived(error: Exception) -> str:
-    """Return in words what changes nothing of how the attempt has ended; raises what is a fault of ours."""
+    """Return an error that changes nothing about the ending in words; raise it if it is a bug of ours."""
     if not isinstance(error, HtcjobError) and of_error(error) is None:
         raise error
     return in_words(error)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 def run_plain(attempt: Attempt, context: JobContext, signals: StopRequests) -> None:
     """
-    Only supervise the command: no store, no token and no array variables are needed.
+    Only supervise the command; no store, no token and no array variables are needed.
 
-    A token that is there and of no use may still be what the command is for, so that is said.
+    A token that is malformed or has ended is only warned of: the command may be about that very token.
     """
     options = attempt.options
     if options.is_each:

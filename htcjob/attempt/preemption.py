@@ -1,5 +1,5 @@
 """
-Preemption notices: a cloud's metadata server says that it is about to take this machine away.
+Preemption notices: a cloud's metadata server says that this machine is about to be taken away.
 
 Imported only where it is asked for. A notice stops the attempt as SIGTERM does, and earlier. Trouble with the
 server never fails a job that would go on without it.
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
-"""For the connection and each wait for bytes: the server is on this machine's own network."""
+"""Seconds for the connection and for each wait for bytes: the server is on this machine's own network."""
 
 WHOLE_ANSWER_S = 10.0
-"""For all of a question, besides what the server is asked to wait."""
+"""Seconds for one question as a whole, not counting the wait that the server is asked for."""
 
 TROUBLE_PAUSE_S = 60.0
-"""Until the next try, where the server cannot be reached."""
+"""Seconds until the next try, where the server cannot be reached."""
 
 
 class _OddAnswerError(ValueError):
-    """The server answers something else than a metadata server would."""
+    """The server's answer is not that of a metadata server."""
 
 
 class Cloud(Protocol):
@@ -46,7 +46,7 @@ class Cloud(Protocol):
 
     def ask(self) -> str | None:
         """
-        Give the notice, in words, when there is one.
+        Return the notice, in words; None: there is none.
 
         Raises:
             HtcjobError, ValueError: the server cannot be reached or understood.
@@ -58,7 +58,7 @@ class Notices:
     Asks for notices from `__enter__` to `__exit__`, in a thread of its own.
 
     Args:
-        name: Of the cloud: `aws` or `google`.
+        name: The cloud's name: `aws` or `google`.
         endpoint: Variable and base URL of its metadata server.
         on_notice: Called once, in that thread, when there is a notice.
 
@@ -85,7 +85,7 @@ class Notices:
 
     def __exit__(self, *_error: object) -> None:
         with self._lock:
-            self._over.set()  # the thread may wait for an answer still; nobody waits for it
+            self._over.set()  # the thread may still wait for an answer; it is not joined
 
     def _watch(self) -> None:
         pause_s, is_warned = 0.0, False
@@ -117,10 +117,10 @@ class Aws:
     """
 
     pause_s = 5.0
-    """As Amazon recommends."""
+    """Amazon recommends five seconds."""
 
     TOKEN_LIFE_S = 21600
-    """The longest there is."""
+    """Seconds; the longest that the server grants."""
 
     def __init__(self, server: SplitResult) -> None:
         self._server = server
@@ -128,7 +128,7 @@ class Aws:
         self._renew_at = 0.0
 
     def ask(self) -> str | None:
-        """Give action and time."""
+        """Return action and time of an interruption, if there is one."""
         if not self._token or time.monotonic() >= self._renew_at:
             life = {"X-aws-ec2-metadata-token-ttl-seconds": str(self.TOKEN_LIFE_S)}
             status, token, _ = _request(self._server, "PUT", "/latest/api/token", life)
@@ -155,11 +155,11 @@ class Google:
     A spot or preemptible machine's notice, 30 seconds ahead.
 
     https://cloud.google.com/compute/docs/instances/create-use-spot#detect-preemption; the server answers when
-    the value is another one than that of the ETag we have seen, or after so many seconds.
+    the value differs from the one whose ETag we have seen, or after so many seconds.
     """
 
     pause_s = 1.0
-    """After an answer that came at once, say: the wait is the server's."""
+    """Seconds after an answer that came at once; normally it is the server that waits."""
 
     WAIT_S = 60.0
 
@@ -168,7 +168,7 @@ class Google:
         self._seen = ""
 
     def ask(self) -> str | None:
-        """Give that it is so, when it is."""
+        """Return "preempted" once the server says so."""
         path, wait_s = "/computeMetadata/v1/instance/preempted", 0.0
         if self._seen:
             wait_s = self.WAIT_S
@@ -185,7 +185,7 @@ class Google:
 def _request(
     server: SplitResult, method: str, path: str, headers: Mapping[str, str], *, wait_s: float = 0.0
 ) -> tuple[int, str, dict[str, str]]:
-    """Return status, body and headers (names in small letters); redirections and proxies are not followed."""
+    """Return status, body and headers (lower-case names); redirections and proxies are not followed."""
     host = Host(server, {}, timeout_s=TIMEOUT_S + wait_s, whole_s=WHOLE_ANSWER_S + wait_s)
     response = host.ask(path, headers, method=method)
     body = response.data.decode("ascii", errors="replace")

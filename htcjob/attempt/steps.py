@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 
 class Tools(NamedTuple):
-    """What the steps have at hand."""
+    """The things that all steps use."""
 
     context: JobContext
     signals: StopRequests
     """Where stop signals arrive."""
     retry: RetryPolicy
-    """What a transient failure is met with."""
+    """The retry policy of this attempt; its waits end at a stop signal."""
     patterns: OutputPatterns
     """Which files are outputs."""
     variables: Mapping[str, str]
-    """What every command gets."""
+    """Environment variables that every command gets."""
     scratch: ScratchDirectory
     """The attempt's own directory."""
     crew: Crew | None
@@ -63,7 +63,7 @@ class Left(NamedTuple):
     entries: Iterator[Entry]
     """Read as they are asked for."""
     writers: Writers
-    """Which entry each output of the rest is of."""
+    """The entry that each output of the committed part belongs to."""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def prepare(attempt: Attempt, context: JobContext, signals: StopRequests) -> Ite
     Raises:
         CommandNotStartedError: there is no such command, or no such interpreter.
         TokenError: the bearer token is malformed, or has ended.
-        UsageError: a placeholder or a glob that can do nothing.
+        UsageError: a placeholder is never filled in, or a glob can match nothing.
     """
     options = attempt.options
     event(
@@ -133,7 +133,7 @@ def open_stores(tools: Tools) -> JobStores:
 
 
 def locate_chunk(attempt: Attempt, stores: JobStores, tools: Tools) -> Manifest | EntryList:
-    """Step 3: find this job's chunk, and return the list that it is of."""
+    """Step 3: find this job's chunk, and return the manifest."""
     context, options = tools.context, attempt.options
     share = Share(context.array_index, context.require_array_size(), options.balance)
     manifest: Manifest | EntryList
@@ -151,7 +151,7 @@ def locate_chunk(attempt: Attempt, stores: JobStores, tools: Tools) -> Manifest 
 def leave_out_committed(
     attempt: Attempt, manifest: Manifest | EntryList, stores: JobStores, tools: Tools
 ) -> Left:
-    """Step 4: open the run's ledger, and return what it does not know as done."""
+    """Step 4: open the run's ledger, and return the entries that it does not list as done."""
     options, chunk = attempt.options, attempt.chunk
     ledger = attempt.ledger = Ledger(stores.task, options.run or manifest.default_run, tools.retry)
     ledger.open_run(RunIdentity.of(manifest), options.program)

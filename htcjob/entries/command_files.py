@@ -1,5 +1,5 @@
 """
-The files by which a command and this attempt tell each other things: entries, failures, a message.
+Files that a command and the attempt exchange: the list of entries, failures, a message.
 
 What the command wrote is read with care: it may be a link, a pipe, or nonsense.
 """
@@ -26,7 +26,7 @@ _READ_OF_MESSAGE = 64 * 1024
 
 
 def entries_file_line(entry: Entry, path: str) -> str:
-    """Give the manifest line with the local path: the path itself, or a JSON line with `input` added."""
+    """Return the manifest line with the local path: the path itself, or a JSON line with `input` added."""
     if not entry.text.startswith("{"):
         return path
     return json.dumps({"key": entry.key, **entry.parameters, "input": path}, ensure_ascii=False)
@@ -34,12 +34,12 @@ def entries_file_line(entry: Entry, path: str) -> str:
 
 def failures_said_by_command(failures_file: str, inputs: AbstractSet[str]) -> dict[str, str]:
     """
-    Give the reasons of the entries that the command of a chunk reports as failed, by their input.
+    Return the reasons of the entries that the command of a chunk reports as failed, by their input.
 
     One JSON object a line, with `input`, a path of the entries file, and `message`. No file: none failed.
 
     Raises:
-        FailureReportError: a line is something else. To guess would be to commit an entry that failed.
+        FailureReportError: a line is something else. A guess could commit an entry that failed.
     """
     failures: dict[str, str] = {}
     try:
@@ -71,7 +71,7 @@ def _misunderstood(error: Exception) -> FailureReportError:
 
 
 def said_by_command(message_file: str) -> str:
-    """Give the reason that the command left for a person, on one line; empty when it left none."""
+    """Return the reason that the command left for a person, on one line; empty if it left none."""
     try:
         with _open_made_by_command(message_file) as file:
             # Cut last: half a secret would not be known for one.

@@ -1,7 +1,7 @@
 """
 The warm workers of one attempt.
 
-What the user asked for is read here and handed on as plain values: a worker knows nothing of the options.
+The options are read here and handed on as plain values: a worker knows nothing of them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Crew:
     """
     All workers of an attempt, from `__enter__` to `__exit__`.
 
-    They start at once, so that they import while the attempt finds out what there is to do.
+    They start at once, so that they import while the attempt looks for its chunk.
 
     Args:
-        options: Whose function they call.
+        options: Name the function and the interpreter, and say how many workers there are.
         environment: All variables of their processes.
         signals: Where stop signals arrive.
 
@@ -45,7 +45,7 @@ class Crew:
             )
             for number in range(options.workers)
         ]
-        """By number."""
+        """The workers, by number."""
 
     def __enter__(self) -> Crew:
         try:
@@ -67,6 +67,6 @@ class Crew:
             worker.dismiss()
 
     def hang_up(self) -> None:
-        """Let all of them, which are idle, see that there are no more requests."""
+        """Tell all of them, which are idle, that there are no more requests."""
         for worker in self.workers:
             worker.hang_up()

@@ -1,4 +1,4 @@
-"""How much of the disk may be taken by what is fetched ahead."""
+"""The bound on disk space that entries fetched ahead may take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 SHARE = 0.5
-"""Part of what is free at the beginning, where the user sets no budget: commands need the rest."""
+"""Share of the free space at the beginning, where the user sets no budget: commands need the rest."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class DiskBudget:
 
     @classmethod
     def of(cls, directory: str, limit_bytes: int | None) -> DiskBudget:
-        """Give the budget for *directory*: the user's, or else a share of what is free there."""
+        """Return the budget for *directory*: the user's, or else a share of the free space there."""
         if limit_bytes is not None:
             return cls(limit_bytes, is_exact=True)
         status = os.statvfs(directory)
@@ -37,11 +37,11 @@ class DiskBudget:
 
     def take(self, size_bytes: int | None, *, is_forced: bool) -> DiskShare | None:
         """
-        Give a share of so many bytes; None: there is not that much left, and it need not be.
+        Return a share of *size_bytes*; None: that much is not left.
 
         Args:
             size_bytes: None: as much as the largest so far.
-            is_forced: It is taken however much is left.
+            is_forced: Take it however little is left.
         """
         with self._lock:
             if size_bytes is None:
@@ -52,7 +52,7 @@ class DiskBudget:
         return DiskShare(self, size_bytes)
 
     def count(self, size_bytes: int, *, before_bytes: int) -> None:
-        """Count a share with so many bytes, where it had so many before."""
+        """Count *size_bytes* for a share that counted *before_bytes* until now."""
         with self._lock:
             self._count(size_bytes, before_bytes=before_bytes)
 
@@ -63,26 +63,26 @@ class DiskBudget:
 
 @dataclass(slots=True)
 class DiskShare:
-    """The part of a budget that one entry takes, until it gives it back; used by one thread at a time."""
+    """The part of a budget that one entry takes until it gives it back; used by one thread at a time."""
 
     _budget: DiskBudget
     size_bytes: int
     _is_over: bool = False
 
     def resize(self, size_bytes: int) -> None:
-        """Count with so many bytes from now on: they are on disk already, or no longer."""
+        """Count *size_bytes* from now on, whatever is left: the files are there already."""
         if not self._is_over:
             self._budget.count(size_bytes, before_bytes=self.size_bytes)
             self.size_bytes = size_bytes
 
     def give_back(self) -> None:
-        """Take nothing any more; a second time changes nothing."""
+        """Release all of it; a second call changes nothing."""
         self.resize(0)
         self._is_over = True
 
 
 def size_of_tree(directory: str) -> int:
-    """Give the bytes of the files below *directory*; one that is removed meanwhile has none."""
+    """Return the bytes of the files below *directory*; a file that is removed meanwhile counts as empty."""
     size_bytes = 0
     for folder, _, names in os.walk(directory):
         for name in names:

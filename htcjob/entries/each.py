@@ -1,7 +1,7 @@
 """
-The way of one entry when the command runs once per entry: fetched, worked on, put back, committed.
+The way of one entry when the command runs once per entry: fetched, worked on, staged out, committed.
 
-`flow.py` says when; here is what. What goes wrong with one entry does not touch the others.
+`flow.py` decides when a step is taken; the steps are here. Trouble with one entry does not touch the others.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Stay:
-    """What an entry has from the beginning of its fetch until it leaves, or begins anew."""
+    """The things an entry holds from the start of its fetch until it leaves, or begins anew."""
 
     entry: Entry
     directory: WorkDirectory
     """Its own directories."""
     share: DiskShare
-    """Of the disk budget."""
+    """Its share of the disk budget."""
     path: str = ""
-    """Of its input."""
+    """Path of its input."""
     stage_in_s: float = 0.0
     record: Record | None = None
-    """What its command did; its outputs are to be put still."""
+    """The result of its command; its outputs are not staged out yet."""
     is_vacated: bool = True
     """No process that was told of its directory is alive."""
 
@@ -65,18 +65,18 @@ class Trip:
 
     entry: Entry
     stay: Stay | None = None
-    """What it has now; None: nothing yet, or nothing any more."""
+    """The things it holds now; None: nothing yet, or nothing any more."""
     size_bytes: int | None = None
-    """Of its input, once storage has told it."""
+    """Size of its input, once storage has told it."""
     tries: int = 0
-    """How often it was tried to no avail, and is to be tried again."""
+    """Failed tries so far, each of which is followed by another one."""
     is_over: bool = False
-    """What became of it is committed."""
+    """Its result is committed."""
 
 
 Act = Callable[[Stay, int, float | None], "tuple[CommandResult, object, str]"]
-"""Works on an entry, as the worker of that number, for so many seconds at most; gives how that ended, the
-value for the record, and what is wrong in words."""
+"""Works on an entry, as the worker of that number, for so many seconds at most; returns the ending, the value
+for the record, and the reason in words if it failed."""
 
 
 @dataclass(slots=True)
@@ -86,22 +86,22 @@ class OneByOne:
     pipeline: Pipeline
     disk: DiskBudget
     stragglers: Stragglers | None
-    """What says how long an entry may take, where that is a multiple of what the others took."""
+    """Sets the time limit, where it is a multiple of the time that others took."""
     crew: Crew | None = None
     """The Python processes of the workers, where a function is called."""
     act: Act | None = None
-    """Does the work of an entry, where that is neither a command nor a function of a warm worker."""
+    """Works on an entry, where neither a command nor a warm worker does."""
     _is_given_up: bool = False
     """No further entry is worked on: the failure budget is spent, or the command cannot be run at all."""
     _directories: WorkDirectories = field(init=False)
     _unfilled: set[str] = field(default_factory=set)
-    """Words that look like placeholders and are none; each is warned of once."""
+    """Words that look like placeholders and are none; there is one warning for each."""
 
     def __post_init__(self) -> None:
         self._directories = WorkDirectories(self.pipeline.scratch)
 
     def work_on(self, entries: Iterable[Entry]) -> None:
-        """Take all entries through; after a stop signal, those that have begun."""
+        """Take all entries through the steps; after a stop signal, only those that have begun."""
         pipeline = self.pipeline
         flow = Flow(
             map(Trip, entries),
@@ -139,7 +139,7 @@ class OneByOne:
         return Next.WORK
 
     def _begin(self, trip: Trip, *, is_alone: bool) -> Stay | None:
-        """Give an entry what it needs to be fetched, if there is room."""
+        """Return the things an entry needs to be fetched; None: there is no room."""
         if trip.size_bytes is None and self.disk.is_exact and trip.entry.problem is None:
             trip.size_bytes = self.pipeline.staging.size_of(trip.entry)
         share = self.disk.take(trip.size_bytes, is_forced=is_alone)
@@ -223,7 +223,7 @@ class OneByOne:
         return answer
 
     def finish(self, trip: Trip) -> Next:
-        """Stage out, commit, and remove what is on disk."""
+        """Stage out, commit, and remove the entry's files."""
         stay = trip.stay
         try:
             if stay is not None and stay.record is not None:
@@ -233,7 +233,7 @@ class OneByOne:
         return Next.LEAVE if trip.is_over else Next.AGAIN
 
     def _settle(self, trip: Trip, record: Record) -> None:
-        """Commit what became of an entry, unless it is tried again; its outputs are in storage."""
+        """Commit the result of an entry, whose outputs are in storage, unless it is tried again."""
         is_worth_it = record.result is EntryResult.RETRY and not self._is_stopped()
         if is_worth_it and trip.tries < self.pipeline.options.retry_entry:
             trip.tries += 1
@@ -253,14 +253,14 @@ class OneByOne:
             self._is_given_up = True
 
     def _leave(self, trip: Trip) -> None:
-        """Take back all that an entry has, if it has anything still."""
+        """Take back all that an entry holds, if it still holds anything."""
         stay, trip.stay = trip.stay, None
         if stay is not None:
             self._directories.take_back(stay.directory, stay.path, is_vacated=stay.is_vacated)
             stay.share.give_back()
 
     def _argv(self, values: Mapping[str, str]) -> list[str]:
-        """Give the command with its placeholders filled in."""
+        """Return the command with its placeholders filled in."""
         command = self.pipeline.options.command
         argv = [fill_in(word, values) for word in command]
         for word in argv:
@@ -270,7 +270,7 @@ class OneByOne:
         return argv
 
     def _stage_out(self, record: Record, directory: WorkDirectory) -> Record:
-        """Put the outputs of a finished entry, and give its record with them."""
+        """Stage out the outputs of a finished entry, and return its record with them."""
         started = time.monotonic()
         pipeline = self.pipeline
         claimed: list[str] = []

@@ -25,7 +25,7 @@ from htcjob.transfer.globs import file_pattern
 log = logging.getLogger(__name__)
 
 SHOWN_NAMES = 3
-"""Of files that no pattern names."""
+"""Files that no pattern names: so many are listed in a message."""
 
 _CURE = "remove it, or say with --output what to keep"
 

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Work(NamedTuple):
-    """What working on an entry took, as its record has it."""
+    """What working on an entry took, for its record."""
 
     exit_status: int | None
     """Exit status of the command; None: it did not run."""
@@ -47,13 +47,13 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, result: CommandResult) -> Work:
-        """Return what a command, or a call, took."""
+        """Return what a command or a call took."""
         return cls(result.exit_status, result.elapsed_s, result.cpu_s, result.peak_memory_bytes)
 
 
 @dataclass(slots=True)
 class Pipeline:
-    """What all ways of this attempt's entries share; may be used from any thread."""
+    """The common part of the ways that entries of one attempt take; may be used from any thread."""
 
     context: JobContext
     options: RunOptions
@@ -63,19 +63,19 @@ class Pipeline:
     facts: Facts
     """Where results are counted."""
     environ: Mapping[str, str]
-    """The environment that the command's is made from."""
+    """The injected environment, from which the command's is made."""
     variables: Mapping[str, str]
-    """What every command of this attempt gets besides."""
+    """Variables that every command of this attempt gets in addition."""
     scratch: str
     """This attempt's own directory, links resolved; the caller makes and removes it."""
     patterns: OutputPatterns
-    """What is staged out."""
+    """The files that are staged out."""
     writers: Writers
-    """Which entry each output is of, earlier attempts' too."""
+    """The entry that each output belongs to, those of earlier attempts included."""
     peak_memory_bytes: int = 0
-    """Of the largest process so far."""
+    """Peak memory of the largest process so far."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    """Of what is counted here; entries end in several threads."""
+    """Guards the counts: entries end in several threads."""
     _inherited: dict[str, str] | None = None
     """The part of a command's environment that is the same for all."""
 
@@ -86,7 +86,7 @@ class Pipeline:
         return self.staging.stage_in(entry, directory, folder=folder)
 
     def stage_in_failed(self, entry: Entry, error: HtcjobError) -> Record:
-        """Give the record of an entry that could not be fetched; raises what concerns every entry."""
+        """Return the record of an entry that could not be fetched; raise what concerns every entry."""
         if stops_attempt(error, staging_out=False):
             raise error
         message = entry.problem or f"stage-in: {error}"
@@ -101,7 +101,7 @@ class Pipeline:
         may_finish: bool,
         timeout_s: float | None,
     ) -> CommandResult:
-        """Run the command for what is in *directory*; *variables* are those of this run alone."""
+        """Run the command on the contents of *directory*; *variables* are those of this run alone."""
         environment = {**self.environment(), **variables, **directory.variables()}
         ends_in_s = [limit_s for limit_s in (timeout_s, self.signals.stops_in_s) if limit_s is not None]
         if ends_in_s:
@@ -118,7 +118,7 @@ class Pipeline:
         return result
 
     def environment(self) -> Mapping[str, str]:
-        """Give the part of a command's environment that is the same for all."""
+        """Return the part of a command's environment that is the same for all."""
         if self._inherited is None:
             self._inherited = command_environment(
                 self.environ, extra=self.variables, pass_credentials=self.options.pass_credentials
@@ -147,7 +147,7 @@ class Pipeline:
             entry: The entry.
             result: What became of it.
             message: Why it is not done, for a person.
-            work: What working on it took; None: it was not worked on.
+            work: Time, CPU, memory and exit status of its command; None: it did not run.
             value: What the function returned, where one was called.
             stage_in_s: Seconds that its stage-in took.
         """
@@ -169,7 +169,7 @@ class Pipeline:
         )
 
     def commit(self, records: Sequence[Record]) -> None:
-        """Hand over *records*; what failed counts at once, what is done when the ledger has written it."""
+        """Hand over *records*; failures count at once, successes when the ledger has written them."""
         for record in records:
             if record.result is EntryResult.DONE:
                 continue
@@ -197,7 +197,7 @@ class Pipeline:
                 event(log, logging.DEBUG, "entry_done", position=record.position, entry=record.entry)
 
     def is_budget_spent(self) -> bool:
-        """Tell whether more entries failed than the user allows, so that no further one is to begin."""
+        """Whether more entries failed than the user allows, so that no further one is to begin."""
         budget = self.options.max_failures
         is_spent = budget is not None and not budget.allows(
             failed=self.facts.failed, chunk_size=self.facts.chunk_size

@@ -1,4 +1,4 @@
-"""Words in braces in a command that runs once per entry, filled in with what the entry is."""
+"""Words in braces in a command that runs once per entry, filled in with the members of the entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OURS = ("{entry}", "{key}", "{input}", "{stem}", "{output_dir}")
 
 def fill_in(word: str, values: Mapping[str, str]) -> str:
     """
-    Give *word* with its placeholders filled in.
+    Return *word* with its placeholders filled in.
 
     `{name}` is replaced when *values* has that name; anything else in braces, such as `${name}` of a shell
     or `{print}` of awk, is left as it is.

@@ -34,7 +34,7 @@ class Staging:
     task: Store
     """Where outputs go."""
     transfers: Transfers
-    """What moves them."""
+    """Moves the files."""
     open_store: Callable[[str, str], Store]
     """Opens the store of an entry that is a full URL, for the key in it; any thread may call it."""
 
@@ -50,7 +50,7 @@ class Staging:
 
     def stage_in(self, entry: Entry, directory: str, *, folder: str = "") -> str:
         """
-        Fetch the object of *entry* to its place below *directory*, and give the path.
+        Fetch the object of *entry* to its place below *directory*, and return the path.
 
         The place is the key with its folders; that of a URL lies below a folder `s3:`, `file:` and so on, a
         name that no key begins with. A path that is there already is another entry's with the same
@@ -59,7 +59,7 @@ class Staging:
         Args:
             entry: The entry.
             directory: Absolute, links resolved.
-            folder: What the place is below, in *directory* (`lie_apart`); empty, or with a slash at its end.
+            folder: A folder in *directory* to put it below (`lie_apart`): empty, or with a slash at its end.
 
         Raises:
             HtcjobError: it cannot be fetched; the message names the object and the reason.
@@ -72,7 +72,7 @@ class Staging:
 
     def size_of(self, entry: Entry) -> int:
         """
-        Give the bytes of the object of *entry*, as storage tells them.
+        Return the size of the object of *entry*, as storage tells it.
 
         Raises:
             HtcjobError: it is not there, or cannot be asked for.
@@ -113,7 +113,7 @@ class Staging:
         return Output(key, info.size_bytes, (info.checksum or "").removeprefix("sha256:"))
 
     def _locate(self, entry: Entry) -> tuple[Store, str, str]:
-        """Give the store and key of an entry's object, and its place in a directory."""
+        """Return the store and key of an entry's object, and its place in a directory."""
         if not entry.is_url:
             return self.project, entry.key, entry.key
         url, key = split_object_url(entry.key)

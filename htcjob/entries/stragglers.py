@@ -6,10 +6,10 @@ import threading
 from bisect import insort
 
 ENOUGH = 10
-"""Entries that must be done before the rule says anything."""
+"""Entries that must be done before the rule sets a limit."""
 
 LEAST_S = 1.0
-"""Seconds that every entry may take: of commands that last milliseconds, one may wait for a CPU that long."""
+"""Seconds that every entry may take: a command of milliseconds may wait that long for a CPU."""
 
 
 class Stragglers:
@@ -31,7 +31,7 @@ class Stragglers:
             insort(self._sorted_s, elapsed_s)
 
     def timeout_s(self) -> float | None:
-        """Give the seconds that an entry which begins now may take; None: as long as it likes."""
+        """Return the seconds that an entry which begins now may take; None: there is no limit yet."""
         with self._lock:
             n = len(self._sorted_s)
             if n < ENOUGH:

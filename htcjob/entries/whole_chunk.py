@@ -1,4 +1,4 @@
-"""The way of a whole chunk: all entries are fetched, the command runs once, and what it did is committed."""
+"""The way of a whole chunk: all entries are fetched, the command runs once, and its results are committed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class _Done(NamedTuple):
-    """What the command did for the chunk as a whole."""
+    """The work of the command, for the chunk as a whole."""
 
     result: CommandResult
     outputs: Sequence[Output]
@@ -43,7 +43,7 @@ class WholeChunk:
     pipeline: Pipeline
 
     def work_on(self, entries: Sequence[Entry]) -> None:
-        """Stage in all entries and run the command once; what it does not report as failed is committed."""
+        """Stage in all entries and run the command once; commit all that it does not report as failed."""
         pipeline = self.pipeline
         directory = WorkDirectory.make(os.path.join(pipeline.scratch, "chunk"))
         started = time.monotonic()
@@ -124,12 +124,12 @@ class WholeChunk:
         """
         Return the records of a chunk whose command ended well.
 
-        What it made and used as a whole is said once, with the first entry of the set.
+        Outputs, times and memory are recorded once, with the first entry of the set.
 
         Args:
             staged: The entries that the command had.
             reasons: By position, why the command reports an entry as failed; None: it does not.
-            done: What there is to say of all together.
+            done: The work of the command.
         """
         first = next((entry for entry in staged if reasons[entry.position] is None), staged[0])
         records = []

@@ -1,7 +1,7 @@
 """
 The directories of an attempt: its own, and in it those of each run of the command, which are used again.
 
-What the command did to them is looked at with care: a folder may have become a link.
+A folder may have become a link by the time we look again: no path in them is trusted.
 """
 
 from __future__ import annotations
@@ -46,38 +46,38 @@ class WorkDirectory:
 
     @property
     def inputs(self) -> str:
-        """Where inputs lie."""
+        """Directory of the inputs."""
         return os.path.join(self.root, "work")
 
     @property
     def outputs(self) -> str:
-        """Where the command leaves results."""
+        """Directory in which the command leaves results."""
         return os.path.join(self.root, "output")
 
     @property
     def entries_file(self) -> str:
-        """Lists the inputs of a chunk."""
+        """File that lists the inputs of a chunk."""
         return os.path.join(self.root, "entries")
 
     @property
     def failures_file(self) -> str:
-        """Where the command of a chunk reports entries that failed."""
+        """File in which the command of a chunk reports entries that failed."""
         return os.path.join(self.root, "failures")
 
     @property
     def message_file(self) -> str:
-        """Where the command says why it failed."""
+        """File in which the command says why it failed."""
         return os.path.join(self.root, "message")
 
     def clear(self, input_path: str, folder: FolderStatus) -> bool:
         """
-        Remove *input_path*, and tell whether nothing else was left here and all is as it was made.
+        Remove *input_path*, and return whether nothing else was left here and all is as it was made.
 
         No link that the command put in place of a folder is followed.
 
         Args:
             input_path: The input, or empty.
-            folder: What each of the directories was.
+            folder: The status of each of the directories when it was made.
         """
         above, name = os.path.split(input_path)
         try:
@@ -105,7 +105,7 @@ class WorkDirectory:
 
 
 class FolderStatus(NamedTuple):
-    """What a command can change of a directory besides its content."""
+    """The properties of a directory that a command can change, besides its content."""
 
     mode: int
     owner: int
@@ -113,7 +113,7 @@ class FolderStatus(NamedTuple):
 
     @classmethod
     def of(cls, folder: str | int) -> FolderStatus:
-        """Give that of a path or descriptor."""
+        """Return the status of a path or descriptor."""
         status = os.stat(folder)
         return cls(status.st_mode, status.st_uid, status.st_gid)
 
@@ -134,19 +134,20 @@ class WorkDirectories:
     def __init__(self, scratch: str) -> None:
         self._scratch = scratch
         self._lock = threading.Lock()
-        """Of all below."""
+        """Guards all below."""
         self._names = count()
         self._free: list[tuple[str, FolderStatus]] = []
-        """Empty ones, by their root."""
+        """Empty directories: root and first status."""
         self._lent: dict[str, FolderStatus] = {}
-        """What those in use were at first, by their root."""
+        """The first status of those in use, by their root."""
 
     def lend(self) -> WorkDirectory:
         """
         Return a directory that is empty.
 
         Raises:
-            UnwritableError: there is no room for one.
+            UnwritableError: none can be made.
+            TransientError: none can be made now.
         """
         with self._lock:
             root = os.path.join(self._scratch, str(next(self._names)))
@@ -185,7 +186,7 @@ class WorkDirectories:
 
 
 def _renamed(old: str, new: str) -> bool:
-    """Rename, and tell whether that could be done: what cleans a disk may have removed an empty folder."""
+    """Rename, and return whether that was possible: a cleaner may have removed an empty folder."""
     try:
         os.rename(old, new)
     except OSError:
@@ -203,7 +204,7 @@ def _open_folder(path: str, parent: int | None = None) -> Iterator[int]:
 
 
 def remove_tree(path: str) -> None:
-    """Remove a directory of ours, whatever the command left in it; what resists is only worth a warning."""
+    """Remove a directory of ours, whatever the command left in it; warn if that is impossible."""
     try:
         clear_away(path)
         if os.path.isdir(path) and not os.path.islink(path):  # folders that the command made read-only
@@ -220,7 +221,7 @@ def remove_tree(path: str) -> None:
 
 @contextmanager
 def in_work_directory(path: str) -> Iterator[None]:
-    """Say of an error in our own directory what it means: there is no room to work in, or just not now."""
+    """Turn an OSError in our own directory into `UnwritableError`, or `TransientError` where it may pass."""
     try:
         yield
     except OSError as error:
@@ -253,7 +254,7 @@ class ScratchDirectory:
         Make it, and return its path with links resolved.
 
         Raises:
-            TransientError: this machine has no room for it now.
+            TransientError: it cannot be made now.
             UnwritableError: it cannot be made there.
         """
         base = real_path(self._parent)
