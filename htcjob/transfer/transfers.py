@@ -33,8 +33,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TRANSFERS = 32
-"""Objects that move at once. Small ones wait for the network, not for us: 16 hide a round trip of 20 ms, more
-need more."""
+"""Objects that move at once. Small ones wait for the network, not for us: 16 hide a round trip of 20 ms,
+longer round trips need more."""
 
 BYTES_UP = 128 << 20
 """Bytes of files on their way up at once: a small one is held in memory as a whole."""

@@ -28,7 +28,7 @@ def session(api, clock=SYSTEM_CLOCK, **variables):
 
 
 def counts(api):
-    """Give how many refreshes and other requests there were."""
+    """Return how many refreshes and other requests there were."""
     refreshes = api.paths().count(REFRESH)
     return refreshes, len(api.paths()) - refreshes
 

@@ -43,7 +43,7 @@ class Moves:
         self.stores, self.transfers, self.folder = stores, transfers, folder
 
     def get(self, *texts, is_recursive=True, has_folders=False):
-        """Give the outcomes of copies to the folder."""
+        """Return the outcomes of copies to the folder."""
         copier = Copier(
             Target(None, str(self.folder), is_folder=True), self.transfers, has_folders=has_folders
         )
@@ -52,7 +52,7 @@ class Moves:
         return list(run_tasks(tasks, self.transfers))
 
     def put(self, *paths, to="task:", store=None, is_recursive=True, has_folders=False):
-        """Give the outcomes of copies to a store."""
+        """Return the outcomes of copies to a store."""
         place = parse(to, self.stores)
         target = Target(store or place.store, place.key, is_folder=place.is_folder)
         copier = Copier(
@@ -65,7 +65,7 @@ class Moves:
         return list(run_tasks(tasks, self.transfers))
 
     def cp(self, source, to, scratch):
-        """Give the outcomes of copies between stores."""
+        """Return the outcomes of copies between stores."""
         place, target = parse(source, self.stores), parse(to, self.stores)
         copier = Copier(
             Target(target.store, target.key, target.is_folder), self.transfers, scratch=str(scratch)

@@ -10,7 +10,7 @@ from tests.transfer.stores import KEYS
 
 @pytest.fixture
 def found(stores, transfers):
-    """Give (key, own name) of all that a location means, in order."""
+    """Return (key, own name) of all that a location means, in order."""
 
     def find_all(text, *, is_recursive=False, is_checked=True):
         place = parse(text, stores)
