@@ -46,7 +46,7 @@ def commit(project: str, task: str) -> None:
     with open(os.path.join(project, "list.txt"), "w") as file:
         file.writelines(f"{name}\n" for name in names)
     ledger = Ledger(LocalStore(task), "default", RetryPolicy())
-    ledger.open_run(RunIdentity.of(Manifest(LocalStore(project), "list.txt")), WAITING)
+    ledger.open_run(RunIdentity.of(Manifest(LocalStore(project), "list.txt", RetryPolicy())), WAITING)
     ledger.commit(
         [
             Record(

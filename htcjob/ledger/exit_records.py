@@ -1,4 +1,4 @@
-"""The exit record of an attempt: how it ended, in task storage and at the termination log."""
+"""The exit record of an attempt: its JSON, and where it goes in task storage."""
 
 from __future__ import annotations
 

@@ -17,10 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from htcjob.errors import (
-    HtcjobError,
-    StorageError,
-)
+from htcjob.errors import HtcjobError, StorageError
 from htcjob.ledger.exit_records import write_exit_record
 from htcjob.ledger.layout import BLOCK_ENTRIES, block_of, check_run_name, part_key
 from htcjob.ledger.parts import Parts
@@ -80,7 +77,7 @@ class Ledger:
         self._buffer: list[Record] = []
         """Records that are not in storage yet."""
         self._changed = threading.Condition()
-        """Guards the buffer and all fields below; notified when the ledger is closed."""
+        """Guards the buffer, the thread and whether the ledger is closed; notified when it is."""
         self._writing = threading.Lock()
         """Held while the buffer is written, so that `flush` returns only when all of it is in storage."""
         self._flush_s = FIRST_FLUSH_S
@@ -155,7 +152,7 @@ class Ledger:
         Add *records*, to be written soon; their outputs must be in storage already.
 
         Raises:
-            HtcjobError: records taken earlier could not be written; they are kept for `flush`.
+            HtcjobError: earlier records could not be written; they are kept for `flush`.
         """
         with self._changed:
             if self._error is not None:
@@ -164,9 +161,8 @@ class Ledger:
             is_full = len(self._buffer) >= FULL_BUFFER
             if self._flusher is None and not is_full:
                 flusher = threading.Thread(target=self._flush_now_and_then, daemon=True)
-                with suppress(
-                    RuntimeError
-                ):  # no thread can be started now: then at the next commit, or at the end
+                # Where no thread can be started now, the next commit tries again; the end writes all anyhow.
+                with suppress(RuntimeError):
                     flusher.start()
                     self._flusher = flusher
         if is_full:
@@ -174,7 +170,7 @@ class Ledger:
 
     def flush(self) -> None:
         """
-        Write all records taken so far; when this returns they are committed.
+        Write all records added so far; when this returns they are committed.
 
         Raises:
             HtcjobError: some could not be written; they are kept.
@@ -197,7 +193,7 @@ class Ledger:
                 self.on_committed(of_block)
 
     def close(self) -> None:
-        """Write all records taken so far, and end the thread that wrote them now and then."""
+        """Write all records added so far, and end the thread that wrote them now and then."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

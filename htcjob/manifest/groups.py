@@ -71,7 +71,7 @@ class Grouper:
         """The lines that are in no group yet, of which the last may not have ended."""
         self._long_line = _LongLine()
         self.size_bytes = 0
-        """Bytes taken so far."""
+        """Bytes fed so far."""
         self.group_bytes = array("I")
         """Length of each group."""
         self.group_entries = array("H")

@@ -19,7 +19,6 @@ from htcjob.manifest.groups import Group
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 SUFFIX = ".idx"
 """Behind the key of a manifest, it makes the key of its index."""
 
@@ -133,7 +132,7 @@ class Page(NamedTuple):
     first: int
     """Number of its first group."""
     entries: Sequence[int]
-    """In each group."""
+    """Entries in each group."""
     positions: Sequence[int]
     """Position of the first entry of each group."""
     offsets: Sequence[int]

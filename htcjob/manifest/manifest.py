@@ -10,17 +10,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from htcjob.errors import (
-    PermanentError,
-    RunMismatchError,
-    UnusableIndexError,
-)
+from htcjob.errors import PermanentError, RunMismatchError, UnusableIndexError
 from htcjob.manifest.entry import LONGEST_LINE_BYTES, Entry, parse_entry
 from htcjob.manifest.groups import BOM, Grouper, is_entry
 from htcjob.manifest.index import Index, Span
-from htcjob.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from htcjob.retry import RetryPolicy
     from htcjob.storage.contract import ObjectInfo, Store
 
 BLOCK_BYTES = 4 * 1024 * 1024
@@ -42,12 +38,10 @@ class Manifest:
         index: Its index, which is trusted; `open_chunk` then calls `check`.
     """
 
-    def __init__(
-        self, store: Store, key: str, retry: RetryPolicy | None = None, *, index: Index | None = None
-    ) -> None:
+    def __init__(self, store: Store, key: str, retry: RetryPolicy, *, index: Index | None = None) -> None:
         self._store = store
         self._key = key
-        self._retry = retry or RetryPolicy()
+        self._retry = retry
         self._block: tuple[int, bytes] = (0, b"")
         """Offset and bytes of the block read last; a small manifest is read just once."""
         self.url = store.url_of(key)

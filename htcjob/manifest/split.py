@@ -63,7 +63,7 @@ def split(
     Args:
         location: The manifest.
         array_size: Jobs, 1 or more.
-        balance: What all jobs get equally much of, as in a `Share`.
+        balance: The measure that is shared out equally, as in a `Share`.
         transfers: Makes the requests.
         retry: How a transient failure of reading the manifest is met.
         folder: A directory of this machine.

@@ -76,7 +76,7 @@ def test_a_line_means_the_key_it_was_made_of(key, is_project, as_json):
         return
     store = MemoryStore("odd")
     store.put_bytes(f"{line}\n".encode(), "list.txt")
-    (entry,) = Manifest(store, "list.txt").entries(range(1))
+    (entry,) = Manifest(store, "list.txt", RetryPolicy()).entries(range(1))
     assert entry.problem is None
     assert entry.key in ({key, url} if is_project else {url})
     assert entry.is_url == (entry.key == url)  # it is not taken for the URL of another object
@@ -93,7 +93,7 @@ def test_build_makes_a_sorted_manifest_with_an_index(htcjob):
     assert lines_of(htcjob) == ['{"key": "#c"}', "a b.jpg", "a/x.jpg", "b.jpg"]
     index = Index(LocalStore(str(htcjob.project)), "manifest.txt", RetryPolicy())
     assert (index.head.n_entries, index.head.weight) == (4, 21)
-    manifest = Manifest(LocalStore(str(htcjob.project)), "manifest.txt", index=index)
+    manifest = Manifest(LocalStore(str(htcjob.project)), "manifest.txt", RetryPolicy(), index=index)
     assert [entry.key for entry in manifest.entries(range(4))] == ["#c", "a b.jpg", "a/x.jpg", "b.jpg"]
 
 

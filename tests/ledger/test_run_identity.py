@@ -39,7 +39,7 @@ def test_a_manifest_that_was_written_again_is_the_same(store):
     def opened(data: bytes) -> Manifest:
         store.delete("list.txt")
         store.put_bytes(data, "list.txt")
-        return Manifest(store, "list.txt")
+        return Manifest(store, "list.txt", QUICK)
 
     first, again, other = opened(b"a\nb\n"), opened(b"a\nb\n"), opened(b"a\nc\n")
     assert first.tag != again.tag

@@ -169,7 +169,7 @@ def test_what_identifies_a_run_is_the_same_with_an_index():
     """So a job with an index and one without agree on run.json, and no job reads the manifest for its digest."""
     store = store_of(TEXT)
     found, _ = open_chunk(store, "list.txt", Share(5, 1000), retry=NO_WAIT)
-    whole = Manifest(store, "list.txt")
+    whole = Manifest(store, "list.txt", NO_WAIT)
     assert found.sha256 == whole.sha256 == hashlib.sha256(TEXT).hexdigest()
     for name in ("url", "tag", "size_bytes", "n_entries", "default_run"):
         assert getattr(found, name) == getattr(whole, name)

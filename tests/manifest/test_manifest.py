@@ -13,13 +13,13 @@ from htcjob.manifest import manifest as module
 from htcjob.manifest.groups import GROUP_BYTES
 from htcjob.manifest.manifest import Manifest
 from htcjob.storage.memory.store import MemoryStore
-from tests.support.manifests import LINES, CountingStore, reference
+from tests.support.manifests import LINES, NO_WAIT, CountingStore, reference
 
 
 def manifest_of(data: bytes) -> Manifest:
     store = MemoryStore("manifest")
     store.put_bytes(data, "list.txt")
-    return Manifest(store, "list.txt")
+    return Manifest(store, "list.txt", NO_WAIT)
 
 
 @settings(max_examples=200, deadline=None)
@@ -50,7 +50,7 @@ def test_chunks_are_those_of_the_definition(lines, end, bom, last_newline, block
 def test_an_absent_manifest_is_absent():
     """Not an empty one."""
     with pytest.raises(AbsentError):
-        Manifest(MemoryStore("nothing-here"), "list.txt")
+        Manifest(MemoryStore("nothing-here"), "list.txt", NO_WAIT)
 
 
 def test_an_empty_manifest_has_no_entries():
@@ -83,7 +83,7 @@ def test_a_blank_line_that_is_too_long_is_blank_all_the_same(block, ends):
 def test_a_chunk_is_read_from_the_group_that_it_begins_in():
     """After the count, the last entry costs a group of lines, not the manifest again."""
     store = CountingStore(b"".join(b"%09d\n" % n for n in range(1_000_000)))
-    manifest = Manifest(store, "list.txt")
+    manifest = Manifest(store, "list.txt", NO_WAIT)
     assert store.read_bytes == 10_000_000
     assert [entry.key for entry in manifest.entries(range(400_000, 400_001))] == ["000400000"]
     assert 0 < store.read_bytes - 10_000_000 <= GROUP_BYTES
@@ -92,7 +92,7 @@ def test_a_chunk_is_read_from_the_group_that_it_begins_in():
 def test_a_small_manifest_is_read_once():
     """Its bytes are kept from the count."""
     store = CountingStore(b"a.jpg\nb.jpg\n")
-    manifest = Manifest(store, "list.txt")
+    manifest = Manifest(store, "list.txt", NO_WAIT)
     assert [entry.key for entry in manifest.entries(range(1, 2))] == ["b.jpg"]
     assert manifest.sha256 == hashlib.sha256(b"a.jpg\nb.jpg\n").hexdigest()
     assert store.requests == ["head list.txt", "list.txt"]
