@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 
 from htcjob.errors import DeniedError, PermanentError, TransientError, UnwritableError
-from htcjob.retry import RetryPolicy
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.local.store import LocalStore
 from htcjob.storage.memory.store import MemoryStore
@@ -14,7 +13,6 @@ from htcjob.transfer import copying
 from htcjob.transfer.copying import BLOCK_BYTES, Copier, Target, blocks, files_below, is_empty
 from htcjob.transfer.locations import parse
 from htcjob.transfer.tasks import run_tasks
-from htcjob.transfer.transfers import Transfers
 
 
 class Stores:
@@ -28,12 +26,6 @@ class Stores:
 @pytest.fixture
 def stores():
     return Stores()
-
-
-@pytest.fixture
-def transfers():
-    with Transfers(RetryPolicy(sleep=lambda _: False)) as transfers:
-        yield transfers
 
 
 class Moves:
