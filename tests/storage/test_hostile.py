@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import repeat
 
 import pytest
@@ -18,6 +17,7 @@ from htcjob.storage.bucket import Body, Bucket
 from htcjob.storage.cloud import CloudStore
 from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.urls import open_store
+from tests.support.servers.loopback import served
 from tests.support.wire.wire import FaultProxy
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "planted-secret", "AWS_REGION": "us-east-1"}
@@ -171,19 +171,13 @@ def html_server(*, says_length: bool = True):
             self.end_headers()
             self.wfile.write(page)
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+        do_HEAD = do_GET
 
         def log_message(self, *_arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Handler) as url:
+        yield url
 
 
 @pytest.mark.parametrize("engine", ["fast", "sdk"])

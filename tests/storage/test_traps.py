@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from htcjob.storage.access import Access
 from htcjob.storage.urls import open_store
+from tests.support.servers.loopback import QuietHandler, served
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "planted", "AWS_REGION": "us-east-1"}
 
@@ -19,34 +19,16 @@ KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "planted", "AWS_REGIO
 def recording_server(requests: list[tuple[str, dict[str, str]]], all_here: threading.Barrier | None = None):
     """A server that takes everything, and keeps method and headers; with *all_here*, only all at once."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(QuietHandler):
         def do_PUT(self) -> None:
             requests.append((self.command, {name.lower(): value for name, value in self.headers.items()}))
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.body()
             if all_here is not None:
                 all_here.wait(timeout=30)
-            self.send_response(200)
-            self.send_header("ETag", '"0"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.send(200, b"", {"ETag": '"0"'})
 
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 128
-        daemon_threads = True
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Handler) as url:
+        yield url
 
 
 @pytest.fixture(params=["fast", "sdk"])

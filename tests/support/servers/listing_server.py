@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests.support.servers.loopback import QuietHandler, served
 
 
 class ListingServer:
@@ -110,41 +110,22 @@ def listing_server() -> Iterator[ListingServer]:
     """Serve until the context ends."""
     told = ListingServer()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             query = {
                 name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()
             }
-            self._send(200, told.answer(parts.path, query).encode())
+            self._answer(200, told.answer(parts.path, query).encode())
 
         def do_HEAD(self) -> None:
             _, _, key = unquote(urlsplit(self.path).path)[1:].partition("/")
-            self._send(200 if key in told.keys else 404, b"")
+            self._answer(200 if key in told.keys else 404, b"")
 
-        def _send(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            is_json = self.path.startswith("/storage/v1/")
-            self.send_header("Content-Type", "application/json" if is_json else "application/xml")
-            self.send_header("ETag", '"e"')
-            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        def _answer(self, status: int, body: bytes) -> None:
+            kind = "application/json" if self.path.startswith("/storage/v1/") else "application/xml"
+            facts = {"ETag": '"e"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+            self.send(status, body, {"Content-Type": kind, **facts})
 
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        told.url = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
-            yield told
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Handler) as told.url:
+        yield told

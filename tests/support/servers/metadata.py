@@ -6,8 +6,9 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.servers.loopback import QuietHandler, served
 
 NOTICE = {"action": "terminate", "time": "2026-01-01T00:02:00Z"}
 
@@ -15,8 +16,8 @@ NOTICE = {"action": "terminate", "time": "2026-01-01T00:02:00Z"}
 class MetadataServer:
     """Notices of both clouds, and what was asked."""
 
-    def __init__(self, port: int) -> None:
-        self.host = f"127.0.0.1:{port}"
+    def __init__(self, url: str) -> None:
+        self.host = url.removeprefix("http://")
         self.requests: list[str] = []
         """Method and path with query, in order."""
         self.tokens: set[str] = set()
@@ -66,38 +67,19 @@ class MetadataServer:
 def metadata_server() -> Iterator[MetadataServer]:
     """Run one."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
+        protocol_version = "HTTP/1.0"
+
         def do_GET(self) -> None:
             server.requests.append(f"{self.command} {self.path}")
             status, body, headers = server.answer(self.command, self.path, self.headers)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
+            self.send(status, body.encode(), headers)
 
-        def do_PUT(self) -> None:
-            self.do_GET()
+        do_PUT = do_GET
 
-        def log_message(self, *_: object) -> None:
-            """Be silent."""
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except ConnectionError:  # whoever asked has ended meanwhile
-                pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    server = MetadataServer(http.server_port)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.give_notice()  # so that nobody waits for it
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with served(Handler) as url:
+        server = MetadataServer(url)
+        try:
+            yield server
+        finally:
+            server.give_notice()  # so that nobody waits for it

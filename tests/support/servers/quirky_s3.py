@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+from tests.support.servers.loopback import QuietHandler, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,17 +45,12 @@ class QuirkyS3:
         self.url = ""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     s3: QuirkyS3
-
-    def log_message(self, *_: object) -> None:
-        pass
 
     def do_PUT(self) -> None:
         self._note()
-        data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        data = self.body()
         if "uploadId=" not in self.path:
             self.s3.objects[unquote(urlsplit(self.path).path)] = data
         self._answer(200, b"", data)
@@ -82,20 +77,20 @@ class _Handler(BaseHTTPRequestHandler):
         said = {"Content-Range": f"bytes {shown[0]}-{shown[1]}/{total}"}
         return self._answer(206, data[start:stop], data, said)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def do_POST(self) -> None:
         self._note()
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.body()
         if "uploads" in self.path:
             body = b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
         else:
             body = f"<Error><Code>{self.s3.quirk}</Code><Message>m</Message></Error>".encode()
-        self._send(200, body, {"Content-Type": "application/xml"})
+        self.send(200, body, {"Content-Type": "application/xml"})
 
     def do_DELETE(self) -> None:
         self._note()
-        self._send(204, b"", {})
+        self.send(204, b"", {})
 
     def _note(self) -> None:
         self.s3.requests.append((self.command, self.path, dict(self.headers)))
@@ -106,19 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         return {"ETag": tag, "Last-Modified": "Sun, 06 Nov 1994 08:49:37 GMT", **others}
 
     def _refuse(self, status: int, code: str) -> None:
-        self._send(status, f"<Error><Code>{code}</Code></Error>".encode(), {})
+        self.send(status, f"<Error><Code>{code}</Code></Error>".encode(), {})
 
     def _answer(self, status: int, body: bytes, data: bytes, others: dict[str, str] | None = None) -> None:
-        self._send(status, body, {**self._headers_of(data), **(others or {})})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            with suppress(ConnectionError):
-                self.wfile.write(body)
+        self.send(status, body, {**self._headers_of(data), **(others or {})})
 
 
 @contextmanager
@@ -126,12 +112,5 @@ def quirky_s3() -> Iterator[QuirkyS3]:
     """Run one on a port of its own."""
     s3 = QuirkyS3()
     handler = type("Handler", (_Handler,), {"s3": s3})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        s3.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield s3
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(handler) as s3.url:
+        yield s3

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
+
+from tests.support.servers.loopback import QuietHandler, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,45 +49,18 @@ def refusing_server() -> Iterator[Refusals]:
     """Run such a server on a port of its own."""
     refusals = Refusals()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def handle_one_request(self) -> None:
-            try:
-                super().handle_one_request()
-            except ConnectionError:
-                self.close_connection = True
-
+    class Handler(QuietHandler):
         def answer(self) -> None:
             refusals.requests.append(f"{self.command} {self.path}\n{self.headers}")
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.body()
             body = refusals.body_for(self.path)
-            self.send_response(refusals.status)
-            for name, value in refusals.headers.items():
-                self.send_header(name, value)
+            headers = dict(refusals.headers)
             if refusals.code and "x-ms-version" in self.headers:
-                self.send_header("x-ms-error-code", refusals.code)
-            self.send_header(
-                "Content-Type", "application/json" if body.startswith(b"{") else "application/xml"
-            )
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+                headers["x-ms-error-code"] = refusals.code
+            headers["Content-Type"] = "application/json" if body.startswith(b"{") else "application/xml"
+            self.send(refusals.status, body, headers)
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    refusals.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with served(Handler) as refusals.url:
         yield refusals
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
