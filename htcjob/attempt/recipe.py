@@ -44,7 +44,7 @@ def follow_recipe(attempt: Attempt, signals: StopRequests, flags: Mapping[str, o
         flags: What the command line says of the job's context; it wins over the environment.
     """
     try:
-        context = attempt.context = read_context(attempt.environ, flags=flags)
+        context = attempt.context = read_context(attempt.environ, flags=flags)  # 1
         with stop_early_where_told(attempt, context, signals):
             if context.manifest is None and not attempt.options.entries:
                 run_plain(attempt, context, signals)
@@ -54,17 +54,17 @@ def follow_recipe(attempt: Attempt, signals: StopRequests, flags: Mapping[str, o
 
                 end_whatever_hangs(attempt, signals)
                 with steps.prepare(attempt, context, signals) as tools:
-                    stores = steps.open_stores(tools)
-                    manifest = steps.locate_chunk(attempt, stores, tools)
-                    left = steps.leave_out_committed(attempt, manifest, stores, tools)
-                    steps.flow(attempt, left, stores, tools)
+                    stores = steps.open_stores(tools)  # 2
+                    manifest = steps.locate_chunk(attempt, stores, tools)  # 3
+                    left = steps.leave_out_committed(attempt, manifest, stores, tools)  # 4
+                    steps.flow(attempt, left, stores, tools)  # 5
     except LoopLeftError:
         pass  # the loop has noted why
     except BaseException as error:  # whatever it is, it has an ending
         attempt.facts.error = error
     attempt.await_loop()
-    ending = decide_ending(attempt, signals)
-    write_exit_record(attempt, ending, signals.stopped_at)
+    ending = decide_ending(attempt, signals)  # 6
+    write_exit_record(attempt, ending, signals.stopped_at)  # 7
     attempt.ending = ending
     return ending
 

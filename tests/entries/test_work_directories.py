@@ -4,12 +4,13 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from htcjob.entries.disk_budget import DiskBudget
-from htcjob.entries.work_directories import WorkDirectories
+from htcjob.entries.work_directories import ScratchDirectory, WorkDirectories
 
 
 class Borrowers(RuleBasedStateMachine):
@@ -124,3 +125,20 @@ class Borrowers(RuleBasedStateMachine):
 
 Borrowers.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestBorrowers = Borrowers.TestCase
+
+
+def test_a_scratch_directory_that_nobody_asks_for_is_not_made(tmp_path):
+    """An attempt with nothing left to do needs no disk, and may have none."""
+    with ScratchDirectory(str(tmp_path / "absent")):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_scratch_directory_goes_with_all_that_is_in_it(tmp_path):
+    """Whatever ends the context; its parent, which may be others', stays."""
+    with pytest.raises(ZeroDivisionError), ScratchDirectory(str(tmp_path / "parent")) as scratch:  # noqa: PT012
+        path = scratch.make()
+        assert os.path.dirname(path) == os.path.realpath(tmp_path / "parent")
+        os.mkdir(os.path.join(path, "made by a command"))
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "parent") == []

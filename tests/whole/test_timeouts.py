@@ -1,35 +1,12 @@
 """Deadline of the attempt, and the straggler rule."""
 
-import os
 import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
-
-from htcjob.attempt import exit_record
-from htcjob.attempt.attempt import Attempt
-from htcjob.entries.stragglers import ENOUGH, LEAST_S, Stragglers
-from htcjob.run_options import RunOptions
-
-
-def test_the_rule_needs_enough_entries_and_takes_their_median():
-    """Ten of them; one that took for ever changes nothing, and commands of milliseconds have a second."""
-    stragglers = Stragglers(5)
-    for n in range(ENOUGH):
-        assert stragglers.timeout_s() is None
-        stragglers.add(1000.0 if n == 3 else 2.0 + n / 10)
-    assert stragglers.timeout_s() == pytest.approx(5 * (2.5 + 2.6) / 2)
-    quick = Stragglers(5)
-    threads = [threading.Thread(target=lambda: [quick.add(0.01) for _ in range(100)]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert quick.timeout_s() == LEAST_S
 
 
 def test_a_straggler_is_timed_out(htcjob):
@@ -171,26 +148,6 @@ def test_the_deadline_holds_for_a_storage_that_says_nothing(htcjob, silent_stora
     assert htcjob.exit_record()["termination_reason"] == "work_left"
 
 
-EARLY = """
-import os, signal, time
-from htcjob.run_options import RunOptions
-from htcjob.attempt.attempt import Attempt
-from htcjob.attempt.early_end import end_whatever_hangs
-from htcjob.supervise.signals import Signals
-with Signals() as signals:
-    os.kill(os.getpid(), signal.SIGTERM)
-    end_whatever_hangs(Attempt(RunOptions(("true",), grace_s=0), {}), signals)
-    time.sleep(1000)
-"""
-
-
-def test_a_signal_before_anything_could_hang_is_not_forgotten():
-    """It comes while the environment is read; what hangs later is ended all the same."""
-    argv = [sys.executable, "-c", EARLY]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 143, done.stderr
-
-
 def test_a_deadline_in_a_million_years_is_none(htcjob):
     """No timer of a kernel holds so many seconds."""
     done = htcjob.run("--deadline", "999999999d", "--", "true")
@@ -270,20 +227,3 @@ def test_a_zombie_that_another_process_holds_is_not_waited_for(htcjob, wait_unti
     assert process.returncode == 143, err
     assert "given_up" in err
     assert htcjob.exit_record()["exit_status"] == 143
-
-
-def test_a_termination_log_that_takes_nothing_is_not_waited_for(htcjob, monkeypatch):
-    """It may lie on a network file system that hangs."""
-    says_nothing = threading.Event()
-    monkeypatch.setattr(exit_record, "TERMINATION_LOG_S", 0.05)
-    monkeypatch.setattr(
-        exit_record, "open_at_once", lambda *_: says_nothing.wait() and os.open(os.devnull, os.O_WRONLY)
-    )
-    attempt = Attempt(RunOptions(("true",)), {"HTCJOB_TERMINATION_LOG": str(htcjob.termination_log)})
-    said = []
-    monkeypatch.setattr(exit_record, "event", lambda _logger, _level, name, **_fields: said.append(name))
-    try:
-        exit_record.write_termination_log(attempt, {"message": ""})
-        assert said == ["termination_log_not_written"]
-    finally:
-        says_nothing.set()
