@@ -32,7 +32,7 @@ def exit_record_json(record: Mapping[str, object]) -> bytes:
 
 
 def write_exit_record(
-    record: Mapping[str, object], store: Store, run: str, retry: RetryPolicy, *, writer: str
+    record: Mapping[str, object], *, store: Store, run: str, retry: RetryPolicy, writer: str
 ) -> Mapping[str, object]:
     """
     Write an exit record, and return it as it was written.

@@ -228,4 +228,6 @@ class Ledger:
 
     def write_exit_record(self, record: Mapping[str, object]) -> Mapping[str, object]:
         """Write the exit record of this attempt, the last thing it does, and return it as written."""
-        return write_exit_record(record, self.store, self.run, self._retry, writer=self._writer)
+        return write_exit_record(
+            record, store=self.store, run=self.run, retry=self._retry, writer=self._writer
+        )

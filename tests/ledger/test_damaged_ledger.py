@@ -41,7 +41,7 @@ def store():
 
 
 def seen(store) -> dict[int, str]:
-    """What both readers say: attempts of what is done, commands of all."""
+    """Return what commands read of all entries, which must agree with what attempts read as done."""
     ledger = Ledger(store, "default", QUICK)
     ledger.open_run(RunIdentity.of(LISTED), ["cmd"])
     with Transfers(QUICK) as transfers:
@@ -296,7 +296,7 @@ RUN_FILES = {
 
 @pytest.mark.parametrize("data", RUN_FILES.values(), ids=RUN_FILES)
 def test_a_damaged_run_file_hides_no_record(store, data):
-    """Commands say that it is damaged and show what is there; an attempt does not take it for its own run."""
+    """Commands report it as damaged and show what is there; an attempt does not take it for its own run."""
     store.put_bytes(data, f"{RUN}run.json")
     with Transfers(QUICK) as transfers:
         summary = summarize(store, "default", transfers)

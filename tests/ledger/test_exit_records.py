@@ -120,7 +120,7 @@ TOLD = {
 
 @pytest.mark.parametrize("attempts", TOLD.values(), ids=TOLD)
 def test_where_the_platform_tells_the_attempt_it_names_the_record(store, attempts):
-    """One request each, and the name that `docs/exit-status.md` gives; the record says who told."""
+    """One request each, and the name that `docs/exit-status.md` gives; the record names its source."""
     for n, environ in enumerate(attempts, 1):
         record = end(store, environ | ARRAY, started_at=f"at {n}")
         assert record["attempt"] == n
@@ -153,7 +153,7 @@ ADS = {
 
 @pytest.mark.parametrize(("text", "attempt"), ADS.values(), ids=ADS)
 def test_htcondor_tells_the_attempt_in_the_description_of_the_job(tmp_path, text, attempt):
-    """A file that says nothing of use is as none; ours wins over it."""
+    """A file without anything of use counts as absent; our variable wins over it."""
     (tmp_path / ".job.ad").write_text(text)
     environ = {"HTC_INDEX": "3", "HTC_COUNT": "9", "_CONDOR_JOB_AD": str(tmp_path / ".job.ad")}
     context = read_context(environ)

@@ -1,4 +1,4 @@
-"""The ledger: what is committed stays so, at any array size; what is not is never said to be."""
+"""The ledger: what is committed stays so, at any array size; what is not is never shown as committed."""
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_no_attempt_writes_to_anothers_part(store):
 
 
 def test_records_are_written_together_and_at_the_end(store):
-    """Many entries make few objects; when the attempt ends, all are there, and the caller was told of each."""
+    """Many entries make few objects; when the attempt ends, all are there, and the caller heard of each."""
     told = []
     writer = Ledger(store, "default", QUICK, on_committed=told.extend)
     for position in range(100):
@@ -135,7 +135,7 @@ def test_without_a_thread_records_are_written_at_the_end(store, monkeypatch):
 
 
 def test_what_could_not_be_written_is_kept_and_said(store, wait_until, monkeypatch):
-    """A failure in the background reaches the attempt, says nothing is committed, and a later flush may heal it."""
+    """A failure in the background reaches the attempt, reports nothing as committed, and a later flush may heal it."""
     monkeypatch.setattr("htcjob.ledger.ledger.FIRST_FLUSH_S", 0.01)
     store.faults.add(verb="put_bytes")
     told = []

@@ -1,4 +1,4 @@
-"""What became of a run is told from the ledger alone."""
+"""The progress of a run is read from its ledger alone."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def finals(store, transfers) -> dict[int, str]:
 
 
 def test_one_record_per_entry_by_position(store, transfers):
-    """However the records lie in blocks and parts, an entry is told once, in order."""
+    """However the records lie in blocks and parts, an entry is shown once, in order."""
     for position in (2500, 3, 0, 999, 1000, 7):
         commit(store, [record(position)])
     assert list(finals(store, transfers)) == [0, 3, 7, 999, 1000, 2500]
 
 
 def test_done_wins_and_otherwise_the_latest(store, transfers):
-    """A failure before or after a `done` does not undo it; of several failures the last one is told."""
+    """A failure before or after a `done` does not undo it; of several failures the last one counts."""
     commit(store, [record(0, EntryResult.FAILED, ended_at="2026-01-01T00:00:01Z")])
     commit(store, [record(0, ended_at="2026-01-01T00:00:02Z")])
     commit(store, [record(0, EntryResult.TIMED_OUT, ended_at="2026-01-01T00:00:03Z")])
@@ -69,7 +69,7 @@ def test_done_wins_and_otherwise_the_latest(store, transfers):
 
 
 def test_damage_is_passed_over(store, transfers):
-    """Lines that cannot be read tell nothing, and do not hide the others."""
+    """Lines that cannot be read count for nothing, and do not hide the others."""
     commit(store, [record(1)])
     junk = b'{"position":2,"result":"do\n[]\n{"position":3,"result":"splendid"}\n{"position":"4","result":"done"}\n'
     store.put_bytes(junk, ".htcjob/default/done/00000000/x.jsonl")
@@ -113,7 +113,7 @@ def test_a_listing_that_fails_once_is_made_again(store):
 
 
 def test_the_only_run_is_chosen(store):
-    """One run needs no name, two do, none is said so; other objects are no runs."""
+    """One run needs no name, two do, no run is an error; other objects are not runs."""
     with pytest.raises(AbsentError):
         choose_run(store, None)
     store.put_bytes(b"", ".htcjob/check-123")
@@ -147,7 +147,7 @@ def run_of_five(htcjob):
 
 
 def test_status(run_of_five):
-    """The table and the JSON object say the same."""
+    """The table and the JSON object show the same."""
     shown = run_of_five("status")
     assert shown.returncode == 0, shown.stderr
     table = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines())

@@ -105,7 +105,7 @@ def test_no_weighted_chunk_is_heavier_than_its_part_and_the_largest_entry(sizes,
 
 
 def test_an_entry_belongs_to_the_part_that_its_first_byte_lies_in():
-    """As `docs/manifests.md` says it; inputs without a byte are shared by their number."""
+    """As in `docs/manifests.md`; inputs without a byte are shared by their number."""
     assert weighted([5, 5, 10, 20], 4) == [range(2), range(2, 3), range(3, 4), range(4, 4)]
     assert weighted([40, 0, 0], 2) == [range(1), range(1, 3)]
     assert weighted([0, 0, 0], 2) == [range(2), range(2, 3)]

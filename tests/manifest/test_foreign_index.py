@@ -139,7 +139,7 @@ def _make(kind: str, path) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "pipe", "empty", "magic"])
 def test_what_is_no_file_is_no_index(htcjob, kind):
-    """A job, `check` and `split` work without it; where it looks like one, they say why it is not used."""
+    """A job, `check` and `split` work without it; where it looks like one, they report why it is not used."""
     htcjob.entries("a", "b", "c")
     _make(kind, htcjob.project / "list.txt.idx")
     ended = htcjob.run("--each", "--", "true")
