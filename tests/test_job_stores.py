@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,19 @@ def retry(clock):
 def context(api=None, **variables):
     environ = {**(api.environ() if api else {}), **variables}
     return read_context({name: value for name, value in environ.items() if value})
+
+
+def test_it_is_the_one_door():
+    """No other module opens a store by its URL, with credentials and retries of its own choice."""
+    package = Path(job_stores.__file__).parent
+    opening = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "htcjob.storage.urls"
+        if "open_store" in {name.name for name in node.names}
+    }
+    assert opening == {"job_stores.py"}
 
 
 class TestExplicit:

@@ -1,4 +1,4 @@
-"""How far a simulated array is, for the person who watches it."""
+"""Progress of a simulated array, for the person who watches it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ PROGRESS_EVERY_S = 30.0
 """Seconds between progress lines where standard error is no terminal."""
 
 _LAST_BYTES = 4096
-"""As much of a log as its last line is looked for in."""
+"""The end of a log in which its last line is looked for."""
 
 _OUR_CAUSE = "htcjob: error: "
-"""What the line that says why an attempt ended begins with."""
+"""The beginning of the line that says why an attempt ended."""
 
 
 class ArrayProgress:
     """
-    Shows how far the array is: a bar on a terminal, else a line now and then; failures at once.
+    Shows the progress of an array: a bar on a terminal, otherwise a line now and then; failures at once.
 
     Args:
         array_size: Jobs in the array.
-        jobs: Those that are run.
-        is_quiet: One job's own output is shown instead.
-        is_live: What the attempts write is shown, with their index, instead of a bar.
+        jobs: Number of jobs to run.
+        is_quiet: Show nothing, as one job's own output is shown instead.
+        is_live: Show what the attempts write, each line with its index, instead of a bar.
     """
 
     def __init__(self, *, array_size: int, jobs: int, is_quiet: bool, is_live: bool) -> None:
@@ -55,11 +55,11 @@ class ArrayProgress:
             self._bar.render_finish()
 
     def show_line(self, array_index: int, line: str) -> None:
-        """Show what an attempt wrote."""
+        """Show a line that an attempt wrote."""
         say(f"[{array_index:>{self._width}}] {line}")
 
     def update(self, end: AttemptEnd) -> None:
-        """Hear of an attempt's end."""
+        """Count an attempt that has ended, and report a failure."""
         if end.exit_status != 0:
             self._say_failure(end)
         if end.will_retry:
@@ -87,7 +87,7 @@ class ArrayProgress:
 
 
 def _said_last(log_path: str | None) -> str:
-    """Give the cause that an attempt without an exit record ended its log with; empty: it gave none."""
+    """Return the cause in the last line of a log, for an attempt without an exit record; empty: none."""
     try:
         with open(log_path or "", "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - _LAST_BYTES))

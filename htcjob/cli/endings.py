@@ -12,7 +12,7 @@ from htcjob.outcome.endings import Ending
 
 def say(text: str) -> None:
     """
-    Write a line to standard error, if there is anybody to read it.
+    Write a line to standard error, if it is open.
 
     Trouble with standard error (a full disk, a reader that has gone or does not read) must not become the
     exit status, nor hold it back.
@@ -31,18 +31,18 @@ def say(text: str) -> None:
 
 
 def _without_escapes(text: str) -> str:
-    """Give *text* so that a name in it cannot colour a terminal or move its cursor."""
+    """Return *text* so that no name in it can colour a terminal or move its cursor."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def forget(descriptor: int) -> None:
-    """Send what is still to be written to *descriptor* nowhere, or Python complains at its end."""
+    """Discard what is still to be written to *descriptor*, or Python would complain when it ends."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def report_bug(error: BaseException) -> None:
-    """Show the traceback of a fault of ours, and ask for a report."""
+    """Show the traceback of a bug in htcjob, and ask for a report."""
     import traceback
 
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -53,14 +53,14 @@ def report_bug(error: BaseException) -> None:
 
 
 def say_ending(ending: Ending) -> int:
-    """Say on one line of standard error why the attempt did not succeed; give its exit status."""
+    """Write one line on standard error that says why the attempt did not succeed; return its exit status."""
     if ending.exit_status != 0:
         say(f"htcjob: error: {' '.join(ending.message.split())}")
     return ending.exit_status
 
 
 def printable(text: str) -> str:
-    """Give *text* so that it cannot break a line or colour a terminal: as JSON, where it is not plain."""
+    """Return *text* so that it cannot break a line or colour a terminal: as JSON, unless it is plain."""
     if text.isprintable():
         return text
     import json

@@ -65,7 +65,7 @@ Exit status: 0, or as htcjob's: 64 usage, 66 absent, 74 impossible, 75 try again
 """
 
 FAILURES_SHOWN = 5
-"""Of one call; the others are counted."""
+"""Failures that one call shows; the others are counted."""
 
 _OPTIONS = ("project-shared", "project-id=", "task-id=", "directory=", "help")
 
@@ -172,7 +172,7 @@ def _open(given: Mapping[str, str], retry: RetryPolicy) -> Store:
 
 
 def _with_token(context: JobContext, environ: Mapping[str, str], retry: RetryPolicy) -> JobContext:
-    """Buy a bearer token with an API key, where there is only that: on a person's own machine."""
+    """Exchange an API key for a bearer token, where there is no token: on a person's own machine."""
     key = environ.get("RESCALE_API_TOKEN", "").strip()
     if not key or context.token is not None or context.refresh_token is not None:
         return context
@@ -189,7 +189,7 @@ def _with_token(context: JobContext, environ: Mapping[str, str], retry: RetryPol
 
 
 def _key(path: str) -> str:
-    """Give the key for a file: the path as typed, in the one way to write it."""
+    """Return the key for a file: the path as typed, without `.` and empty parts."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise UsageError(f"{path}: a key cannot contain '..': change to its folder first")
@@ -199,7 +199,7 @@ def _key(path: str) -> str:
 
 
 def _report(results: Iterable[object]) -> int:
-    """Show the first failures; give the exit status of the first one."""
+    """Show the first failures; return the exit status of the first one."""
     done, failed, status = 0, 0, 0
     for result in results:
         if not isinstance(result, HtcjobError):
@@ -216,7 +216,7 @@ def _report(results: Iterable[object]) -> int:
 
 
 def _say(error: HtcjobError) -> int:
-    """Say on one line what went wrong; give the exit status."""
+    """Write one line that says what went wrong; return the exit status."""
     ending = ending_of_error(error)
     text = redact(" ".join(ending.message.split()))
     _complain(text if text.isprintable() else ascii(text))

@@ -33,18 +33,18 @@ COMMANDS = {
     "check": ("check:check", "Check environment, token and storage; no work is done."),
     "env": ("env:environment", "Show what the platform injected, with secrets redacted."),
 }
-"""Where each command is (module of `commands/`, attribute), and its summary. A command's module is imported
+"""By name: where the command is (module of `commands/`, attribute), and its summary. Its module is imported
 when it is called: every import is time that a million jobs pay."""
 
 
 ATTEMPTS = ("run", "simulate")
-"""Commands that have their own way to end; a person's Ctrl-C ends the others at once, whatever hangs."""
+"""Commands that end in their own way; Ctrl-C ends all others at once, whatever hangs."""
 
 DASHES_HINT = {
     "run": " Put -- before COMMAND, and htcjob's own options before that.",
     "simulate": " The options of htcjob run go after --.",
 }
-"""What to say of an unknown option: it is most often one of the command's."""
+"""By command: the hint after an unknown option, which is most often meant for COMMAND."""
 
 
 _READER_GONE = 128 + signal.SIGPIPE
@@ -59,11 +59,11 @@ class LazyGroup(click.Group):
     """Imports a command's module only when that command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Give the names, in the order a newcomer meets them."""
+        """Return the names, in the order in which a newcomer meets them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Give the command *name*."""
+        """Return the command *name*; None: there is no such command."""
         if name not in COMMANDS:
             return None
         from importlib import import_module
@@ -106,7 +106,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         lost = finish()
     except KeyboardInterrupt:
         status = _interrupted()
-    # Said already, unless all that was written fitted into the buffer.
+    # Reported already, unless everything written fitted into the buffer.
     if lost is not None and status == 0:
         status = _status_of_output(lost)
     try:
@@ -114,7 +114,7 @@ def main(args: list[str] | None = None) -> NoReturn:
             sys.stderr.flush()
     except OSError:
         forget(2)
-    # What has become of the command is decided and told: a warning that comes from now on changes nothing.
+    # The outcome is decided and reported: a warning that arrives from now on changes nothing.
     signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
     if is_any_left():
         os._exit(status)
@@ -149,7 +149,7 @@ def _status_of(args: list[str] | None) -> int:
 
 
 def _interrupted() -> int:
-    """Return the exit status after Ctrl-C; the results that are left go nowhere, for nobody may read them."""
+    """Return the exit status after Ctrl-C; unwritten results are discarded, as nobody may be reading."""
     forget(1)
     return 128 + signal.SIGINT
 
@@ -161,7 +161,7 @@ def _say(ending: Ending, *, usage: str | None = None) -> int:
 
 
 def ending_of_usage(error: click.UsageError) -> Ending:
-    """Tell a mistake on the command line (64) from a bad value in the injected environment (78)."""
+    """Return 64 for a mistake on the command line, 78 for a bad value in the injected environment."""
     message = error.format_message()
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         message += DASHES_HINT.get(error.ctx.command.name or "", "")
@@ -179,7 +179,7 @@ def ending_of_usage(error: click.UsageError) -> Ending:
 
 
 def _status_of_output(error: OutputError) -> int:
-    """Say that results are lost, unless their reader has gone by itself; return the exit status."""
+    """Report that results are lost, unless their reader left on its own; return the exit status."""
     if error.errno == errno.EPIPE:
         return _READER_GONE
     message = f"standard output: {error.strerror}"

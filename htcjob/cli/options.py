@@ -21,14 +21,14 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 MOST_JOBS = 10_000_000
-"""Of an array that is shown or simulated job by job."""
+"""The largest array that is shown or simulated job by job."""
 
 
 class FloatRange(click.FloatRange):
-    """A number in a range; one that is none (`nan`) is in no range."""
+    """A number in a range; `nan` is in no range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Give the number."""
+        """Return the number."""
         number: float = super().convert(value, param, ctx)
         if number != number:
             self.fail("not a number.", param, ctx)
@@ -36,12 +36,12 @@ class FloatRange(click.FloatRange):
 
 
 class Duration(click.ParamType["float"]):
-    """`90s`, `1.5h`, `500ms`; a bare number is seconds. Gives seconds."""
+    """`90s`, `1.5h`, `500ms`; a bare number is seconds. Converted to seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Give the seconds."""
+        """Return the seconds."""
         if isinstance(value, (int, float)):
             return float(value)
         match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)?", value.strip(), re.ASCII)
@@ -51,14 +51,14 @@ class Duration(click.ParamType["float"]):
 
 
 class TimeLimit(click.ParamType["float | Multiple"]):
-    """A duration, or `5x`: that many times the median of others. Gives seconds, or a Multiple."""
+    """A duration, or `5x`: that many times the median of others. Converted to seconds, or to a Multiple."""
 
     name = "duration|Nx"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float | Multiple:
-        """Give the limit."""
+        """Return the limit."""
         match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)x", str(value).strip(), re.ASCII)
         if match is None:
             return DURATION.convert(value, param, ctx)
@@ -68,12 +68,12 @@ class TimeLimit(click.ParamType["float | Multiple"]):
 
 
 class Function(click.ParamType["str"]):
-    """`module:function`, both with dots where they have them."""
+    """`module:function`, both possibly dotted."""
 
     name = "function"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Give it as it is."""
+        """Return the text unchanged."""
         parts = str(value).split(":")
         if len(parts) != 2 or not all(name.isidentifier() for part in parts for name in part.split(".")):
             self.fail(f"{value!r} is not a function such as package.module:function.", param, ctx)
@@ -81,12 +81,12 @@ class Function(click.ParamType["str"]):
 
 
 class Size(click.ParamType["int"]):
-    """`500MB`, `1.5GB` (of a million, of a thousand million); a bare number is bytes. Gives bytes."""
+    """`500MB`, `1.5GB` (of 1,000); a bare number is bytes. Converted to bytes."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Give the bytes."""
+        """Return the bytes."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s?(B|kB|MB|GB|TB)?", value.strip(), re.ASCII)
@@ -96,12 +96,12 @@ class Size(click.ParamType["int"]):
 
 
 class Memory(click.ParamType["int"]):
-    """`128m`, `2g`: as container engines count it, of 1,024; a bare number is bytes. Gives bytes."""
+    """`128m`, `2g`, as for container engines (of 1,024); a bare number is bytes. Converted to bytes."""
 
     name = "memory"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Give the bytes."""
+        """Return the bytes."""
         match = re.fullmatch(r"(\d{1,15})([kmgt]?)(?:i?b)?", str(value).strip().lower(), re.ASCII)
         if match is None:
             self.fail(f"{value!r} is not a limit of memory such as 128m or 2g.", param, ctx)
@@ -114,7 +114,7 @@ class Budget(click.ParamType["FailureBudget"]):
     name = "N|P%"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FailureBudget:
-        """Give the budget."""
+        """Return the budget."""
         if isinstance(value, FailureBudget):
             return value
         match = re.fullmatch(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,3})?)%", value.strip(), re.ASCII)
@@ -129,7 +129,7 @@ class Line(click.ParamType["str"]):
     name = "text"
 
     def split_envvar_value(self, rv: str) -> list[str]:
-        """Give the lines of a variable."""
+        """Return the lines of a variable."""
         # Not `splitlines`: it would divide names at characters that no manifest is divided at.
         return [line.removesuffix("\r") for line in rv.split("\n") if line.strip()]
 
@@ -143,7 +143,7 @@ class InjectedOption(click.Option):
     """
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """Give what help shows in brackets, with the variables."""
+        """Return what help shows in brackets, with the variables."""
         extra = super().get_help_extra(ctx)
         extra["envvars"] = variables_of(self.name or "")
         return extra
@@ -159,18 +159,18 @@ TIME_LIMIT = TimeLimit()
 
 
 def ours(*names: str, variable: str | None = None, **attributes: Any) -> Callable[[Decorated], Decorated]:
-    """Give an option that our variable HTCJOB_<NAME> can set too."""
+    """Return an option that our variable HTCJOB_<NAME> can set too."""
     variable = variable or "HTCJOB_" + names[0].lstrip("-").replace("-", "_").upper()
     return click.option(*names, envvar=variable, show_envvar=True, **attributes)
 
 
 def injected(name: str, **attributes: Any) -> Callable[[Decorated], Decorated]:
-    """Give an option whose variables `environment/` reads."""
+    """Return an option whose variables `environment/` reads."""
     return click.option(name, cls=InjectedOption, **attributes)
 
 
 def job_options(command: Decorated) -> Decorated:
-    """Add the options that say which job of which array this is, and where its storage lies."""
+    """Add the options that say which job of which array this is, and where its storage is."""
     for option in reversed(
         (
             injected(
@@ -189,7 +189,7 @@ def job_options(command: Decorated) -> Decorated:
 
 
 def balance_option(command: Decorated) -> Decorated:
-    """Add the option that says what chunks have equally much of."""
+    """Add the option that says what is shared out equally among the chunks."""
     option = ours(
         "--balance",
         type=click.Choice(["entries", "bytes"]),
@@ -202,7 +202,7 @@ def balance_option(command: Decorated) -> Decorated:
 
 
 def log_options(command: Decorated) -> Decorated:
-    """Add the options for our own lines on standard error."""
+    """Add the options for htcjob's own lines on standard error."""
     for option in reversed(
         (
             ours(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _PATIENCE_S = 5.0
-"""How long a pipe that was made non-blocking may take nothing; one that blocks may for ever, as with cat."""
+"""Seconds for which a non-blocking pipe may take nothing; one that blocks may for ever, as with cat."""
 
 _BUFFER_BYTES = 64 * 1024
 
@@ -100,7 +100,7 @@ def take_standard_output() -> None:
 
 
 def _fill_standard_descriptors() -> None:
-    """Open /dev/null where 0, 1 or 2 was closed: a file of ours under that number would get the talk."""
+    """Open /dev/null for a closed 0, 1 or 2: a file opened under that number would receive our messages."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

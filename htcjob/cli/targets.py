@@ -1,4 +1,4 @@
-"""What the words of `htcjob storage` mean: places in storage, and targets of copies."""
+"""What the arguments of `htcjob storage` mean: locations to copy from, and targets to copy to."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 def sources(texts: Iterable[str], stores: JobStores, *, is_recursive: bool) -> list[Location]:
     """
-    Give the places to copy from, or to remove.
+    Return the locations to copy from, or to remove.
 
     Raises:
-        UsageError: one is no LOCATION, or a folder that was not asked for.
+        UsageError: one is no LOCATION, or a folder without --recursive.
     """
-    places = [parse(text, stores) for text in texts]
-    for place in places:
-        if place.is_folder:
-            require_recursive(place, is_recursive=is_recursive)
-    return places
+    locations = [parse(text, stores) for text in texts]
+    for location in locations:
+        if location.is_folder:
+            require_recursive(location, is_recursive=is_recursive)
+    return locations
 
 
 def target_in_store(text: str, stores: JobStores, *, is_many: bool) -> Target:
     """
-    Give where copies go: a folder or store, or the name of the one object.
+    Return where copies go: a folder or store, or the name of the one object.
 
     Raises:
         UsageError: it is no LOCATION, or copies of many files would have one name.
     """
-    place = parse(text, stores)
-    if is_many and not place.is_folder:
+    location = parse(text, stores)
+    if is_many and not location.is_folder:
         raise UsageError(f"{text} is the name of one object: for a folder, end it with /")
-    return Target(place.store, place.key, is_folder=place.is_folder)
+    return Target(location.store, location.key, is_folder=location.is_folder)
 
 
 def target_here(path: str, *, is_many: bool) -> Target:
     """
-    Give where copies go on this machine: a folder, or the name of the one file.
+    Return where copies go on this machine: a folder, or the name of the one file.
 
     Raises:
         UsageError: copies of many objects would have one name.
@@ -60,19 +60,19 @@ def target_here(path: str, *, is_many: bool) -> Target:
     return Target(None, os.path.join(real_path(folder), name), is_folder=False)
 
 
-def have_several_folders(places: Sequence[Location]) -> bool:
-    """Tell whether objects of different *places* could have the same own name."""
-    return len({(place.store.url, place.key.rpartition("/")[0]) for place in places}) > 1
+def have_several_folders(locations: Sequence[Location]) -> bool:
+    """Whether objects of different *locations* could have the same own name."""
+    return len({(one.store.url, one.key.rpartition("/")[0]) for one in locations}) > 1
 
 
 def check_apart(source: Location | str, target: Target, *, is_recursive: bool) -> None:
     """
-    Refuse to copy a folder into itself: that would never end.
+    Refuse to copy a folder into itself, which would never end.
 
     Args:
-        source: A place, or the path of a file or folder here.
+        source: A location, or the path of a file or folder on this machine.
         target: Where the copies go.
-        is_recursive: Folders are copied with all in them.
+        is_recursive: Folders are copied with everything in them.
 
     Raises:
         UsageError: the copies would lie in what is copied.

@@ -26,7 +26,7 @@ GRACE_S = 30.0
 """Seconds from SIGTERM to SIGKILL when the platform stops an attempt (AWS Batch)."""
 
 PREEMPTED_WITHIN_S = 3.0
-"""A simulated preemption comes at a random moment in this many seconds after the start."""
+"""A simulated preemption comes at a random moment of these first seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Simulation:
 
     array_size: int
     indices: Sequence[int]
-    """Which of the array to run."""
+    """Array indices to run."""
     parallel: int
     """Attempts at the same time."""
     retries: int
@@ -49,7 +49,7 @@ class Simulation:
     task_store: str
     """Absolute directory or URL."""
     directory: str
-    """Where logs, exit records and the key set go."""
+    """Directory for logs, exit records and the key set."""
     inherits_output: bool = False
     """Attempts write to our own output instead of a log file each."""
 
@@ -61,20 +61,20 @@ class AttemptEnd:
     array_index: int
     attempt: int
     exit_status: int
-    """As the platform sees it: 0–255, 128+n for a signal."""
+    """Exit status as the platform sees it: 0–255, 128+n for a signal."""
     elapsed_s: float
     will_retry: bool
     log_path: str | None
     record: Mapping[str, Any] = field(default_factory=dict)
     """Its exit record; empty when it was killed before it could write one."""
     cause: str | None = None
-    """What the platform did to it: `timeout`, `preempted` or `out_of_memory`."""
+    """Why the platform ended it: `timeout`, `preempted` or `out_of_memory`."""
     is_out_of_memory: bool = False
     """One of its processes was killed at the memory limit, by the kernel or by htcjob's guard."""
 
     @property
     def reason(self) -> str:
-        """Its termination reason, or what the platform knows where there is no exit record."""
+        """Its termination reason, or what the platform knows of it without an exit record."""
         return str(self.record.get("termination_reason") or self.cause or f"exit status {self.exit_status}")
 
 
@@ -85,6 +85,7 @@ class Array:
         self,
         simulation: Simulation,
         runner: Runner,
+        *,
         on_end: Callable[[AttemptEnd], None],
         on_line: Callable[[int, str], None] | None = None,
     ) -> None:
@@ -93,9 +94,9 @@ class Array:
 
         Args:
             simulation: The array.
-            runner: What its attempts are run by.
-            on_end: Hears of every attempt's end.
-            on_line: Hears of every line that an attempt of an array index writes, as it comes.
+            runner: Runs its attempts.
+            on_end: Called when an attempt has ended.
+            on_line: Called for each line that an attempt of an array index writes, as it comes.
         """
         self._simulation = simulation
         self._runner = runner
@@ -210,7 +211,7 @@ class Array:
 
     @asynccontextmanager
     async def _output(self, array_index: int, log_path: str | None) -> AsyncIterator[int | None]:
-        """Give the descriptor that an attempt writes to; None: our own output."""
+        """Yield the descriptor that an attempt writes to; None: our own output."""
         if log_path is None:
             yield None
             return
@@ -223,7 +224,7 @@ class Array:
                     yield descriptor
 
     async def _supervise(self, running: Running, array_index: int, attempt: int) -> str | None:
-        """Wait for the attempt, stopping it as the platform would; tell why it was stopped, if it was."""
+        """Wait for the attempt, stopping it as the platform would; return why it was stopped, if it was."""
         simulation = self._simulation
         luck = random.Random(f"{array_index}-{attempt}")  # the same attempts are preempted every time
         stop_after_s, cause = simulation.timeout_s, "timeout"
@@ -251,7 +252,7 @@ def _was_short_of_memory(record: Mapping[str, Any]) -> bool:
 
 
 def _exit_record(path: str) -> dict[str, Any]:
-    """Give an attempt's exit record; nothing where there is none, or what a command wrote in its place."""
+    """Return an attempt's exit record; empty: there is none, or a command wrote something in its place."""
     try:
         with open(path, "rb") as file:
             record = parse_object(file.read(LONGEST_EXIT_RECORD_BYTES + 1))
@@ -261,7 +262,7 @@ def _exit_record(path: str) -> dict[str, Any]:
 
 
 def _is_ours(record: Mapping[str, Any]) -> bool:
-    """Whether what is used of a record is what it should be: a command can write anything in its place."""
+    """Whether the members that we use are of the right kind: a command can write anything in its place."""
     return (
         "htcjob" in record
         and isinstance(record.get("termination_reason"), str)

@@ -1,8 +1,8 @@
 """
 Runs attempts in containers of one image, with the limits of a job definition.
 
-The stores' directories are mounted where they are here: what one simulation did as processes another goes on
-with in containers. The token comes as a file, so that neither a command line nor `docker inspect` shows it.
+The stores' directories are mounted under the path they have here, so that containers can continue what
+processes began. The token comes as a file, so that neither a command line nor `docker inspect` shows it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _PASSED_ON = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
 )
-"""What the names of our own variables begin with that attempts get; with the image comes all else."""
+"""How the names of those of our own variables begin that attempts get; all others come with the image."""
 _OF_THIS_MACHINE = ("HTCJOB_DOCKER", "HTCJOB_WORK_DIR")
-"""What only makes sense here."""
+"""Variables that make sense on this machine only."""
 _NOT_FOUND = 127
 _SIGNAL_EVERY_S = 0.1
-"""Between two tries to signal a container that may not run yet."""
+"""Seconds between two tries to signal a container that may not run yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """What the containers are made of."""
+    """Image, limits and options of the containers."""
 
     image: str
     """Name or id; it must be there already, and have htcjob on its PATH."""
@@ -50,12 +50,12 @@ class Box:
     cpus: float | None = None
     """Limit of CPU time per time; None: no limit."""
     platform: str | None = None
-    """Such as `linux/arm64`; None: the image's."""
+    """Platform such as `linux/arm64`; None: the image's."""
     options: Sequence[str] = ()
-    """Further options of `docker run`, stronger than ours; not `--rm`: how it ended is asked afterwards."""
+    """Further options of `docker run`; they override ours, except for `--rm`: we ask how it ended."""
 
     def arguments(self) -> list[str]:
-        """Give the options of `docker run`."""
+        """Return the options of `docker run`."""
         given = ["--pull=never", f"--user={os.getuid()}:{os.getgid()}"]
         if self.memory_bytes is not None:
             given += [f"--memory={self.memory_bytes}", f"--memory-swap={self.memory_bytes}"]
@@ -72,11 +72,11 @@ class Containers:
 
     Args:
         engine: The container engine.
-        box: What the containers are made of.
-        arguments: Of `htcjob run`.
-        directories: To be mounted, with the path they have here.
-        environ: The variables of this process, of which some are passed on.
-        directory: For tokens and a lock.
+        box: Image, limits and options of the containers.
+        arguments: Arguments of `htcjob run`.
+        directories: Directories to mount, under the path they have here.
+        environ: Variables of this process, some of which are passed on.
+        directory: Where tokens and a lock file go.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Containers:
 
     async def open(self) -> None:
         """
-        Remove what dead simulations left, and see that an attempt could run, before a thousand cannot.
+        Remove what dead simulations left, and check that an attempt can run, before a thousand cannot.
 
         Raises:
             EngineError: the engine cannot be used.
@@ -151,7 +151,7 @@ class Containers:
         return _Container(self._engine, name, list(argv), variables, output=output, token_file=token_file)
 
     async def close(self) -> None:
-        """Remove what containers are left, of those too whose start was interrupted."""
+        """Remove all containers that are left, including those whose start was interrupted."""
         if self._lock is None:
             return
         for container in await self._engine.containers(f"{SIMULATION}={self._lock.path}"):
@@ -166,7 +166,7 @@ class Containers:
         variables: Iterable[str],
         arguments: Iterable[str],
     ) -> Iterator[str]:
-        """Give the arguments of docker; of a variable the name only, its value is in docker's environment."""
+        """Yield docker's arguments; variables by name only, as their values are in its environment."""
         yield from (verb, f"--name={name}", *mounts, *(f"--env={variable}" for variable in variables))
         yield from (f"--label={label}" for label in (self._lock.labels() if self._lock else ()))
         yield from (*self._box.arguments(), "--entrypoint=htcjob", self._box.image, *arguments)
@@ -198,7 +198,7 @@ class _Container:
 
     def send_signal(self, signum: int) -> None:
         task = asyncio.create_task(self._signal(signal.Signals(signum).name))
-        self._signalling.add(task)  # or it would be forgotten before it is done
+        self._signalling.add(task)  # or it would be garbage-collected before it is done
         task.add_done_callback(self._signalling.discard)
 
     async def _signal(self, name: str) -> None:
@@ -225,7 +225,7 @@ class _Container:
         return Ended(state.exit_status, is_out_of_memory=state.is_out_of_memory)
 
     async def _run_to_its_end(self) -> State:
-        # In two steps, so that what the engine says of itself is not mixed with what the attempt writes.
+        # In two steps, so that the engine's own messages do not mix with the attempt's output.
         engine = self._engine
         answer = await engine.ask(*self._argv, environ=self._variables)
         if answer.status != 0:

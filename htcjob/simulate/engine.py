@@ -1,4 +1,4 @@
-"""The command line of a container engine: docker, or one that is used alike (podman, nerdctl)."""
+"""The command line of a container engine: docker, or one used in the same way (podman, nerdctl)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any, NamedTuple
 from htcjob.errors import EngineError
 
 ANSWERS_WITHIN_S = 180.0
-"""An engine that says nothing for so long hangs; without an overlay file system each container is a copy."""
+"""An engine silent for longer hangs; without an overlay file system every container is a whole copy."""
 
 HANGS_AGAIN_AFTER_S = 10.0
-"""An engine that has just been given up is not waited for as long again, as a person may wait to leave."""
+"""The same just after an engine was given up, as a person may be waiting to leave."""
 
 _NOISE = ("WARNING:", "Run '", "See '")
-"""What lines of standard error begin with that say nothing of the cause."""
+"""How lines of standard error begin that say nothing of the cause."""
 
 
 class EngineAnswer(NamedTuple):
-    """What the program said."""
+    """The answer of the engine's program."""
 
     status: int
     """Its exit status."""
     output: str
-    """What it printed."""
+    """Its standard output."""
     cause: str
     """Its error message, on one line."""
 
@@ -37,17 +37,17 @@ class State(NamedTuple):
     """How a container ended."""
 
     exit_status: int
-    """Of its first process."""
+    """Exit status of its first process."""
     is_out_of_memory: bool
     """The kernel killed one of its processes at its memory limit."""
 
 
 class Engine:
     """
-    The engine of this machine.
+    The container engine of this machine.
 
     Args:
-        program: Its command.
+        program: Name of its command.
         environ: What that command inherits; `docker run --env NAME` takes values from there.
     """
 
@@ -88,7 +88,7 @@ class Engine:
 
     async def ask(self, *arguments: str, environ: Mapping[str, str] = {}) -> EngineAnswer:
         """
-        Give what the program says.
+        Return what the program says.
 
         Raises:
             EngineError: there is no such program, or it says nothing.
@@ -110,7 +110,7 @@ class Engine:
 
     async def state(self, container: str) -> State:
         """
-        Give how a container ended.
+        Return how a container ended.
 
         Raises:
             EngineError: it was not made, not started, or has not ended; or the engine does not tell.
@@ -133,7 +133,7 @@ class Engine:
 
     async def containers(self, label: str) -> list[str]:
         """
-        Give the ids of all containers with a label (`NAME=value`), running or not.
+        Return the ids of all containers with a label (`NAME=value`), running or not.
 
         Raises:
             EngineError: the engine cannot be asked.
@@ -147,14 +147,14 @@ class Engine:
 
 
 def kill(process: asyncio.subprocess.Process) -> None:
-    """Kill what `Engine.start` gave, unless it has ended; a script around docker goes with its children."""
+    """Kill a process of `Engine.start` that has not ended; a script around docker dies with its children."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def cause_in(errors: bytes) -> str:
-    """Give an error message of docker on one line, without what it always says."""
+    """Return an error message of docker on one line, without what it always says."""
     lines = [line.strip() for line in errors.decode(errors="replace").splitlines()]
     said = " ".join(line for line in lines if line and not line.startswith(_NOISE))
     for beginning in ("docker: ", "Error: ", "Error response from daemon: "):

@@ -1,4 +1,4 @@
-"""What the platform injects into each attempt, and what it makes of the attempt's exit status."""
+"""The variables that the platform injects into each attempt, and the exit statuses that it retries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRIED_AGAIN = (TRY_AGAIN, 137, 143)
 
 @dataclass(frozen=True, slots=True)
 class JobIdentity:
-    """The ids that one simulated submission has."""
+    """The ids of one simulated submission."""
 
     project_id: str
     task_id: str
@@ -49,6 +49,6 @@ def injected_variables(
         "AWS_BATCH_JOB_ID": job_id,
         "AWS_BATCH_JOB_ARRAY_INDEX": str(array_index),
         "AWS_BATCH_JOB_ATTEMPT": str(attempt),
-        # The user's own by convention: the platform injects no array size.
+        # A convention of users: the platform injects no array size.
         "BATCH_JOB_ARRAY_SIZE": str(array_size),
     }

@@ -1,8 +1,8 @@
 """
 Containers that a simulation left when it was killed: the next one removes them.
 
-Every container is labelled with the file that its simulation holds a lock on. The kernel lets go of the lock
-however a simulation ends, and a process number that is used again deceives nobody.
+Every container is labelled with the file that its simulation holds a lock on. The kernel releases the lock
+however a simulation ends, and a reused process number deceives nobody.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Lock:
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def labels(self) -> list[str]:
-        """Give the labels of this simulation's containers."""
+        """Return the labels of this simulation's containers."""
         return [f"{SIMULATION}={self.path}", _caller_label()]
 
     def release(self) -> None:
-        """End the simulation, when it has no containers any more."""
+        """Release the lock, once the simulation has no containers any more."""
         os.unlink(self.path)
         self._file.close()
 
 
 async def remove_leftovers(engine: Engine) -> int:
     """
-    Remove the containers of this user's simulations that are dead, and give their number.
+    Remove the containers of this user's dead simulations, and return their number.
 
     Raises:
         EngineError: the engine cannot be asked.
@@ -66,7 +66,7 @@ def _caller_label() -> str:
 
 
 def _is_free(lock: str) -> bool:
-    """Tell whether nobody holds a lock, whose path is given in JSON."""
+    """Whether nobody holds a lock, whose path is given in JSON."""
     try:
         with open(json.loads(lock), encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

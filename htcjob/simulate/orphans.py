@@ -1,5 +1,5 @@
 """
-Ends what an attempt that was killed left running.
+Ends the processes that a killed attempt left running.
 
 In a container everything dies with its PID 1; here the processes of a killed attempt would go on beside the
 next one. They are known by a variable that no other process has. Found on Linux only, through /proc.
@@ -15,7 +15,7 @@ from contextlib import suppress
 from htcjob.machine.proc import processes_with
 
 ROUNDS = 100
-"""What is still there after so many rounds, 10 ms apart, cannot be killed."""
+"""Rounds, 10 ms apart, after which a process that is still there cannot be killed."""
 
 
 def end(variable: str) -> None:

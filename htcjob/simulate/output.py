@@ -1,4 +1,4 @@
-"""What an attempt writes, copied to its log and told line by line as it comes."""
+"""Copies the output of an attempt to its log, and passes it on line by line as it comes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager
 from typing import BinaryIO
 
 LONGEST_LINE = 4096
-"""Bytes; what is longer is told in pieces."""
+"""Bytes; a longer line is passed on in pieces."""
 LATE_S = 5.0
-"""Seconds that what holds the output open when the attempt has ended is waited for."""
+"""Seconds to wait for processes that still hold the output open when the attempt has ended."""
 
 
 @asynccontextmanager
 async def copied_to(log: BinaryIO, on_line: Callable[[str], None]) -> AsyncIterator[int]:
     """
-    Give a descriptor; what is written to it goes to *log*, and line by line to *on_line*.
+    Yield a descriptor; everything written to it goes to *log*, and line by line to *on_line*.
 
-    It is all there when this ends, besides what is written by processes that outlive the attempt.
+    Afterwards all of it is there, except for the output of processes that outlive the attempt.
     """
     reading, writing = os.pipe()
     reader = asyncio.StreamReader()

@@ -1,4 +1,4 @@
-"""Runs attempts as processes: the htcjob that we are ourselves, each in a session of its own."""
+"""Runs attempts as processes of this same htcjob, each in a session of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Processes:
     Runs attempts as processes.
 
     Args:
-        arguments: Of `htcjob run`.
+        arguments: Arguments of `htcjob run`.
         environ: What the attempts inherit besides the injected variables.
     """
 
@@ -27,7 +27,7 @@ class Processes:
         self._environ = environ
 
     async def open(self) -> None:
-        """Do nothing: we run already."""
+        """Do nothing: htcjob runs here already."""
 
     async def start(self, launch: Launch, output: int | None) -> _Process:
         """Start an attempt."""
@@ -75,7 +75,7 @@ class _Process:
 
 
 def htcjob_argv() -> list[str]:
-    """Give the argv that starts htcjob: the script we were started with, or else the module."""
+    """Return the argv that starts htcjob: the script we were started with, or else the module."""
     script = os.path.abspath(sys.argv[0])
     if os.path.basename(script) == "htcjob" and os.access(script, os.X_OK):
         return [script]

@@ -1,4 +1,4 @@
-"""What an attempt is to the array: what it is given, what can be done to it, and how it ended."""
+"""The contract of an array with its attempts: what they are given, how they are stopped, how they end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Launch:
     array_index: int
     attempt: int
     variables: Mapping[str, str]
-    """What the platform injects, besides the token."""
+    """Variables that the platform injects, besides the token."""
     token: Secret
     """The job's bearer token."""
     key_set: str
@@ -39,18 +39,18 @@ class Running(Protocol):
     """An attempt that was started."""
 
     ended: asyncio.Task[Ended]
-    """Done when nothing of it is left. Raises EngineError when it was never run to its end."""
+    """Done when nothing of it is left. Raises EngineError if it was never run to its end."""
 
     def send_signal(self, signum: int) -> None:
         """Signal the attempt, at once or as soon as it can get signals; no error when it has ended."""
 
 
 class Runner(Protocol):
-    """What attempts are run by."""
+    """Runs attempts."""
 
     async def open(self) -> None:
         """
-        Make ready; called once, before any attempt.
+        Get ready; called once, before any attempt.
 
         Raises:
             HtcjobError: no attempt could run.
@@ -69,4 +69,4 @@ class Runner(Protocol):
         """
 
     async def close(self) -> None:
-        """See that nothing of any attempt is left; called once, when none runs any more."""
+        """Remove whatever is left of attempts; called once, when none runs any more."""

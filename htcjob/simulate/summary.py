@@ -1,4 +1,4 @@
-"""What a simulated array amounts to: counts, throughput, and what was slowest."""
+"""Summary of a simulated array: counts, throughput, and the slowest entries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def summarise(
     since: str,
 ) -> dict[str, Any]:
     """
-    Give the summary of a simulation.
+    Return the summary of a simulation.
 
     Args:
         ends: Every attempt's end.
@@ -67,7 +67,7 @@ def summarise(
 
 
 def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Give the summary as rows of two columns, for people."""
+    """Return the summary as rows of two columns, for people."""
     shown = [
         ("jobs", summary["jobs"]),
         ("succeeded", summary["succeeded"]),
@@ -83,9 +83,9 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("elapsed", f"{summary['elapsed_s']:.1f} s"),
         ("throughput", f"{summary['entries_per_s'] or 0:.1f} entries/s"),
     ]
-    for place, slow in enumerate(summary["slowest_entries"]):
+    for rank, slow in enumerate(summary["slowest_entries"]):
         together = f" and {slow['with_others']} more" if slow["with_others"] else ""
-        shown.append(("" if place else "slowest", f"{slow['work_s']:.2f} s  {slow['entry'][:60]}{together}"))
+        shown.append(("" if rank else "slowest", f"{slow['work_s']:.2f} s  {slow['entry'][:60]}{together}"))
     return [(name, str(value)) for name, value in shown]
 
 
@@ -94,7 +94,7 @@ def _entries(ends: Iterable[AttemptEnd], name: str) -> int:
 
 
 def _slowest(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give the entries with the longest work; those that one command did together are one row."""
+    """Return the entries with the longest work; those that one command did together are one row."""
     timed: list[tuple[float, int, str]] = []
     together: Counter[int] = Counter()
     for record in records:

@@ -110,7 +110,7 @@ def _steps(flags: dict[str, Any], balance: str) -> Iterator[tuple[str, Callable[
 
 
 def _mistyped() -> Iterator[str]:
-    """Say which variables are probably mistyped: `htcjob run` does not see them."""
+    """Yield a note for each variable that is probably mistyped: `htcjob run` does not read it."""
     from htcjob.cli.commands.run import run
 
     options = [option.envvar for option in run.params if isinstance(option.envvar, str)]

@@ -51,11 +51,11 @@ def index(key: str, as_json: bool) -> None:
     """
     from htcjob.manifest.index_writer import make_index
 
-    place = place_of(key, JobStores(None, RetryPolicy()))
-    with _named(place):
-        made = make_index(place.store, place.key, RetryPolicy())
+    location = location_of(key, JobStores(None, RetryPolicy()))
+    with _named(location):
+        made = make_index(location.store, location.key, RetryPolicy())
     if as_json:
-        members = made._asdict() | {"index": place.store.url_of(place.key + SUFFIX)}
+        members = made._asdict() | {"index": location.store.url_of(location.key + SUFFIX)}
         write(json.dumps(members))
         return
     write(
@@ -110,7 +110,7 @@ def build(
     from htcjob.manifest.build import build as build_manifest
 
     stores = JobStores(None, RetryPolicy())
-    target = place_of(output or ("manifest.jsonl" if jsonl else "manifest.txt"), stores)
+    target = location_of(output or ("manifest.jsonl" if jsonl else "manifest.txt"), stores)
     source = Source(
         parse(location, stores),
         is_project=location.startswith("project:"),
@@ -155,10 +155,10 @@ def check(key: str, exists: bool, as_json: bool) -> int:
     from htcjob.manifest.check import Check
 
     stores = JobStores(None, RetryPolicy())
-    place = place_of(key, stores)
+    location = location_of(key, stores)
     n_problems = 0
-    with _named(place), without_progress() as transfers, temporary_directory() as folder:
-        made = Check(place, transfers=transfers, retry=RetryPolicy(), folder=folder)
+    with _named(location), without_progress() as transfers, temporary_directory() as folder:
+        made = Check(location, transfers=transfers, retry=RetryPolicy(), folder=folder)
         for problem in made.problems(partial(_open, stores) if exists else None):
             n_problems += 1
             if as_json:
@@ -166,10 +166,10 @@ def check(key: str, exists: bool, as_json: bool) -> int:
             else:
                 write(printable(redact(problem.text)))
     if n_problems:
-        say(f"htcjob: error: {n_problems} problems with the {made.n_entries} entries of {place.text}")
+        say(f"htcjob: error: {n_problems} problems with the {made.n_entries} entries of {location.text}")
         return os.EX_DATAERR
     if not as_json:
-        write(f"{printable(place.text)}: {made.n_entries} entries, nothing wrong")
+        write(f"{printable(location.text)}: {made.n_entries} entries, nothing wrong")
     return 0
 
 
@@ -191,10 +191,10 @@ def split(key: str, array_size: int, balance: str, as_json: bool) -> None:
     """
     from htcjob.manifest.split import split as split_manifest
 
-    place = place_of(key, JobStores(None, RetryPolicy()))
-    with _named(place), without_progress() as transfers, temporary_directory() as folder:
+    location = location_of(key, JobStores(None, RetryPolicy()))
+    with _named(location), without_progress() as transfers, temporary_directory() as folder:
         for job in split_manifest(
-            place,
+            location,
             array_size=array_size,
             balance=balance,
             transfers=transfers,
@@ -224,21 +224,21 @@ def _open(stores: JobStores, url: str, key: str) -> Store:
 
 
 @contextmanager
-def _named(place: Location) -> Iterator[None]:
-    """Say of a manifest that is not there what its name means."""
+def _named(location: Location) -> Iterator[None]:
+    """Add to the error of an absent manifest what its name means."""
     try:
         yield
     except AbsentError as error:
-        if error.url != place.url:
+        if error.url != location.url:
             raise
         raise AbsentError(
             "manifest", error.url, f"{error.reason}; name a key of project storage, or a URL"
         ) from error
 
 
-def place_of(key: str, stores: JobStores) -> Location:
+def location_of(key: str, stores: JobStores) -> Location:
     """
-    Give where a manifest is: a key of project storage, as `--manifest` takes it, or a LOCATION.
+    Return where a manifest is: a key of project storage, as `--manifest` takes it, or a LOCATION.
 
     Raises:
         UsageError: it is neither.
@@ -249,9 +249,9 @@ def place_of(key: str, stores: JobStores) -> Location:
             check_key(key)
         except BadKeyError as error:
             raise UsageError(f"the manifest {why_no_key(key, error.reason, stores.project.url)}") from None
-        place = Location(key, stores.project, key)
+        location = Location(key, stores.project, key)
     else:
-        place = parse(key, stores)
-    if place.is_folder:
-        raise UsageError(f"{place.text} is a folder: name the manifest")
-    return place
+        location = parse(key, stores)
+    if location.is_folder:
+        raise UsageError(f"{location.text} is a folder: name the manifest")
+    return location

@@ -1,4 +1,4 @@
-"""`htcjob status`, `failed` and `collect`: what became of a run, told from its task storage."""
+"""`htcjob status`, `failed` and `collect`: what became of a run, as its task storage tells."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = (
     *("position", "entry", "result", "message", "exit_status", "array_index", "attempt", "outputs"),
     *("stage_in_s", "work_s", "stage_out_s", "cpu_s", "peak_memory_bytes", "ended_at"),
 )
-"""Of the table that `collect --format csv` writes."""
+"""Columns of the table that `collect --format csv` writes."""
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -156,7 +156,7 @@ def collect(name: str | None, task_store: str | None, as_what: str) -> None:
 
 
 def _write_manifest_line(line: str) -> None:
-    """Write it in UTF-8, whatever the encoding of standard output: it has to mean the same key."""
+    """Write *line* in UTF-8, whatever the encoding of standard output: it must name the same key."""
     write_bytes(line.encode(errors="backslashreplace") + b"\n")
 
 
@@ -167,7 +167,7 @@ def _stores(task_store: str | None) -> tuple[JobStores, Store]:
 
 
 def _warn(unreadable: Unreadable, run: str) -> None:
-    """Say what of a run's ledger does not count; its entries are done again, so nothing is lost."""
+    """Warn of what cannot be read in a run's ledger; those entries are done again, so nothing is lost."""
     if unreadable.count:
         say(
             f"htcjob: warning: run {run}: unreadable lines or objects in its ledger, which do not count: "

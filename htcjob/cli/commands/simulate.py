@@ -163,7 +163,7 @@ def _show(summary: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _check_arguments(arguments: tuple[str, ...], image: str | None) -> None:
-    """Refuse what `htcjob run` would refuse, before it does so once a job."""
+    """Refuse what `htcjob run` would refuse, before every job does so."""
     if arguments[0] in ("run", "htcjob"):
         raise UsageError("leave out 'htcjob run': only its options and COMMAND go after --")
     with run.make_context("htcjob run", list(arguments)) as context:
@@ -173,7 +173,7 @@ def _check_arguments(arguments: tuple[str, ...], image: str | None) -> None:
 
 
 def _box(image: str | None, **limits: Any) -> Box | None:
-    """Give what containers are made of; None: attempts are processes."""
+    """Return what containers are made of; None: attempts are processes."""
     if image is not None:
         return Box(image, **limits)
     if given := next((name for name, value in limits.items() if value), None):
@@ -203,7 +203,7 @@ def _percent(text: str) -> float:
 
 
 def _store(store: str, option: str, *, make: bool) -> str:
-    """Give the URL, or the real directory, which must exist: a platform mounts what it injects."""
+    """Return the URL, or the real path of the directory, which must exist: platforms mount it."""
     directory = local_directory(store)
     if directory is None:
         return store

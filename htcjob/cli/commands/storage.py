@@ -78,12 +78,12 @@ _json = click.option(
 
 
 @storage.command(epilog=_HELP)
-@click.argument("location")
+@click.argument("text", metavar="LOCATION")
 @click.option(
     "-r", "--recursive", "is_recursive", is_flag=True, help="List the objects in folders, not the folders."
 )
 @_json
-def ls(location: str, is_recursive: bool, as_json: bool) -> None:
+def ls(text: str, is_recursive: bool, as_json: bool) -> None:
     """
     List objects and folders: size in bytes, time of last change, key.
 
@@ -91,14 +91,14 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
     Example:
       htcjob storage ls project:photos/
     """
-    place = parse(location, JobStores(None, RetryPolicy()))
+    location = parse(text, JobStores(None, RetryPolicy()))
     n_left_out = 0
     with without_progress() as transfers:
-        for entry in browse(place, is_recursive=is_recursive, transfers=transfers):
+        for entry in browse(location, is_recursive=is_recursive, transfers=transfers):
             if isinstance(entry, LeftOut):
                 n_left_out += 1
                 if n_left_out <= FAILURES_SHOWN:
-                    say(f"htcjob: warning: left out: {place.store.url_of(entry.key)}: {entry.reason}")
+                    say(f"htcjob: warning: left out: {location.store.url_of(entry.key)}: {entry.reason}")
                 continue
             if isinstance(entry, str):
                 key, size_bytes, changed = entry, None, None
@@ -106,7 +106,7 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
                 key, size_bytes = entry.key, entry.size_bytes
                 changed = f"{entry.last_modified:%Y-%m-%dT%H:%M:%SZ}"
             if as_json:
-                url = place.store.url_of(key)
+                url = location.store.url_of(key)
                 _write_json({"key": key, "url": url, "size_bytes": size_bytes, "last_modified": changed})
             else:
                 shown = "" if size_bytes is None else size_bytes
@@ -116,11 +116,11 @@ def ls(location: str, is_recursive: bool, as_json: bool) -> None:
 
 
 @storage.command(epilog=_HELP)
-@click.argument("locations", metavar="LOCATION...", nargs=-1, required=True)
+@click.argument("texts", metavar="LOCATION...", nargs=-1, required=True)
 @click.option("-d", "--directory", metavar="DIR", default=".", help="Where to put the files.  [default: .]")
 @_recursive
 @_json
-def get(locations: tuple[str, ...], directory: str, is_recursive: bool, as_json: bool) -> int:
+def get(texts: tuple[str, ...], directory: str, is_recursive: bool, as_json: bool) -> int:
     """
     Copy objects to files in DIR.
 
@@ -128,22 +128,24 @@ def get(locations: tuple[str, ...], directory: str, is_recursive: bool, as_json:
     Example:
       htcjob storage get 'project:photos/*.jpg' -d photos
     """
-    places = sources(locations, JobStores(None, RetryPolicy()), is_recursive=is_recursive)
+    locations = sources(texts, JobStores(None, RetryPolicy()), is_recursive=is_recursive)
     target = Target(None, real_path(directory), is_folder=True)
-    for place in places:
-        check_apart(place, target, is_recursive=is_recursive)
+    for location in locations:
+        check_apart(location, target, is_recursive=is_recursive)
     with with_progress("get") as transfers:
-        copier = Copier(target, transfers, has_folders=have_several_folders(places))
-        tasks = (task for place in places for task in copier.objects(place, is_recursive=is_recursive))
+        copier = Copier(target, transfers, has_folders=have_several_folders(locations))
+        tasks = (
+            task for location in locations for task in copier.objects(location, is_recursive=is_recursive)
+        )
         return _report(run_tasks(tasks, transfers), as_json=as_json)
 
 
 @storage.command(epilog=_HELP)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.argument("location")
+@click.argument("text", metavar="LOCATION")
 @_recursive
 @_json
-def put(files: tuple[str, ...], location: str, is_recursive: bool, as_json: bool) -> int:
+def put(files: tuple[str, ...], text: str, is_recursive: bool, as_json: bool) -> int:
     """
     Copy files to LOCATION: a folder or store, or the new object's name.
 
@@ -151,7 +153,7 @@ def put(files: tuple[str, ...], location: str, is_recursive: bool, as_json: bool
     Example:
       htcjob storage put -r photos task:
     """
-    target = target_in_store(location, JobStores(None, RetryPolicy()), is_many=is_recursive or len(files) > 1)
+    target = target_in_store(text, JobStores(None, RetryPolicy()), is_many=is_recursive or len(files) > 1)
     for file in files:
         check_apart(file, target, is_recursive=is_recursive)
     with with_progress("put") as transfers:
@@ -178,26 +180,26 @@ def cp(source: str, destination: str, is_recursive: bool, as_json: bool) -> int:
     if is_local(source) and is_local(destination):
         raise UsageError("both are on this machine: use cp, or write project:KEY, task:KEY or a URL")
     stores = JobStores(None, RetryPolicy())
-    place = None if is_local(source) else sources([source], stores, is_recursive=is_recursive)[0]
-    is_many = is_recursive or (place is not None and GLOB.search(place.key) is not None)
+    location = None if is_local(source) else sources([source], stores, is_recursive=is_recursive)[0]
+    is_many = is_recursive or (location is not None and GLOB.search(location.key) is not None)
     if is_local(destination):
         target = target_here(destination, is_many=is_many)
     else:
         target = target_in_store(destination, stores, is_many=is_many)
-    check_apart(place or source, target, is_recursive=is_recursive)
+    check_apart(location or source, target, is_recursive=is_recursive)
     with with_progress("cp") as transfers, temporary_directory() as folder:
         is_new = is_many and is_empty(target, transfers)
         copier = Copier(target, transfers, is_new=is_new, scratch=folder)
-        if place is None:
+        if location is None:
             tasks = copier.files(source, is_recursive=is_recursive)
         else:
-            tasks = copier.objects(place, is_recursive=is_recursive)
+            tasks = copier.objects(location, is_recursive=is_recursive)
         return _report(run_tasks(tasks, transfers), as_json=as_json)
 
 
 @storage.command(epilog=_HELP)
-@click.argument("location")
-def cat(location: str) -> None:
+@click.argument("text", metavar="LOCATION")
+def cat(text: str) -> None:
     """
     Write the bytes of one object to standard output.
 
@@ -205,24 +207,24 @@ def cat(location: str) -> None:
     Example:
       htcjob storage cat project:list.txt
     """
-    place = parse(location, JobStores(None, RetryPolicy()))
-    if place.is_folder:
-        raise UsageError(f"{location} is a folder: name one object")
+    location = parse(text, JobStores(None, RetryPolicy()))
+    if location.is_folder:
+        raise UsageError(f"{text} is a folder: name one object")
     with without_progress() as transfers:
-        store = place.store
-        info = transfers.call(lambda: store.head(place.key))
+        store = location.store
+        info = transfers.call(lambda: store.head(location.key))
         for block in blocks(store, info, transfers):
             write_bytes(block)
-        if transfers.call(lambda: store.head(place.key)).etag != info.etag:
-            raise TransientError("cat", place.url, "the object was replaced while it was read")
+        if transfers.call(lambda: store.head(location.key)).etag != info.etag:
+            raise TransientError("cat", location.url, "the object was replaced while it was read")
 
 
 @storage.command(epilog=_HELP)
-@click.argument("locations", metavar="LOCATION...", nargs=-1, required=True)
+@click.argument("texts", metavar="LOCATION...", nargs=-1, required=True)
 @_recursive
 @click.option("--all", "is_all", is_flag=True, help="Allow removing everything in a store.")
 @_json
-def rm(locations: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bool) -> int:
+def rm(texts: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bool) -> int:
     """
     Remove objects.
 
@@ -230,15 +232,19 @@ def rm(locations: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bo
     Example:
       htcjob storage rm -r task:photos
     """
-    places = sources(locations, JobStores(None, RetryPolicy()), is_recursive=is_recursive)
-    for place in places:
-        is_deep = is_recursive or "**" in place.key
-        if is_deep and not place.key.strip("*/") and not is_all:
+    locations = sources(texts, JobStores(None, RetryPolicy()), is_recursive=is_recursive)
+    for location in locations:
+        is_deep = is_recursive or "**" in location.key
+        if is_deep and not location.key.strip("*/") and not is_all:
             raise UsageError(
-                f"{place.text} means everything in {place.store.url}: add --all if you mean that"
+                f"{location.text} means everything in {location.store.url}: add --all if you mean that"
             )
     with with_progress("rm") as transfers:
-        tasks = (task for place in places for task in removals(place, transfers, is_recursive=is_recursive))
+        tasks = (
+            task
+            for location in locations
+            for task in removals(location, transfers, is_recursive=is_recursive)
+        )
         return _report(run_tasks(tasks, transfers), as_json=as_json)
 
 
