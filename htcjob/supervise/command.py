@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource  # `children.py` has it already
 import signal
 import stat
 import sys
@@ -92,9 +93,78 @@ def run_command(
         return _not_started(argv[0], error)
     except ValueError as error:  # a NUL in an argument or variable
         return CommandResult(126, start_error=f"command cannot be started: {error}")
-    leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
     deadline = None if timeout_s is None else started + timeout_s
     stopping = Stopping(grace_s=grace_s, deadline=deadline, may_finish=may_finish)
+    code, elapsed_s, has_no_survivors, usage = _watched(
+        pid, stopping, signals, started=started, grace_s=grace_s
+    )
+    result = result_of(
+        code,
+        command,
+        signals,
+        stopped_for=stopping.stopped_for,
+        started=started,
+        elapsed_s=elapsed_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+    )
+    return result._replace(
+        has_no_survivors=has_no_survivors,
+        peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),
+    )
+
+
+def result_of(
+    code: int,
+    command: RunningCommand,
+    signals: Signals,
+    *,
+    stopped_for: StoppedFor | None,
+    started: float,
+    elapsed_s: float,
+    cpu_s: float,
+) -> CommandResult:
+    """
+    Return the result of a command, or of a warm worker, that has ended.
+
+    Args:
+        code: Its exit status, or -n for signal n.
+        command: What is known of it.
+        signals: Where stop signals arrive.
+        stopped_for: Why we stopped it, if we did.
+        started: When it began, by the monotonic clock.
+        elapsed_s: Seconds that it took.
+        cpu_s: Seconds of CPU time that it has used.
+    """
+    may_finish = command.may_finish
+    if stopped_for is None and signals.stop_signal is not None:
+        # The signal and the exit came together. A command that was told to stop has not finished.
+        stopped_for = StoppedFor.REQUEST if not may_finish or signals.may_have_ended(code) else None
+    excuse = ""
+    if stopped_for is None:
+        excuse = signals.excuse(code, may_finish=may_finish, since=started, cpu_s=cpu_s)
+    return CommandResult(
+        exit_status=status_of_code(code),
+        signal=-code if code < 0 else None,
+        excuse=excuse,
+        timed_out=stopped_for is StoppedFor.TIMEOUT,
+        stopped_by=signals.stop_signal if stopped_for is StoppedFor.REQUEST else None,
+        shortage=signals.children.shortage(command, code),
+        elapsed_s=elapsed_s,
+        cpu_s=cpu_s,
+    )
+
+
+def _watched(
+    pid: int, stopping: Stopping, signals: Signals, *, started: float, grace_s: float
+) -> tuple[int, float, bool, resource.struct_rusage]:
+    """
+    Wait for the command's end, and end what it leaves behind.
+
+    Returns:
+        Its exit status, or -n for signal n; the seconds that it took; whether, for sure, nothing that it
+        started is alive; and what it used.
+    """
+    leftovers_grace_s = min(grace_s, LEFTOVERS_GRACE_S)
     with ExitStack() as protection:
         try:
             protection.enter_context(dies_with_us(pid))
@@ -114,26 +184,7 @@ def run_command(
             status, usage = signals.wait(pid)
         if not signals.children.adopts:
             _end_group(pid, grace_s=leftovers_grace_s)
-    code = os.waitstatus_to_exitcode(status)
-    stopped_for = stopping.stopped_for
-    if stopped_for is None and signals.stop_signal is not None:
-        # The signal and the exit came together. A command that was told to stop has not finished.
-        stopped_for = StoppedFor.REQUEST if not may_finish or signals.may_have_ended(code) else None
-    cpu_s = usage.ru_utime + usage.ru_stime
-    return CommandResult(
-        exit_status=status_of_code(code),
-        signal=-code if code < 0 else None,
-        excuse=(
-            "" if stopped_for else signals.excuse(code, may_finish=may_finish, since=started, cpu_s=cpu_s)
-        ),
-        timed_out=stopped_for is StoppedFor.TIMEOUT,
-        stopped_by=signals.stop_signal if stopped_for is StoppedFor.REQUEST else None,
-        shortage=signals.children.shortage(command, code),
-        has_no_survivors=has_no_survivors,
-        elapsed_s=elapsed_s,
-        cpu_s=cpu_s,
-        peak_memory_bytes=usage.ru_maxrss * (1024 if sys.platform == "linux" else 1),
-    )
+    return os.waitstatus_to_exitcode(status), elapsed_s, has_no_survivors, usage
 
 
 def _started(start: Callable[[], int], signals: Signals) -> int:

@@ -9,30 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import NamedTuple
 
-from htcjob.errors import CommandNotStartedError, ShortageError
-from htcjob.outcome.results import TRY_AGAIN, CommandResult, signal_name, status_of_code
-from htcjob.supervise.children import LEFTOVERS_GRACE_S, RunningCommand
+from htcjob.errors import ShortageError
+from htcjob.outcome.results import TRY_AGAIN, CommandResult, signal_name
+from htcjob.supervise.children import LEFTOVERS_GRACE_S
+from htcjob.supervise.command import result_of
 from htcjob.supervise.kernel import (
-    EMPTY_STDIN,
-    RESET,
     carry_out,
-    dies_with_us,
-    exit_fd,
-    signal_group,
     wait_readable,
 )
 from htcjob.supervise.signals import Signals
 from htcjob.supervise.stopping import Step, StoppedFor, Stopping
 from htcjob.supervise.worker_answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answer
-from htcjob.trouble import let_go
-
-PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker_program", "program.py")
+from htcjob.supervise.worker_process import WorkerProcess
 
 START_S = 600.0
 """Seconds that import and `setup` may take."""
@@ -50,16 +42,6 @@ class CallResult(NamedTuple):
     """What the function returned."""
     problem: str = ""
     """Why it did not, in its own words."""
-
-
-class _Process(NamedTuple):
-    pid: int
-    command: RunningCommand
-    requests: int
-    answers: int
-    has_ended: int
-    """Readable once it has."""
-    resources: ExitStack
 
 
 class Worker:
@@ -85,16 +67,16 @@ class Worker:
         signals: Signals,
         grace_s: float,
     ) -> None:
-        self._argv = [python, PROGRAM]
         self._target = target
+        self._python = python
         self._environment = {**environment, "HTCJOB_WORKER": str(number)}
         self._signals = signals
         self._grace_s = grace_s
-        self._process: _Process | None = None
+        self._process: WorkerProcess | None = None
         self._pid: int | None = None
-        """Of the process that answers, as it counts, once it is ready."""
+        """The process id of the one that answers, as it counts, once it is ready."""
         self._number = 0
-        """Of the request in hand; 0: of none, and the first line is to come."""
+        """The number of the request in hand; 0: there is none yet, and the first line is to come."""
         self._unread = b""
         self.has_been_ready = False
         """Whether it could be started once: import and `setup` are not what is wrong."""
@@ -107,60 +89,11 @@ class Worker:
             CommandNotStartedError: the interpreter cannot be started.
             ShortageError: this machine has no process or file descriptor left.
         """
-        if self._process is not None:
-            return
-        with ExitStack() as resources:
-            try:
-                with ExitStack() as theirs:
-                    their_requests, requests = os.pipe()
-                    theirs.callback(let_go, their_requests)
-                    resources.callback(let_go, requests)
-                    answers, their_answers = os.pipe()
-                    resources.callback(let_go, answers)
-                    theirs.callback(let_go, their_answers)
-                    # Numbers that are free in the new process too: there they lose the close-on-exec flag.
-                    numbers = []
-                    for end in (their_requests, their_answers):
-                        numbers.append(os.dup(end))
-                        theirs.callback(let_go, numbers[-1])
-                    pid, command = self._spawn((their_requests, their_answers), numbers)
-                try:
-                    resources.enter_context(dies_with_us(pid))
-                    has_ended = resources.enter_context(exit_fd(pid))
-                except BaseException:  # it must not go on unwatched
-                    signal_group(pid, signal.SIGKILL)
-                    self._signals.wait(pid)
-                    raise
-            except OSError as error:
-                raise ShortageError(f"worker cannot be started now: {error.strerror}") from error
-            os.set_blocking(requests, False)
-            self._process = _Process(pid, command, requests, answers, has_ended, resources.pop_all())
-        self._pid, self._number, self._unread = None, 0, b""
-
-    def _spawn(self, ends: tuple[int, int], numbers: list[int]) -> tuple[int, RunningCommand]:
-        argv = [*self._argv, *map(str, numbers), self._target]
-        moves = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(ends, numbers, strict=True)]
-
-        def spawn() -> int:
-            return os.posix_spawnp(
-                argv[0],
-                argv,
-                self._environment,
-                file_actions=(*EMPTY_STDIN, *moves),
-                setsigdef=(*RESET, *self._signals.set_by_us),
-                setsigmask=(signal.SIGINT,),  # until `warm.py` is ready for it
-                setsid=True,
+        if self._process is None:
+            self._process = WorkerProcess.started(
+                self._target, python=self._python, environment=self._environment, signals=self._signals
             )
-
-        mark = f"HTCJOB_WORKER={self._environment['HTCJOB_WORKER']}".encode()
-        command = RunningCommand(may_finish=True, is_job=False, mark=mark)
-        try:
-            return self._signals.start(spawn, command, lends_terminal=False), command
-        except (FileNotFoundError, PermissionError) as error:
-            reason = f"{argv[0]}: {error.strerror}"
-            raise CommandNotStartedError(
-                127 if isinstance(error, FileNotFoundError) else 126, reason
-            ) from error
+            self._pid, self._number, self._unread = None, 0, b""
 
     def call(self, request: Mapping[str, object], *, timeout_s: float | None) -> CallResult:
         """
@@ -211,8 +144,7 @@ class Worker:
     def hang_up(self) -> None:
         """Let the process, which is idle, see that there are no more requests."""
         if self._process is not None:
-            # Closes it, and keeps the number taken until the others are closed.
-            os.dup2(self._process.answers, self._process.requests, inheritable=False)
+            self._process.hang_up()
 
     def close(self) -> None:
         """End the process after `hang_up`; it has a moment to do so itself."""
@@ -283,15 +215,15 @@ class Worker:
             NoAnswerError: what came is none; the process is still to be ended.
         """
         assert self._process is not None  # noqa: S101 - for mypy
-        pid, _, requests, answers, has_ended, _ = self._process
+        process = self._process
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         stopping = Stopping(grace_s=self._grace_s, deadline=deadline, may_finish=True)
         closed_by: float | None = None
-        watched = {answers, has_ended}
+        watched = {process.answers, process.has_ended}
         while True:
             if stopping.stopped_for is None and (said := self._said()):
                 return said, None
-            unsent = _send(requests, unsent)
+            unsent = process.send(unsent)
             alarms = [
                 stopping.wait_until,
                 closed_by if stopping.stopped_for is None else None,
@@ -301,22 +233,22 @@ class Worker:
             listens = [self._signals.stop_fd] if stopping.listens else []
             ready = self._signals.wait_readable([*watched, *listens], until)
             now = time.monotonic()
-            if answers in ready:
-                data = os.read(answers, 1 << 16)
+            if process.answers in ready:
+                data = os.read(process.answers, 1 << 16)
                 self._unread += data
                 if stopping.stopped_for is not None:
                     self._unread = b""
                 if not data:  # whoever ends closes it first
-                    watched.discard(answers)
+                    watched.discard(process.answers)
                     closed_by = now + LEFTOVERS_GRACE_S
                 continue
             if not ready and stopping.stopped_for is None and closed_by is not None and now >= closed_by:
                 raise NoAnswerError("it closed the pipe for it")
             stop_signal = self._signals.stop_signal if ready else None
-            step = stopping.step(now, has_ended=has_ended in ready, stop_signal=stop_signal)
+            step = stopping.step(now, has_ended=process.has_ended in ready, stop_signal=stop_signal)
             if step is Step.LEAVE:
                 return None, stopping.stopped_for
-            carry_out(step, pid)
+            carry_out(step, process.pid)
 
     def _said(self) -> Said | None:
         """Give the answer that has been read; None: there is more to come."""
@@ -331,50 +263,29 @@ class Worker:
         self._unread = b""
         return said
 
-    def _ended(self, stop: StoppedFor | None, elapsed_s: float) -> CallResult:
-        """Give the ending of a call in the middle of which the process ended."""
-        command = self._process.command if self._process is not None else None
+    def _ended(self, stopped_for: StoppedFor | None, elapsed_s: float) -> CallResult:
+        """Return the result of a call in the middle of which the process ended."""
+        assert self._process is not None  # noqa: S101 - for mypy
+        command = self._process.command
         code, cpu_s = self._end()
-        told = self._signals.stop_signal
-        if stop is None and self._signals.may_have_ended(code):
-            stop = StoppedFor.REQUEST
-        result = CommandResult(
-            exit_status=status_of_code(code),
-            signal=-code if code < 0 else None,
-            timed_out=stop is StoppedFor.TIMEOUT,
-            stopped_by=told if stop is StoppedFor.REQUEST else None,
-            excuse="" if stop else self._excuse(code or 1, since=time.monotonic() - elapsed_s, cpu_s=cpu_s),
-            shortage="" if command is None else self._signals.children.shortage(command, code),
+        started = time.monotonic() - elapsed_s
+        result = result_of(
+            code,
+            command,
+            self._signals,
+            stopped_for=stopped_for,
+            started=started,
             elapsed_s=elapsed_s,
             cpu_s=cpu_s,
         )
         if code == 0:  # which is no success: the function did not return
-            return CallResult(result._replace(exit_status=1), problem="the worker ended in the middle of it")
+            was_stopped = result.timed_out or result.stopped_by is not None
+            excuse = "" if was_stopped else self._excuse(1, since=started, cpu_s=cpu_s)
+            result = result._replace(exit_status=1, excuse=excuse)
+            return CallResult(result, problem="the worker ended in the middle of it")
         return CallResult(result)
 
     def _end(self) -> tuple[int, float]:
-        """End the process and all that it started; give its exit code and CPU seconds."""
+        """End the process and all that it started; return its exit code and CPU seconds."""
         process, self._process = self._process, None
-        if process is None:
-            return 0, 0.0
-        with process.resources:
-            try:
-                self._signals.children.end_leftovers(
-                    process.pid, grace_s=min(self._grace_s, LEFTOVERS_GRACE_S)
-                )
-            finally:
-                signal_group(process.pid, signal.SIGKILL)
-                status, usage = self._signals.wait(process.pid)
-        return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
-
-
-def _send(pipe: int, data: bytes) -> bytes:
-    """Write what the pipe holds of *data* now, and give the rest."""
-    try:
-        while data:
-            data = data[os.write(pipe, data) :]
-    except BlockingIOError:
-        pass
-    except BrokenPipeError:
-        return b""  # the process has ended, as will be seen
-    return data
+        return (0, 0.0) if process is None else process.end(self._signals, grace_s=self._grace_s)
