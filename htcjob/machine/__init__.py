@@ -1,1 +1,1 @@
-"""What this machine gives us: limits, memory, processes, temporary files."""
+"""This machine as we may use it: limits, memory, processes, temporary files."""

@@ -1,7 +1,7 @@
 """
 The memory that our control group may use and uses, read cheaply and often: cgroup v1 and v2.
 
-Imported only where there is a limit (`machine.has_memory_limit`); `guard.py` acts on what is read here.
+Imported only where there is a limit (`limits.has_memory_limit`); the memory guard of `supervise/` acts on it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from htcjob.machine.limits import NO_MEMORY_LIMIT, control_groups
 from htcjob.trouble import let_go
 
 FULL_SHARE = 0.95
-"""Share of a limit at which memory counts as full: the kernel acts at all of it, on whom it likes."""
+"""Share of a limit at which memory counts as full: the kernel acts at all of it, on any process."""
 
 _LONGEST_FILE = 1 << 16
-"""Bytes; memory.stat has 4 thousand."""
+"""Bytes that are read of a file; memory.stat has 4 thousand."""
 
 
 class MemoryUse(NamedTuple):
     """How full a control group is."""
 
     used_bytes: int
-    """What the kernel cannot take back: not the page cache of files on a disk, but those in a tmpfs."""
+    """Bytes that the kernel cannot take back: not the page cache of files on a disk, but files in a tmpfs."""
     limit_bytes: int
-    """What it may use."""
+    """Bytes that it may use."""
     tmpfs_bytes: int = 0
     """The part that is files in a tmpfs, or shared memory; known where the group is full."""
 
     @property
     def room_bytes(self) -> float:
-        """What is left until it counts as full; 0 or less: it is."""
+        """Bytes that are left until it counts as full; 0 or less: it is."""
         return self.limit_bytes * FULL_SHARE - self.used_bytes
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class CgroupMemory:
     Our control group and those above it. Any thread may ask.
 
     Args:
-        root: Where /proc and /sys are.
+        root: The directory that has /proc and /sys.
 
     Raises:
         OSError: a file of theirs cannot be opened.
@@ -64,7 +64,7 @@ class CgroupMemory:
 
     def use(self) -> MemoryUse | None:
         """
-        Give the use of the group that has the least room; None: no group has a limit any more.
+        Return the use of the group that has the least room; None: no group has a limit any more.
 
         Raises:
             OSError: a file cannot be read: the group has been removed, say.
@@ -73,20 +73,20 @@ class CgroupMemory:
         return min(uses, key=lambda use: use.room_bytes, default=None)
 
     def oom_kills(self) -> int:
-        """Give how many processes of our group the kernel has ended for want of memory; 0: none known."""
+        """Return how many processes of our group the kernel has ended for want of memory; 0: none known."""
         with suppress(OSError):
             for group in self._groups[:1]:
                 return group.oom_kills()
         return 0
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for group in self._groups:
             group.close()
 
 
 class _Names(NamedTuple):
-    """What the files of a version are called, and the lines in them."""
+    """Names of the files of a version, and of the lines in them."""
 
     limit: str
     usage: str
@@ -129,7 +129,7 @@ class _Group:
             raise
 
     def use(self) -> MemoryUse | None:
-        """Give how full it is; None: it has no limit."""
+        """Return how full it is; None: it has no limit."""
         limit = self._read(self._names.limit).strip()
         if not limit.isdigit() or int(limit) >= NO_MEMORY_LIMIT:
             return None
@@ -154,7 +154,7 @@ class _Group:
         return os.pread(self._files[name], _LONGEST_FILE, 0) if name in self._files else b""
 
     def _lines(self, name: str) -> Iterator[tuple[bytes, int]]:
-        """Give the lines `name number` of a file."""
+        """Yield the lines `name number` of a file."""
         for line in self._read(name).splitlines():
             words = line.split()
             if len(words) == 2 and words[1].isdigit():

@@ -1,4 +1,4 @@
-"""What this machine gives us, which is not what it has: CPUs by quota and affinity, memory by limit."""
+"""CPUs and memory that we may use, by quota, affinity and limit; the machine may have more."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from htcjob.machine.proc import content_of
 
 def cpus(root: str = "/") -> float:
     """
-    Give the CPUs that we may use, at least a fraction of one.
+    Return the CPUs that we may use, at least a fraction of one.
 
     That is the least of our affinity (`taskset`, Kubernetes' static policy, `docker --cpuset-cpus`) and every
     CFS quota above us (`docker --cpus`, Kubernetes' limits), cgroup v1 or v2. `os.cpu_count` knows neither.
 
     Args:
-        root: Where /proc and /sys are.
+        root: The directory that has /proc and /sys.
     """
     try:
         allowed = float(len(os.sched_getaffinity(0)))
@@ -27,10 +27,10 @@ def cpus(root: str = "/") -> float:
 
 def available_memory(root: str = "/") -> int | None:
     """
-    Give the bytes of memory that could be used without swapping; None: the kernel does not tell.
+    Return the bytes of memory that could be used without swapping; None: the kernel does not say.
 
     Args:
-        root: Where /proc is.
+        root: The directory that has /proc.
     """
     for line in (_read(os.path.join(root, "proc/meminfo")) or "").splitlines():
         name, _, value = line.partition(":")
@@ -40,12 +40,12 @@ def available_memory(root: str = "/") -> int | None:
 
 
 def has_memory_limit(root: str = "/") -> bool:
-    """Tell whether our control group, or one above it, has a memory limit. Cheap: every job asks."""
+    """Whether our control group, or one above it, has a memory limit. Cheap: every job asks."""
     return any(memory_limit(group) is not None for group in control_groups("memory", root))
 
 
 def memory_limit(group: str) -> int | None:
-    """Give the memory limit of the control group with that folder, in bytes; None: it has none."""
+    """Return the memory limit of the control group with that folder, in bytes; None: it has none."""
     # https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
     # https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
     for name in ("memory.max", "memory.limit_in_bytes"):
@@ -61,11 +61,11 @@ NO_MEMORY_LIMIT = 1 << 60
 
 def control_groups(controller: str, root: str = "/") -> Iterator[str]:
     """
-    Give the folders of our control group and of those above it, ours first; some may not be there.
+    Yield the folders of our control group and of those above it, ours first; some may not be there.
 
     Args:
-        controller: What they control, a name of version 1; one of version 2 controls everything.
-        root: Where /proc and /sys are.
+        controller: The name of a controller of version 1; a group of version 2 has all of them.
+        root: The directory that has /proc and /sys.
     """
     mounts = os.path.join(root, "sys/fs/cgroup")
     for line in (_read(os.path.join(root, "proc/self/cgroup")) or "").splitlines():
@@ -86,7 +86,7 @@ def control_groups(controller: str, root: str = "/") -> Iterator[str]:
 
 
 def _quotas(root: str) -> Iterator[float]:
-    """Give the quotas of our control group and of those above it, in CPUs."""
+    """Yield the quotas of our control group and of those above it, in CPUs."""
     for group in control_groups("cpu", root):
         yield from _quota(group)
 

@@ -1,4 +1,4 @@
-"""Sorts lines that may be more than the memory holds, through files."""
+"""Sorts lines on disk, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 IN_MEMORY = 100_000
 """Lines at a time, or fewer where they are long."""
 IN_MEMORY_BYTES = 16 * 1024 * 1024
-"""That such lines have together, and at most one line more."""
+"""Bytes of such lines together, exceeded by one line at most."""
 MOST_RUNS = 200
 """Files of sorted lines that are open at a time; a process may have 1,024 files or less."""
 
 
 class SortedLines:
     """
-    Takes lines in any order, gives them ordered by their bytes.
+    Takes lines in any order, yields them ordered by their bytes.
 
     Args:
-        folder: A directory for its files; whoever made it removes it.
+        folder: A directory for its files; the caller removes it.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._lines: list[bytes] = []
         self._size_bytes = 0
-        """Of these lines together."""
+        """Bytes of these lines together."""
         self._runs: list[str] = []
         self._n_files = 0
 

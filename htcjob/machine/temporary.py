@@ -1,4 +1,4 @@
-"""A temporary directory of this machine, for work that memory shall not hold."""
+"""A temporary directory, for work that is too large for memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @contextmanager
 def temporary_directory() -> Iterator[str]:
     """
-    Give a context that has a temporary directory, which is removed at its end.
+    Yield a temporary directory, which is removed when the context ends.
 
     Raises:
         UnwritableError: there is no place for one.

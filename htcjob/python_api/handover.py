@@ -1,5 +1,5 @@
 """
-Entries handed to the user's own loop, one at a time, and what the loop says of each.
+Entries handed to the user's own loop, one at a time, and the loop's answer to each.
 
 The flow's worker offers an entry and waits; the loop takes it and answers. Neither knows the other's thread.
 """
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
     from htcjob.entries.each import Stay
     from htcjob.supervise.stop_requests import StopRequests
 
-_NOTHING_SAID = "the loop said nothing of it: call commit(), fail() or retry() for every entry"
+_UNANSWERED = "the loop left it unanswered: call commit(), fail() or retry() for every entry"
 
 
 class JobEntry:
     """
     One entry, for the body of a loop over `Job.entries`: its input is fetched, and there is room for outputs.
 
-    The body says once what became of it: `commit`, `fail` or `retry`. With the last word its files are no
-    longer the body's.
+    The body calls one of `commit`, `fail` and `retry`, once. From then on its files are no longer the body's.
     """
 
     def __init__(self, stay: Stay, handover: Handover) -> None:
@@ -46,8 +45,8 @@ class JobEntry:
         self.path: str = stay.path
         """The local input file."""
         self.output_dir: str = stay.directory.outputs
-        """Where outputs go; their path below it is their key in task storage. The folders of the entry's key
-        are there."""
+        """The directory for outputs; their path below it is their key in task storage. The folders of the
+        entry's key are there."""
         self._handover = handover
 
     def __repr__(self) -> str:
@@ -55,39 +54,39 @@ class JobEntry:
 
     def commit(self, value: object = None) -> None:
         """
-        Say that it is done: what lies in `output_dir` is staged out, then its record is written.
+        Report it as done: the files in `output_dir` are staged out, then its record is written.
 
         Returns at once; both happen while the loop goes on. Where an output cannot be put, the entry is not
-        done. Without effect after a stop signal whose grace period is as good as over.
+        done. Without effect after a stop signal whose grace period has nearly run out.
 
         Args:
-            value: Kept in the record; anything that JSON has.
+            value: Kept in the record; any JSON value.
 
         Raises:
-            TypeError, ValueError: *value* cannot be recorded: it is not that, longer than 64 KiB as JSON, or
-                nested more than 100 deep.
-            UsageError: something was said of this entry before.
+            TypeError, ValueError: *value* cannot be recorded: it is no JSON value, longer than 64 KiB as
+                JSON, or nested more than 100 deep.
+            UsageError: this entry has been answered before.
         """
         self._say(0, value=checked_value(value, "what commit() was given"))
 
     def fail(self, message: str) -> None:
         """
-        Say that it failed for good, and why, in one line for a person.
+        Report it as failed for good, with the reason in one line for a person.
 
         Raises:
-            UsageError: something was said of this entry before.
+            UsageError: this entry has been answered before.
         """
         self._say(1, problem=message)
 
     def retry(self, message: str) -> None:
         """
-        Say that it is worth another try, and why not now, in one line for a person.
+        Report it as worth another try, with the reason in one line for a person.
 
-        That is made in this attempt, when all others had their turn, as far as `retry_entry` allows; else it
-        is left for the next attempt.
+        The next try is made in this attempt, after all others, as far as `retry_entry` allows; otherwise the
+        entry is left for the next attempt.
 
         Raises:
-            UsageError: something was said of this entry before.
+            UsageError: this entry has been answered before.
         """
         self._say(TRY_AGAIN, problem=message)
 
@@ -97,7 +96,7 @@ class JobEntry:
 
 class Handover:
     """
-    Between the flow's worker, the loop, and whoever asks them to stop; each of them in a thread of its own.
+    Between the flow's worker, the loop, and a request to stop; each of them in a thread of its own.
 
     Args:
         signals: Where stop signals arrive.
@@ -109,23 +108,21 @@ class Handover:
         self._finish_s = finish_s
         self._process = os.getpid()
         self._changed = threading.Condition()
-        """Of all below."""
+        """Guards all fields below."""
         self._finish_by: float | None = None
         """When the loop is waited for no longer."""
         self._offered: JobEntry | None = None
         self._in_hand: JobEntry | None = None
-        """The entry that the loop has, until it is answered for."""
+        """The entry that the loop has, until it is answered."""
         self._answer: CallResult | None = None
-        """What the loop said of it."""
+        """The loop's answer to it."""
         self._begun = self._cpu_s = 0.0
-        """When it was taken, and what this process had used then."""
+        """When it was taken, and the CPU seconds of this process then."""
         self._is_loop_over = self._is_flow_over = False
-
-    # The flow's side
 
     def act(self, stay: Stay, _worker: int, _timeout_s: float | None) -> CallResult:
         """
-        Offer an entry to the loop, and wait for what it says.
+        Offer an entry to the loop, and wait for its answer.
 
         Raises:
             LoopLeftError: the loop takes no more.
@@ -146,7 +143,7 @@ class Handover:
             return answer
 
     def flow_ended(self) -> None:
-        """There are no more entries."""
+        """Note that there are no more entries."""
         with self._changed:
             self._is_flow_over = True
             self._changed.notify_all()
@@ -157,14 +154,12 @@ class Handover:
             while not (self._is_loop_over or self._is_given_up(is_begun=True)):
                 self._wait()
 
-    # The loop's side
-
     def take(self) -> JobEntry | None:
         """
-        Give the next entry; None: there is none. Of the one before something must have been said.
+        Return the next entry; None: there is none. The one before should have been answered.
 
-        A child that the body forked gets none, and no word of it counts: it has a copy of all this, and of a
-        lock that nobody may ever let go of.
+        A child that the body forked gets none, and no answer of it counts: it has a copy of all this, and of
+        a lock that may never be released.
         """
         if os.getpid() != self._process:
             return None
@@ -179,7 +174,7 @@ class Handover:
             return self._in_hand
 
     def answer(self, entry: JobEntry, exit_status: int, value: object, problem: str) -> None:
-        """Take what the loop says of *entry*."""
+        """Take the loop's answer to *entry*."""
         if os.getpid() != self._process:
             raise UsageError(
                 f"entry {entry.key!r} is not this process's, which was forked from that of the job"
@@ -188,14 +183,14 @@ class Handover:
             if entry is self._in_hand:
                 self._end(exit_status, value, problem)
             elif not self._is_given_up(is_begun=True):
-                raise UsageError(f"entry {entry.key!r} is answered for: say one word of each, once")
+                raise UsageError(f"entry {entry.key!r} has been answered before: answer each entry once")
 
     def loop_ended(self, *, is_orderly: bool) -> None:
         """
-        No further entry is taken.
+        Take no further entry.
 
         Args:
-            is_orderly: The entry in hand, if nothing was said of it, is one that was forgotten; else it was
+            is_orderly: An unanswered entry in hand was forgotten, and is recorded as that; otherwise it was
                 the cause, and nothing is recorded.
         """
         with self._changed:
@@ -205,10 +200,8 @@ class Handover:
             self._is_loop_over = True
             self._changed.notify_all()
 
-    # Anybody's
-
     def stop(self) -> None:
-        """A stop signal came."""
+        """Note that a stop signal came."""
         with self._changed:
             self._finish_by = time.monotonic() + self._finish_s
             self._changed.notify_all()
@@ -221,7 +214,7 @@ class Handover:
 
     def _let_go(self) -> None:
         if self._in_hand is not None:
-            self._end(TRY_AGAIN, None, _NOTHING_SAID)
+            self._end(TRY_AGAIN, None, _UNANSWERED)
 
     def _end(self, exit_status: int, value: object, problem: str) -> None:
         result = CommandResult(

@@ -88,8 +88,8 @@ class Job:
         retry_entry: int | None = None,
     ) -> Job:
         """
-        Give the job that the environment describes: the variables that `htcjob run` reads, and those of its
-        options that are not about a command. What is given here wins.
+        Return the job that the environment describes: the variables that `htcjob run` reads, and those of its
+        options that are not about a command. Arguments given here win.
 
         Our lines go to standard error, unless the program has given the logger `htcjob` a handler before; no
         other logger is touched.
@@ -152,10 +152,10 @@ class Job:
 
     def entries(self) -> Iterator[JobEntry]:
         """
-        Give the entries of this job that are not committed yet, one at a time, each when it is fetched.
+        Yield the entries of this job that are not committed yet, one at a time, each when it is fetched.
 
         Ends when there are no more, when more failed than may, and after a stop signal; in a child that the
-        body forked, at once. An entry of which the body has said nothing when it takes the next one counts as
+        body forked, at once. An entry that the body has not answered when it takes the next one counts as
         `retry`.
 
         Raises:
@@ -232,7 +232,7 @@ class Job:
 
 
 def _ended_by(error: Exception) -> BaseException:
-    """Give what ends the program that could not begin an attempt; a fault of ours is raised as it is."""
+    """Return the exception that ends a program whose attempt could not begin; a bug stays as it is."""
     ending = ending_of_error(error)
     if ending.reason is TerminationReason.INTERNAL_ERROR:
         return error

@@ -12,21 +12,21 @@ from htcjob.supervise.last_resort import LastResort
 from htcjob.supervise.stop_requests import STOPPING, StopRequests
 
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""What batch systems send ahead of the end; a program that does not handle it would end of it."""
+"""Signals that batch systems send ahead of the end; they would end a program that does not handle them."""
 
 
 class StopSignals(StopRequests):
     """
     Requests to stop, and warnings that nobody handles: other signals, children, the terminal are the user's.
 
-    Whoever handled such a signal before is told too; Python's own handler of SIGINT raises KeyboardInterrupt.
+    A handler that was there before is called too; Python's own of SIGINT raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.last_resort: LastResort | None = None
         self.is_loop_over = False
-        """Nobody but us is told any more: what is left to do is ours."""
+        """No other handler is called any more: the rest of the work is ours."""
         self._previous: dict[int, Any] = {}
         """Handlers that were there before ours, by signal."""
         self._timer: threading.Timer | None = None
@@ -55,7 +55,7 @@ class StopSignals(StopRequests):
             if self._timer.is_alive():
                 self._timer.join()
         self._set_back()
-        if self.last_resort is not None:  # nobody tells it of a signal any more
+        if self.last_resort is not None:  # no handler of ours tells it of a signal any more
             self.last_resort.close()
             self.last_resort = None
         super().__exit__(*error)
@@ -81,7 +81,7 @@ class StopSignals(StopRequests):
             before(signum, frame)
 
     def _set_back(self) -> None:
-        """Give every signal its former handler."""
+        """Put back the former handler of every signal."""
         for signum in _WARNINGS:
             if signal.getsignal(signum) is not _go_on:  # the program has a handler of its own by now
                 self._previous.pop(signum, None)
@@ -97,7 +97,7 @@ class StopSignals(StopRequests):
         self._let_signals_come()
 
     def _hold_signals(self) -> None:
-        """Have none of them arrive in a child that has our handlers still: Python would forget it there."""
+        """Keep them from a child that still has our handlers: Python would forget them there."""
         if self._previous:
             self._masks[threading.get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._previous))
 

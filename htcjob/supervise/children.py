@@ -38,7 +38,7 @@ REAP_S = 1.0
 
 
 class RunningCommand:
-    """What is known of a running command; its process group bears its process id."""
+    """A running command, or warm worker, as far as we know it; its process group bears its process id."""
 
     __slots__ = ("is_job", "mark", "may_finish", "oom_kills", "shortage")
 
@@ -50,7 +50,7 @@ class RunningCommand:
         self.mark = mark
         """A variable (`NAME=value`) that only its processes have in their environment."""
         self.shortage = ""
-        """What memory was short when the memory guard ended it; empty: it did not."""
+        """How short memory was when the memory guard ended it, in words; empty: the guard did not."""
         self.oom_kills = 0
         """Processes that the kernel had ended for want of memory when it began."""
 
@@ -70,7 +70,7 @@ class Children:
         self.is_starting = False
         """Whether a child may exist that `running` does not name yet."""
         self.is_told = True
-        """Whether `reap` is called at each child's end; else whoever waits calls it now and then."""
+        """Whether `reap` is called at each child's end; if not, threads that wait call it now and then."""
         self._is_reaping_due = False
         self._adopts: bool | None = None
         """Whether orphans come to us and can be seen; None: not arranged yet."""
@@ -80,7 +80,7 @@ class Children:
         """Children that were ours before the first command."""
 
     def close(self) -> None:
-        """End whatever orphan is left, and have orphans go where they went before."""
+        """End any orphan that is left, and let orphans go where they went before."""
         self.end_leftovers(None, grace_s=LEFTOVERS_GRACE_S)
         if self._adopts:
             be_subreaper(False)
@@ -91,7 +91,7 @@ class Children:
         return bool(self._adopts)
 
     def start(self, spawn: Callable[[], int], command: RunningCommand) -> int:
-        """Start *command* by *spawn*, which gives its process id and must put it into a group of its own."""
+        """Start *command* by *spawn*, which returns its process id and puts it into a group of its own."""
         self.begin(command)
         with self.lock:
             if self._adopts is None:
@@ -110,7 +110,7 @@ class Children:
         return pid
 
     def wait(self, pid: int) -> tuple[int, resource.struct_rusage]:
-        """Wait for a command, and give its wait status and what it used."""
+        """Wait for a command; return its wait status and what it used."""
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         with self.lock:
             del self.running[pid]
@@ -125,7 +125,7 @@ class Children:
 
     def shortage(self, command: RunningCommand, code: int) -> str:
         """
-        Say what memory was short when *command* ended; empty: that is not why it ended.
+        Return how short memory was when *command* ended, in words; empty: that is not why it ended.
 
         It is when the memory guard killed it, or when it was killed, or a shell says so of what it ran, and
         meanwhile the kernel has killed a process of ours for want of memory.
@@ -155,7 +155,7 @@ class Children:
                     os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
 
     def wait_readable(self, descriptors: Sequence[int], until: float | None) -> list[int]:
-        """Do as the function of that name, and reap the orphans that end meanwhile."""
+        """Like `kernel.wait_readable`, and reap orphans meanwhile."""
         while not self.is_told:
             look_at = time.monotonic() + REAP_S
             if until is not None and until <= look_at:
@@ -169,7 +169,7 @@ class Children:
         """
         End what *command* left running: SIGTERM, and SIGKILL when the grace period is over.
 
-        Tells whether nothing that it started is alive for sure.
+        Returns whether it is certain that nothing which it started is alive.
 
         That is its process group and every orphan it left, whatever group, session or name it took. Must be
         called between the command's end and `wait`, while its process id is still its own. An orphan that
@@ -196,14 +196,14 @@ class Children:
         return False
 
     def owner_of(self, pid: int) -> int | None:
-        """Give the running command that left the orphan *pid*, a child of ours; None: none is known."""
+        """Return the running command that left the orphan *pid*, a child of ours; None: none is known."""
         with self.lock, suppress(ProcessLookupError):
             if self._is_orphan(pid):
                 return next((command for command in self.running if self._is_of(pid, command)), None)
         return None
 
     def _left_by(self, command: int | None) -> tuple[list[tuple[int, int]], list[int]]:
-        """Give the living orphans of *command*, with their process groups, and all other living orphans."""
+        """Return the living orphans of *command*, with their process groups, and all other living orphans."""
         found, others = [], []
         with self.lock:
             for pid in proc.children():
@@ -227,7 +227,7 @@ class Children:
             return False
 
     def _is_of(self, pid: int, command: int | None) -> bool:
-        """Tell whether an orphan is that command's."""
+        """Whether an orphan is that command's."""
         others = self.running.keys() - {command}
         if not others:
             return True

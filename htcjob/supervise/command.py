@@ -28,7 +28,7 @@ from htcjob.trouble import in_words, is_passing, look
 
 START_WAITS_S = (0.05, 0.2, 0.5, 1.0)
 """Seconds before each further try to start a command that passing trouble keeps from starting: there is no
-process left on this machine, say, or its program is being written still."""
+process left on this machine, say, or its program is still being written."""
 
 
 def run_command(
@@ -42,7 +42,7 @@ def run_command(
     lends_terminal: bool = False,
 ) -> CommandResult:
     """
-    Run *argv* to its end, and tell how it ended; raises nothing for what the command does.
+    Run *argv* to its end, and return how it ended; raises nothing for what the command does.
 
     At the timeout the command's whole process group is sent SIGTERM, and SIGKILL when the grace period is
     over; the same when a stop signal came, which is passed on. The clock goes on while we are suspended.
@@ -54,7 +54,7 @@ def run_command(
 
     Args:
         argv: Program and arguments; the program is looked up on PATH.
-        environment: All variables of the command; HTCJOB_OUTPUT_DIR tells whose a daemon is, where
+        environment: All variables of the command; HTCJOB_OUTPUT_DIR shows whose a daemon is, where
             several commands run at a time.
         signals: Where stop signals arrive.
         timeout_s: Seconds; None: no timeout.
@@ -62,7 +62,7 @@ def run_command(
         may_finish: For commands that are one of many and short: stop signals and warnings are not passed
             on, most of the grace period is for finishing, and standard input is empty instead of inherited;
             they have no terminal.
-        lends_terminal: A person's Ctrl-C and Ctrl-Z are for the command, which need not end of them. Else
+        lends_terminal: A person's Ctrl-C and Ctrl-Z are for the command, which may survive them. Otherwise
             they reach us first, and Ctrl-C stops the attempt, until the command reads from the terminal.
 
     Raises:
@@ -188,7 +188,7 @@ def _watched(
 
 
 def _started(start: Callable[[], int], signals: Signals) -> int:
-    """Give what *start* gives, tried again while passing trouble is in the way; the last one is raised."""
+    """Return what *start* returns, tried again at passing trouble; the last one is raised."""
     for wait_s in START_WAITS_S:
         try:
             return start()
@@ -227,7 +227,7 @@ def _end_group(group: int, *, grace_s: float) -> None:
 
 def check_program(program: str, path: str | None) -> CommandResult | None:
     """
-    Give the ending of a command whose program could not be started, or None when it looks startable.
+    Return the result of a command whose program could not be started, or None when it looks startable.
 
     Asked before any work, so that a mistyped name costs nothing.
 
@@ -244,14 +244,14 @@ def check_program(program: str, path: str | None) -> CommandResult | None:
         if status is None:
             continue
         is_there = True
-        # It tells no errno; asked again, it is not for a moment's trouble that it says no.
+        # It reports no errno; refused twice, it is not for a moment's trouble.
         if stat.S_ISREG(status.st_mode) and any(os.access(candidate, os.X_OK) for _ in range(2)):
             return None
     return _not_started(program, OSError(errno.EACCES if is_there else errno.ENOENT, "Permission denied"))
 
 
 def _candidates(program: str, path: str | None) -> list[str]:
-    """Give where a program may be, as a shell looks for it."""
+    """Return where a program may be, as a shell looks for it."""
     if os.path.dirname(program) or not program:
         return [program]
     folders = os.defpath if path is None else path
@@ -259,7 +259,7 @@ def _candidates(program: str, path: str | None) -> list[str]:
 
 
 def _not_started(program: str, error: OSError) -> CommandResult:
-    """Tell apart, as a shell does: 127 not found, 126 found and not executable; and say what helps."""
+    """Return 127 for not found and 126 for found and not executable, as a shell does, with what helps."""
     if is_passing(error):
         raise ShortageError(f"command cannot be started now: {program}: {error.strerror}") from error
     if error.errno in (errno.ENOENT, errno.ENOTDIR):

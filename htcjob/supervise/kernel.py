@@ -1,7 +1,7 @@
 """
 What supervision asks of the kernel, and does without where it is an old one or not Linux.
 
-Process groups, descriptors that tell of a process's end, whose child an orphan becomes, what dies with us.
+Process groups, descriptors for signals and for the end of a process, orphans, and death with us.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ RESET = tuple(
     for name in ("SIGPIPE", "SIGXFSZ", "SIGCHLD")
     if (signum := getattr(signal, name, None)) is not None
 )
-"""Python ignores the first two, whoever started us perhaps the last; a command must not inherit that."""
+"""Python ignores the first two, our own starter perhaps the last; a command must not inherit that."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 """https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html"""
 
 _WATCHED = 32
-"""So many leftovers are waited for at a time: each costs a file descriptor."""
+"""At most this many leftovers are awaited at once: each costs a file descriptor."""
 
 
 def signal_group(group: int, signum: int) -> bool:
@@ -65,13 +65,13 @@ _LONGEST_POLL_MS = 2**31 - 1
 
 
 def wait_readable(descriptors: Sequence[int], until: float | None) -> list[int]:
-    """Give the descriptors that are readable before the moment *until*; None: wait for ever."""
+    """Return the descriptors that are readable before the moment *until*; None: wait for ever."""
     poller = select.poll()
     for descriptor in descriptors:
         poller.register(descriptor, select.POLLIN)
     milliseconds = None if until is None else max(until - time.monotonic(), 0.0) * 1000
     if milliseconds is not None:
-        milliseconds = min(milliseconds, _LONGEST_POLL_MS)  # whoever waits longer just comes again
+        milliseconds = min(milliseconds, _LONGEST_POLL_MS)  # a caller that waits longer just comes again
     return [descriptor for descriptor, _ in poller.poll(milliseconds)]
 
 
@@ -153,14 +153,14 @@ def _identity_of(descriptor: int) -> tuple[int, int] | None:
 
 @contextmanager
 def exit_fd(pid: int) -> Iterator[int]:
-    """Give a descriptor that is readable once our child *pid* has ended; it is still to be waited for."""
+    """Yield a descriptor that is readable once our child *pid* has ended; it is still to be waited for."""
     try:
         descriptor = os.pidfd_open(pid)
     except (AttributeError, OSError):  # not Linux, before 5.3, or forbidden by a seccomp profile
         descriptor, write = os.pipe()
 
         def wait() -> None:
-            with suppress(ChildProcessError):  # whoever gave up on it has waited for it
+            with suppress(ChildProcessError):  # a caller that gave up on it has waited for it
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             let_go(write)
 
@@ -186,7 +186,7 @@ def wait_for_any(pids: Sequence[int], until: float) -> bool:
 
 
 def be_subreaper(is_one: bool) -> bool:
-    """Have the orphans among our descendants become our children, or no more; False when that cannot be."""
+    """Make orphans among our descendants our children, or no longer; False when that cannot be."""
     if os.getpid() == 1:
         return True  # they do anyway
     try:
@@ -202,7 +202,7 @@ def be_subreaper(is_one: bool) -> bool:
 
 def let_die_first(pid: int) -> None:
     """
-    Have the kernel, where memory is short before anybody could act, choose that process before this one.
+    Let the kernel, where memory is short before anybody could act, choose that process before this one.
 
     Its children inherit it. The number is in thousandths of the memory there is, added to what a process
     uses: https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html. A platform may have set ours.
@@ -217,7 +217,7 @@ def let_die_first(pid: int) -> None:
 @contextmanager
 def dies_with_us(group: int) -> Iterator[None]:
     """
-    Have the kernel kill the process group *group* when this process is gone, however it went.
+    Let the kernel kill the process group *group* when this process is gone, however it went.
 
     A pipe of which we hold both ends and nobody else any: whichever end is closed first, the other one's
     owner, which is the group, is sent the signal that it asked for (https://man7.org/linux/man-pages/man2/F_SETSIG.2const.html).

@@ -1,5 +1,5 @@
 """
-The memory guard: ends the biggest command before the kernel ends whatever it likes.
+The memory guard: ends the biggest command before the kernel ends any process that it likes.
 
 At the limit of a control group the kernel may end htcjob itself, or the whole container (Kubernetes with
 cgroup v2, https://github.com/kubernetes/kubernetes/pull/117793), and then no record says which entry it was.
@@ -54,7 +54,7 @@ class MemoryGuard:
         self._memory = memory
         self._victim: tuple[int, RunningCommand] | None = None
         self._used_then = 0
-        """What was used when the victim had gone, or the kernel's was going."""
+        """Bytes in use when the victim had gone, or the kernel's was going."""
         self._settled_at: float | None = None
         """When the memory of what has been ended, by us or the kernel, is waited for no longer."""
         self._oom_kills = 0
@@ -82,12 +82,12 @@ class MemoryGuard:
         pause_s = 0.0
         try:
             while not self._over.wait(pause_s):
-                pause_s = self._look()
-        except (OSError, ValueError) as error:  # the group is gone, or tells something else than numbers
+                pause_s = self._check()
+        except (OSError, ValueError) as error:  # the group is gone, or holds something else than numbers
             event(log, logging.WARNING, "memory_not_watched", cause=str(error))
 
-    def _look(self) -> float:
-        """End a command where one must be; give the seconds until the next look."""
+    def _check(self) -> float:
+        """End a command where one must be ended; return the seconds until the next look."""
         use = self._memory.use()
         if use is None:
             return LONGEST_PAUSE_S
@@ -101,7 +101,7 @@ class MemoryGuard:
         return SHORTEST_PAUSE_S
 
     def _is_next_due(self, use: MemoryUse) -> bool:
-        """Tell whether another victim may be chosen; see that the last one is gone."""
+        """Whether another victim may be chosen; makes sure that the last one is gone."""
         if self._victim is not None:
             pid, command = self._victim
             if self._children.running.get(pid) is command:
@@ -116,7 +116,7 @@ class MemoryGuard:
         return use.used_bytes > self._used_then or time.monotonic() >= self._settled_at
 
     def _choose(self, use: MemoryUse) -> bool:
-        """End the biggest command; False: there is none, or nothing would be won by it."""
+        """End the biggest command; False: there is none, or ending it would win nothing."""
         running = self._children.running
         families = self._families()
         sizes = {pid: sum(map(proc.memory_of, families.get(pid, []))) for pid in running}
@@ -131,10 +131,10 @@ class MemoryGuard:
 
     def _families(self) -> dict[int, list[int]]:
         """
-        Give the process ids of every running command's processes, itself included, by its own.
+        Return the process ids of every running command's processes, itself included, by its own.
 
         A process belongs to the command whose group or session it is in, or else to its parent's; an orphan
-        to the one whose it can be told to be (`Children.owner_of`).
+        to the one that is known to have left it (`Children.owner_of`).
         """
         running, us = self._children.running, os.getpid()
         processes = proc.all_processes() if self._children.adopts else {}  # else /proc may be others'

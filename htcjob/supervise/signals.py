@@ -1,10 +1,10 @@
 """
-The signals this process is sent, and what becomes of them.
+The signals that this process is sent, and their effect.
 
 Some ask this attempt to stop, some to pause, and others are warnings, as batch systems send them ahead of the
 end. All go to a command that has the whole chunk, or is a plain entrypoint: as PID 1 or not, on a terminal
-or not, what a person's or a platform's signal does to it is what it would do without us. A command that may
-finish is one of many, and knows nothing of the platform: it gets what a person does at a terminal, no more.
+or not, a person's or a platform's signal does to it what it would do without us. A command that may finish is
+one of many, and knows nothing of the platform: it gets the signals of a person at a terminal, no more.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _NOT_PASSED_ON = {
 
 
 _FOR_ALL = {signal.SIGINT, signal.SIGCONT, *_PAUSING}
-"""What a person does at a terminal; commands that may finish get it too."""
+"""Signals of a person at a terminal; commands that may finish get them too."""
 
 _HARMLESS = {signal.SIGCONT, signal.SIGWINCH, signal.SIGURG, *_PAUSING}
-"""Signals of which no process ends that does not ask for it."""
+"""Signals that end no process which does not ask for it."""
 
 LATE_S = 0.5
 """Seconds by which a signal for every process of a job reaches us later than the command that it ended."""
@@ -77,7 +77,7 @@ class Signals(StopRequests):
         self.set_by_us: tuple[int, ...] = ()
         """Signals that we ignore and that a command must not inherit as ignored."""
         self._missed: list[int] = []
-        """What came while a command was being started."""
+        """Signals that came while a command was being started."""
         self._is_suspending = False
         """Whether the commands were stopped by us, with us."""
         self._previous: dict[int, Any] = {}
@@ -116,7 +116,7 @@ class Signals(StopRequests):
         super().__exit__(*error)
 
     def _set_back(self) -> None:
-        """Give every signal its former handler."""
+        """Put back for every signal its former handler."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous.clear()
@@ -129,15 +129,15 @@ class Signals(StopRequests):
 
     def excuse(self, code: int, *, may_finish: bool, since: float, cpu_s: float) -> str:
         """
-        Return what from outside a command has perhaps ended of, in words; empty: nothing, that we know of.
+        Return the outside cause of a command's end, in words, as far as we know; empty: there is none.
 
         A batch system may send its warnings and requests to stop to every process of a job: what such a
-        signal ends, or moves to end itself, is not to blame. A command that we tell of all signals has ended
-        of one only where that killed it; what it exits with is its own word.
+        signal ends, or moves to end itself, is not to blame. A command that we send all signals has ended
+        because of one only where that killed it; its own exit status is its own verdict.
 
         Args:
             code: Its exit status, or -n for signal n.
-            may_finish: It is not told of warnings and requests to stop, by us.
+            may_finish: We do not send it warnings and requests to stop.
             since: When it began, by the monotonic clock.
             cpu_s: Seconds of CPU time that it has used.
         """
@@ -158,7 +158,7 @@ class Signals(StopRequests):
     @contextmanager
     def many_commands(self) -> Iterator[None]:
         """
-        Have a command's end wake only the thread that waits for it, as long as the context lasts.
+        Let a command's end wake only the thread that waits for it, as long as the context lasts.
 
         SIGCHLD would wake the main thread, and `LastResort`'s, and for commands as short as `true` that is
         a third of all the time. Must be entered in the main thread. A job that needs the terminal must not
@@ -190,7 +190,7 @@ class Signals(StopRequests):
 
     def start(self, spawn: Callable[[], int], command: RunningCommand, *, lends_terminal: bool) -> int:
         """
-        Start a command, and give its process id; what arrives goes to its process group too, until `wait`.
+        Start a command and return its process id; signals go to its process group too, until `wait`.
 
         A command that may finish is not told of a request to stop, so that it uses its grace period to
         finish, nor of warnings; a person's Ctrl-C (SIGINT) reaches every command. A job of our session gets
@@ -203,12 +203,12 @@ class Signals(StopRequests):
                 self._pass_on(signum, {pid: command})
         if lends_terminal and self.terminal is not None and self.terminal.is_ours:
             self.terminal.lend(pid)
-        self._see_stopped()  # it may have asked for the terminal before it was known
+        self._see_stopped()  # it may have asked for the terminal before we knew it
         return pid
 
     def wait(self, pid: int) -> tuple[int, resource.struct_rusage]:
         """
-        Wait for a command, and give its wait status and what it used.
+        Wait for a command; return its wait status and what it used.
 
         Where the command had the terminal to itself, and a person ended it by Ctrl-C or Ctrl-\\, we have
         been asked to stop, and so has the script around us.

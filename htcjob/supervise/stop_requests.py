@@ -1,4 +1,4 @@
-"""Requests to stop an attempt, from wherever they come: what signals, deadline and notices have in common."""
+"""Requests to stop an attempt: by a signal, at its deadline, or at a notice of the cloud."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StopRequests:
         self.stopped_at: float | None = None
         """When it came."""
         self.stop_cause = StopCause.SIGNAL
-        """Whose signal it was: our own, after `stop_after` or `stop_by_notice`, or another's."""
+        """Whether it was our own, after `stop_after` or `stop_by_notice`, or somebody else's."""
         self.on_stop: Callable[[int], None] | None = None
         """Called with it, maybe in its handler; must not wait, nor take a lock."""
         self.is_noticed = False

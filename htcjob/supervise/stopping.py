@@ -15,7 +15,7 @@ FINISHING_SHARE = 0.8
 
 
 class Step(Enum):
-    """What is to be done now."""
+    """The thing to do now."""
 
     WAIT = "wait"
     """Nothing, until `Stopping.wait_until`."""
@@ -65,14 +65,14 @@ class Stopping:
 
     @property
     def wait_until(self) -> float | None:
-        """The next moment at which there is something to do, should nothing happen before; None: never."""
+        """The next moment with something to do, should nothing happen before; None: there is none."""
         if self.stopped_for is not None:
             return self._kill_at
         return min((at for at in (self._deadline, self._finish_by) if at is not None), default=None)
 
     def step(self, now: float, *, has_ended: bool = False, stop_signal: int | None = None) -> Step:
         """
-        Return what is to be done now; each step is asked for once.
+        Return the thing to do now; it is returned once.
 
         Args:
             now: This moment.

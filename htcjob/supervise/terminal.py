@@ -13,7 +13,7 @@ class Terminal:
     """
     Our controlling terminal, lent to a command's process group and taken back.
 
-    The caller ignores SIGTTOU: the kernel sends it to whoever changes the foreground from the background.
+    The caller ignores SIGTTOU: the kernel sends it to a process that changes the foreground from behind.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -55,7 +55,7 @@ class Terminal:
 
     def lend_again(self) -> None:
         """After we went on: put the borrower into the foreground if a shell has put us there."""
-        self._is_lent = False  # whoever stopped us took the terminal
+        self._is_lent = False  # the shell that stopped us took the terminal
         if self.borrower is not None and self.is_ours:
             self.lend(self.borrower)
 
@@ -77,7 +77,7 @@ class Terminal:
 
 def is_interactive() -> bool:
     """
-    Tell whether a person types what we read, and nobody else of our process group has a part in it.
+    Whether a person types what we read, and no other process of our group shares the terminal.
 
     In `htcjob run -- … | less` the pager needs the terminal, too: what a command is lent, it has not.
     """
@@ -93,10 +93,10 @@ def _is_pipe(descriptor: int) -> bool:
 
 def is_orphaned() -> bool:
     """
-    Tell whether no shell could make us go on once we have stopped.
+    Whether no shell could make us go on once we have stopped.
 
-    So it is for PID 1 of a container, and for whatever runs in a session that nobody outside belongs to;
-    the kernel does not let the terminal stop such a process group either.
+    That holds for PID 1 of a container, and for any process group without a parent in its session; the
+    kernel does not let the terminal stop such a group either.
     https://pubs.opengroup.org/onlinepubs/9799919799/basedefs/V1_chap03.html (Orphaned Process Group)
     """
     parent = os.getppid()

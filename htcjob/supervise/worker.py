@@ -1,8 +1,8 @@
 """
 A warm worker: a Python process that imports once and is fed entries, supervised as a command is.
 
-What it runs is `warm.py`. Whatever goes wrong in it costs the entry in hand only: the process is ended with
-everything it started, and the next entry gets a new one.
+It runs `worker_program/`. Anything that goes wrong in it costs the entry in hand only: the process is ended
+with everything it started, and the next entry gets a new one.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _FULL_PIPE_S = 0.005
 
 
 class CallResult(NamedTuple):
-    """What became of one call."""
+    """How one call ended."""
 
     result: CommandResult
     """As if it had been a command; an exception is exit status 1."""
     value: object = None
-    """What the function returned."""
+    """The value that the function returned."""
     problem: str = ""
     """Why it did not, in its own words."""
 
@@ -97,7 +97,7 @@ class Worker:
 
     def call(self, request: Mapping[str, object], *, timeout_s: float | None) -> CallResult:
         """
-        Call the function for *request*, and tell how that ended; raises nothing for what the function does.
+        Call the function for *request*; return how that ended; raises nothing for what the function does.
 
         At the timeout the process group is sent SIGTERM, and SIGKILL when the grace period is over. After a
         request to stop it has most of the grace period to finish, as a command that may finish has.
@@ -117,7 +117,7 @@ class Worker:
         except NoAnswerError as error:
             _, cpu_s = self._end()
             result = CommandResult(1, elapsed_s=time.monotonic() - started, cpu_s=cpu_s)
-            return CallResult(result, problem=f"the worker was ended, its answer is none: {error}")
+            return CallResult(result, problem=f"the worker was ended, it gave no valid answer: {error}")
         elapsed_s = time.monotonic() - started
         if said is None:
             return self._ended(stop, elapsed_s)
@@ -134,7 +134,7 @@ class Worker:
         return CallResult(result, said.value, said.problem)
 
     def _may_have_ended(self, exit_status: int) -> bool:
-        """Tell whether a call that ended with that status has perhaps ended of a request to stop."""
+        """Whether a call that ended with that status has perhaps ended because of a request to stop."""
         code = 128 - exit_status if exit_status > 128 else exit_status
         return exit_status != 0 and self._signals.may_have_ended(code)
 
@@ -158,7 +158,7 @@ class Worker:
 
     def _has_ended_idle(self) -> bool:
         """
-        Tell whether the process ended, or is being ended by the memory guard, with no entry in hand.
+        Whether the process ended, or is being ended by the memory guard, with no entry in hand.
 
         One that says something without being asked is as good as ended.
         """
@@ -169,12 +169,12 @@ class Worker:
         return has_ended or bool(self._process.command.shortage)
 
     def _await_ready(self) -> CallResult | None:
-        """Wait until the process can take a request; give the ending of the call when it never can."""
+        """Wait until the process can take a request; return how the call ended when it never can."""
         said, stop, problem, shortage, status = None, None, "", "", 126
         try:
             said, stop = self._await_answer(START_S)
         except NoAnswerError as error:
-            problem = f"what it said before it was ready is no answer: {error}"
+            problem = f"it gave no valid answer before it was ready: {error}"
         if said is None and stop is StoppedFor.REQUEST:
             return self._ended(stop, 0.0)
         if said is not None and said.is_ready:
@@ -209,7 +209,7 @@ class Worker:
         self, timeout_s: float | None, unsent: bytes = b""
     ) -> tuple[Said | None, StoppedFor | None]:
         """
-        Send the request, and give its answer; None: the process has ended instead, and why we stopped it.
+        Send the request; return its answer, or None: the process has ended instead, and why we stopped it.
 
         Raises:
             NoAnswerError: what came is none; the process is still to be ended.
@@ -238,12 +238,12 @@ class Worker:
                 self._unread += data
                 if stopping.stopped_for is not None:
                     self._unread = b""
-                if not data:  # whoever ends closes it first
+                if not data:  # a process that ends closes it first
                     watched.discard(process.answers)
                     closed_by = now + LEFTOVERS_GRACE_S
                 continue
             if not ready and stopping.stopped_for is None and closed_by is not None and now >= closed_by:
-                raise NoAnswerError("it closed the pipe for it")
+                raise NoAnswerError("it closed the pipe of its answers")
             stop_signal = self._signals.stop_signal if ready else None
             step = stopping.step(now, has_ended=process.has_ended in ready, stop_signal=stop_signal)
             if step is Step.LEAVE:
@@ -251,7 +251,7 @@ class Worker:
             carry_out(step, process.pid)
 
     def _said(self) -> Said | None:
-        """Give the answer that has been read; None: there is more to come."""
+        """Return the answer that has been read; None: there is more to come."""
         line, end, more = self._unread.partition(b"\n")
         if len(line) > LONGEST_ANSWER_BYTES:
             raise NoAnswerError(f"more than {LONGEST_ANSWER_BYTES} bytes without a line break")

@@ -1,4 +1,4 @@
-"""What a warm worker says, a line at a time: believed only where it is the answer to the request in hand."""
+"""The answers of a warm worker, one a line: each is believed only as the answer to the request in hand."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from json import JSONDecoder
 from typing import Any, NamedTuple
 
 LONGEST_ANSWER_BYTES = 1 << 18
-"""A line is no longer: `warm.LONGEST_VALUE` and a few words."""
+"""No line is longer: it holds `worker_program.values.LONGEST_VALUE` and a few words."""
 
 
 class NoAnswerError(Exception):
-    """What came is no answer to the request in hand; its text says how it is none."""
+    """A line that is no answer to the request in hand; the text of the error says why not."""
 
 
 class Said(NamedTuple):
     """An answer."""
 
     pid: int
-    """Of the process that says so, as it counts: it may be behind a wrapper, or in a namespace."""
+    """The process id of the one that answers, as it counts: it may be behind a wrapper, or in a namespace."""
     is_ready: bool = False
     """It can be called; the first answer only."""
     exit_status: int = 0
     """As if the function had been a command."""
     value: object = None
-    """What it returned."""
+    """The value that it returned."""
     problem: str = ""
     """Why it did not, in its own words."""
     cpu_s: float = 0.0
@@ -34,12 +34,12 @@ class Said(NamedTuple):
 
 def read_answer(line: bytes, *, number: int, pid: int | None) -> Said:
     """
-    Give the answer that *line* is.
+    Return the answer that *line* is.
 
     Args:
         line: Without its line break.
-        number: Of the request in hand.
-        pid: Of the process that must have written it; None: the first line tells.
+        number: The number of the request in hand.
+        pid: The process id of the one that must have written it; None: the first line shows it.
 
     Raises:
         NoAnswerError: it is anything else.

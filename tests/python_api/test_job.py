@@ -279,7 +279,7 @@ def test_a_second_word_is_refused(htcjob, loop):
     """And so is one about an entry of a former turn."""
     htcjob.entries("a")
     done = loop('entry.commit()\nentry.fail("no")')
-    assert "UsageError: entry 'a' is answered for" in done.stderr
+    assert "UsageError: entry 'a' has been answered before" in done.stderr
     assert htcjob.results() == {0: "done"}
 
 

@@ -336,8 +336,8 @@ def test_where_the_kernel_is_first_no_other_one_is_ended(numbers, monkeypatch):
         numbers.use(990, tmpfs=900)
         wait_until(lambda: guard._settled_at is not None)
         looks = []
-        look = guard._look
-        guard._look = lambda: (looks.append(1), look())[1]
+        look = guard._check
+        guard._check = lambda: (looks.append(1), look())[1]
         wait_until(lambda: len(looks) > 100)
         assert is_alive(small[0])
         numbers.use(995, tmpfs=900)  # filled again
@@ -352,8 +352,8 @@ def test_a_victim_that_is_not_gone_is_waited_for(numbers):
         numbers.use(970, tmpfs=900)
         wait_until(lambda: not is_alive(big[0]))  # and nobody has waited for it
         looks = []
-        look = guard._look
-        guard._look = lambda: (looks.append(1), look())[1]
+        look = guard._check
+        guard._check = lambda: (looks.append(1), look())[1]
         wait_until(lambda: len(looks) > 100)
         assert is_alive(small[0])
         numbers.use(500)
@@ -369,8 +369,8 @@ def test_no_command_is_ended_when_that_would_not_help(numbers):
         numbers.use(999)
         pid, command = hog(signals, 10)
         looks = []
-        look = guard._look
-        guard._look = lambda: (looks.append(look()), looks[-1])[1]
+        look = guard._check
+        guard._check = lambda: (looks.append(look()), looks[-1])[1]
         wait_until(lambda: looks[5:])
         assert set(looks[1:]) == {FUTILE_PAUSE_S}
         assert is_alive(pid)

@@ -208,7 +208,7 @@ def do(input, output_dir, key):
 '''
 
 NOT_RECORDED = "what deeds:do returned cannot be recorded: "
-NO_ANSWER = "the worker was ended, its answer is none: "
+NO_ANSWER = "the worker was ended, it gave no valid answer: "
 
 DONE = {
     **dict.fromkeys(["fork-exit", "fork-exit-3", "fork-return", "fork-raise", "fork-interrupt"], "fine"),
@@ -251,10 +251,10 @@ FAILED = {
     "hook": "ValueError: hooked",
     "recursion": "RecursionError: maximum recursion depth exceeded",
     "abort": "killed by SIGABRT",
-    "exec": NO_ANSWER + "it closed the pipe for it",
+    "exec": NO_ANSWER + "it closed the pipe of its answers",
     "exec-true": "the worker ended in the middle of it",
     "close-all": "exit status 1",
-    "close-all-sleep": NO_ANSWER + "it closed the pipe for it",
+    "close-all-sleep": NO_ANSWER + "it closed the pipe of its answers",
     "item": NOT_RECORDED + "KeyError: 'no item'",
     "deep-101": NOT_RECORDED + "it is nested more than 100 deep",
     "deep-5000": NOT_RECORDED + "it is nested more than 100 deep",

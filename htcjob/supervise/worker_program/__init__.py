@@ -1,1 +1,1 @@
-"""What a warm worker runs, under any Python from 3.8, without an installed htcjob."""
+"""The program of a warm worker, under any Python from 3.8, without an installed htcjob."""

@@ -31,19 +31,19 @@ class Library:
         self._folders = folders
 
     def open_to_user(self) -> None:
-        """Have `sys.path` begin where we were started, as for a program that lies there."""
+        """Let `sys.path` begin where we were started, as for a program that lies there."""
         try:
             here = [os.getcwd()]
         except FileNotFoundError:
             here = []  # it has been removed
         if getattr(sys.flags, "safe_path", False) or sys.flags.isolated:
-            sys.path[:] = self._path + here  # what is named is found there, and it hides nothing
+            sys.path[:] = self._path + here  # a module that is named is found there, and hides none
         else:
-            sys.path[:] = here + self._path[1:]  # in place of the folder of `warm.py`
+            sys.path[:] = here + self._path[1:]  # in place of the folder of `program.py`
         self._give_way(sys.modules.keys() - self._at_start)
 
     def module(self, name: str) -> Any:
-        """Give a module of the standard library."""
+        """Return a module of the standard library."""
         path, known = sys.path[:], dict(sys.modules)
         hidden = {one: module for one, module in known.items() if self._hides_one(one, module)}
         try:

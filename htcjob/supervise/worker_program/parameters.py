@@ -1,4 +1,4 @@
-"""What the parameters of a function get of a request. For any Python from 3.8."""
+"""The arguments of a function, from a request. For any Python from 3.8."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class Parameters:
 
     def of(self, request: Mapping[str, Any]) -> tuple[list[object], dict[str, object]]:
         """
-        Give the function's arguments, by place and by name.
+        Return the function's arguments, by place and by name.
 
         Raises:
-            TypeError: one that can be given by place only is missing. Of others, Python says so itself.
+            TypeError: one that can be given by place only is missing. For others, Python raises it itself.
         """
         params = request["params"]
         given = {**params, **{name: request[name] for name in NAMES if name in request}}
@@ -106,4 +106,4 @@ class Parameters:
 
 
 def _plain() -> None:
-    """Is a plain function."""
+    """Serve as an example of a plain function."""

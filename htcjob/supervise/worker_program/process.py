@@ -1,5 +1,5 @@
 """
-What a call must not change of a warm worker's process, or not for long: its pipes, streams and directory.
+The pipes, streams and directory of a warm worker's process: a call must not change them, or not for long.
 
 For any Python from 3.8.
 """
@@ -61,7 +61,7 @@ class Line:
         self._requests, self._answers = Held(requests), Held(answers)
         self._pid = os.getpid()
         self._number = 0
-        """Of the request in hand."""
+        """The number of the request in hand."""
         self._unread = b""
         self.close_in_children([self._requests, self._answers])
 
@@ -81,7 +81,7 @@ class Line:
             sys.exit(members.get("exit_status", 0))
 
     def next_request(self) -> dict[str, Any] | None:
-        """Give the next request; None: there are no more."""
+        """Return the next request; None: there are no more."""
         while b"\n" not in self._unread:
             self._check(self._requests)
             data = os.read(self._requests.descriptor, 1 << 16)
@@ -131,7 +131,7 @@ class Standing:
         return [*self._standard.values(), *filter(None, [self._directory])]
 
     def put_back(self) -> bool:
-        """Have all as it was; False: that cannot be, and no other call must be made here."""
+        """Put all back as it was; False: that cannot be, and no other call must be made here."""
         if not self._has_timer:
             _signal.setitimer(_signal.ITIMER_REAL, 0)  # whose handler might raise in another entry's call
         for name in ("stdout", "stderr"):
@@ -162,7 +162,7 @@ class Standing:
         return True
 
     def _what_stays(self) -> object:
-        """Return what no call may change: who we are, and what is the root directory."""
+        """Return the user, the group and the root directory, which no call may change."""
         try:
             root = os.stat("/")
         except OSError:

@@ -1,11 +1,11 @@
 """
-What a warm worker runs: a program by itself, for any Python from 3.8, that needs no installed htcjob.
+The program of a warm worker, by itself: for any Python from 3.8, it needs no installed htcjob.
 
     python program.py REQUESTS ANSWERS MODULE:FUNCTION
 
 imports MODULE (found where we were started, or on sys.path), calls its `setup()` if it has one, and then
 FUNCTION for each line of the file descriptor REQUESTS. The first line on ANSWERS says whether that can be
-done, each other one is the answer to a request. Standard output and error are the function's own.
+done; each other line is the answer to a request. Standard output and error are the function's own.
 
 Here it only begins. The rest is imported, from the files beside this one, from htcjob's `trouble.py` and from
 the standard library, before anything of the user's can be: a `json.py` of theirs is for their own code.
@@ -32,7 +32,7 @@ def begin() -> None:
         __import__("htcjob_warm.run")
         sys.modules["htcjob_warm.run"].main(at_start, path, library)
     except (ImportError, AttributeError, OSError, MemoryError) as error:
-        # None of the user's comes here; our own files are there, so it is this machine, and only for now.
+        # No error of the user's code comes here. Our own files are there: so it is this machine, for now.
         sys.stderr.write(f"worker: {type(error).__name__}: {error}\n")
         raise SystemExit(TRY_AGAIN) from None
 

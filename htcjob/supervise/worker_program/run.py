@@ -25,7 +25,7 @@ TRY_AGAIN = 75
 """Exit status where this machine keeps the module from being imported, for now."""
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C: whoever sent it knows."""
+"""Exit status after Ctrl-C: the person who pressed it knows."""
 
 _GENERATORS = 0x20 | 0x200
 """Bits of `co_flags`, as `inspect` has them."""
@@ -41,7 +41,7 @@ def main(at_start: frozenset[str], path: list[str], folders: list[str]) -> None:
         folders: The entries of it that are the standard library's.
     """
     try:
-        # Blocked by whoever started us, so that none comes while Python itself is still starting.
+        # Blocked by our starter, so that none comes while Python itself is still starting.
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))
         _main(Library(at_start, path, folders))
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def _main(library: Library) -> None:
         used = {"cpu_s": cpu_s() - before, "peak_memory_bytes": peak_memory_bytes()}
         line.answer({**members, **used, "is_last": is_last})
         if is_last:
-            os._exit(INTERRUPTED)  # whatever else runs here: nobody waits for it
+            os._exit(INTERRUPTED)  # even if something else runs here: nobody waits for it
 
 
 class Function:
@@ -87,7 +87,7 @@ class Function:
         self._parameters: Parameters
 
     def _import(self, name: str) -> None:
-        """Import a module; one that is not there is looked for once more, for Python does not tell why."""
+        """Import a module; one that is not there is looked for once more, for Python does not say why."""
         try:
             __import__(name)
         except ModuleNotFoundError as error:
@@ -97,7 +97,7 @@ class Function:
             __import__(name)
 
     def load(self) -> dict[str, Any] | None:
-        """Import it, and call `setup`; give what to answer when it cannot be called."""
+        """Import it, and call `setup`; return the answer when it cannot be called."""
         name, _, path = self._target.partition(":")
         try:
             self._import(name)
@@ -132,7 +132,7 @@ class Function:
         return None
 
     def call(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Call it for one request, and give how that ended."""
+        """Call it for one request; return how that ended."""
         try:
             places, names = self._parameters.of(request)
             value = self._finished(self._function(*places, **names))
@@ -152,7 +152,7 @@ class Function:
             return {"exit_status": 1, "problem": one_line(error)}
 
     def _finished(self, result: Any) -> object:
-        """Give what a function returned; of an `async` one, what it returns when it has run to its end."""
+        """Return the value of a call; for an `async` function, the one that it returns at its end."""
         if not hasattr(type(result), "__await__"):
             return result
 
@@ -165,7 +165,7 @@ class Function:
 
 
 def _flags(function: Any) -> int:
-    """Give the `co_flags` of what runs when *function* is called, as far as that is Python."""
+    """Return the `co_flags` of the code that runs when *function* is called, as far as that is Python."""
     while isinstance(function, partial):
         function = function.func
     code = getattr(function, "__code__", None)
@@ -176,7 +176,7 @@ def _flags(function: Any) -> int:
 
 
 def _refused(what: str, error: BaseException) -> dict[str, Any]:
-    """Say that *what* failed; the traceback goes to standard error."""
+    """Return the answer that *what* failed; the traceback goes to standard error."""
     is_for_now = isinstance(error, (OSError, MemoryError)) and is_passing(error)
     if not is_for_now:
         _show(error)

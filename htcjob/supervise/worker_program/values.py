@@ -1,4 +1,4 @@
-"""What a record can hold of a value, an exception or a process; for any Python from 3.8."""
+"""Values, exceptions and figures of a process, as a record can hold them; for any Python from 3.8."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ LONGEST_VALUE = 64 * 1024
 """Characters of a return value as JSON: it goes into a record, which is no place for results."""
 
 DEEPEST_VALUE = 100
-"""Lists and objects inside each other in a return value; whatever reads records can read so many."""
+"""Lists and objects inside each other in a return value; a reader of records can read so many."""
 
 LONGEST_NUMBER = 4300
 """Digits of an integer: Python's own limit for reading one."""
 
 _LONGEST_PROBLEM = 4096
-"""Characters of what an exception says."""
+"""Characters of the text of an exception."""
 
 
 def checked_value(value: object, what: str) -> object:
     """
-    Give *value* as JSON has it.
+    Return *value* as JSON would read it back.
 
     Args:
         value: Anything.
-        what: What it is, for an error's first words.
+        what: A name for it, the first words of an error.
 
     Raises:
         TypeError, ValueError: it is not for a record.
@@ -57,7 +57,7 @@ def checked_value(value: object, what: str) -> object:
 
 
 def _number_of(value: Any) -> object:
-    """Give the number that a NumPy scalar, or one of its kin, is."""
+    """Return the number that a NumPy scalar, or one of its kin, is."""
     if getattr(value, "shape", None) == ():
         plain = value.item()
         if isinstance(plain, (int, float)):
@@ -94,13 +94,13 @@ _DECODER = JSONDecoder(object_pairs_hook=_members, parse_int=_integer)
 
 
 def in_words(error: BaseException) -> str:
-    """Give an exception on one line."""
+    """Return an exception on one line."""
     text = one_line(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def one_line(value: object) -> str:
-    """Give the text of anything on one line that can be printed."""
+    """Return the text of anything on one line that can be printed."""
     try:
         text = " ".join(str(value).split())
     except BaseException:
@@ -109,7 +109,7 @@ def one_line(value: object) -> str:
 
 
 def exit_status_of(code: object) -> int:
-    """Give the status of `sys.exit(code)`, as of a program; but 256 and its kind are no success."""
+    """Return the status of `sys.exit(code)`, as of a program; but 256 and its kind are no success."""
     if code is None:
         return 0
     if isinstance(code, int):
@@ -118,10 +118,10 @@ def exit_status_of(code: object) -> int:
 
 
 def cpu_s() -> float:
-    """Give the CPU seconds of this process and the children it waited for."""
+    """Return the CPU seconds of this process and the children it waited for."""
     return sum(os.times()[:4])
 
 
 def peak_memory_bytes() -> int:
-    """Give the most resident memory that this process had so far."""
+    """Return the most resident memory that this process had so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
