@@ -14,8 +14,10 @@ from htcjob.storage.bucket import PART_BYTES
 from htcjob.storage.urls import open_store
 from tests.support.wire.wire import FaultProxy
 
-LIFE_S = 5
-"""The shortest that the server gives."""
+LIFE_S = 10
+"""Shorter than an upload of four round trips: its beginning, two of parts, its end."""
+AHEAD_S = 5
+"""What a token has left when it is used last: a request is on its way for half a round trip, and longer on a busy machine."""
 ROUND_TRIP_S = 3.0
 """So that the first parts come with one token, and the last ones when it is no longer valid."""
 SIZE_BYTES = 12 * PART_BYTES + 1
@@ -23,7 +25,7 @@ SIZE_BYTES = 12 * PART_BYTES + 1
 
 
 class Source:
-    """Vends real session tokens of the server, each for five seconds."""
+    """Vends real session tokens of the server, each for a few seconds."""
 
     def __init__(self, rgw, bucket: str) -> None:
         self.fetches = 0
@@ -32,7 +34,7 @@ class Source:
         self._current: CloudCredentials | None = None
 
     def current(self) -> CloudCredentials:
-        if self._current is None or time.time() > (self._current.expires_at or 0) - 1:
+        if self._current is None or time.time() > (self._current.expires_at or 0) - AHEAD_S:
             self.refused(self._current)
         assert self._current is not None
         return self._current

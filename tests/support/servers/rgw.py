@@ -108,7 +108,8 @@ class Rgw:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         """`http://127.0.0.1:PORT`"""
-        self._s3: Any = None
+        self._clients: dict[str, Any] = {}
+        """Our own, by service: making one takes much longer than a request."""
 
     def client(self, service: str = "s3") -> Any:
         """Return a boto3 client of the owner of everything."""
@@ -128,9 +129,8 @@ class Rgw:
 
     def new_bucket(self) -> str:
         """Make an empty bucket and give its name."""
-        self._s3 = self._s3 or self.client()
         name = f"bucket-{uuid.uuid4().hex}"
-        self._s3.create_bucket(Bucket=name)
+        self._client("s3").create_bucket(Bucket=name)
         return name
 
     def assume_role(
@@ -160,7 +160,7 @@ class Rgw:
             if prefix is not None:
                 listing["Condition"] = {"StringLike": {"s3:prefix": [f"{prefix}*"]}}
             statements.append(listing)
-        given = self.client("sts").assume_role(
+        given = self._client("sts").assume_role(
             RoleArn=f"arn:aws:iam:::role/{_ROLE}",
             RoleSessionName="test",
             DurationSeconds=seconds,
@@ -172,6 +172,11 @@ class Rgw:
             "AWS_SESSION_TOKEN": given["SessionToken"],
             "expires_at": given["Expiration"].timestamp(),
         }
+
+    def _client(self, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = self.client(service)
+        return self._clients[service]
 
     def vend(self, bucket: str, *, seconds: int = 3600) -> Vended:
         """Return what an HTC API vends: credentials that live so long, and `project/` and `task/` of *bucket*."""
