@@ -526,7 +526,10 @@ class TestLarge:
         assert store.read_range("a", 0) == large.read_bytes()
         assert 1 <= source.refusals <= 4  # one for each part at most
         assert methods(fake_gcs).count("POST") == 2  # begun and ended once
-        assert fake_gcs.uploads == {}
+        # A stream that the test before has left may still be arriving.
+        assert not [
+            upload for upload in fake_gcs.uploads.values() if f"//{upload.bucket}/" in f"{store.url}/"
+        ]
 
     def test_replaced_meanwhile(self, fake_gcs: FakeGcs, store: Store, large: Path, tmp_path: Path) -> None:
         """Parts of two versions are never put together: an object replaced meanwhile is a TransientError."""
