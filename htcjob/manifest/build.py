@@ -28,7 +28,7 @@ from htcjob.transfer.key_ranges import KeyRange, cut, in_range
 from htcjob.transfer.locations import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from htcjob.manifest.index_writer import Indexed
     from htcjob.storage.contract import ObjectInfo
@@ -156,14 +156,11 @@ def line_of(key: str, url: str, size_bytes: int, *, is_project: bool, as_json: b
             continue
         if not as_json and _means(name, name):
             return name
-        line = _json({"key": name} | ({"size_bytes": size_bytes} if as_json else {}))
+        members = {"key": name} | ({"size_bytes": size_bytes} if as_json else {})
+        line = json.dumps(members, ensure_ascii=False)
         if _means(line, name):
             return line
     return None
-
-
-def _json(members: Mapping[str, object]) -> str:
-    return json.dumps(members, ensure_ascii=False)
 
 
 def _means(line: str, key: str) -> bool:

@@ -3,6 +3,7 @@ The index of a manifest, byte by byte: read and checked here, written by `index_
 
 The format is described in docs/manifest-index.md, so that other programs can read it. `<manifest>.idx` has a
 head with a table of its pages, pages with a row for each group of lines, and maybe the size of every entry.
+One module, because the place of each of these follows from the numbers of the others.
 """
 
 from __future__ import annotations
