@@ -10,11 +10,8 @@ import pytest
 from htcjob.supervise.kernel import WakeUp
 from htcjob.supervise.last_resort import LastResort
 
-WINDOW = '''
-import os, select, signal, sys, threading, time
-from htcjob.supervise.command import run_command
-from htcjob.supervise.last_resort import LastResort
-from htcjob.supervise.signals import Signals
+DELIVER = '''
+import signal, sys, threading
 
 def deliver(signum):
     """Send *signum* when this thread lets others run next, which is inside poll(2): no step is between."""
@@ -26,6 +23,15 @@ def deliver(signum):
     threading.Thread(target=send).start()
     sys.setswitchinterval(1000)
     go.release()
+'''
+
+WINDOW = (
+    DELIVER
+    + """
+import os, select, time
+from htcjob.supervise.command import run_command
+from htcjob.supervise.last_resort import LastResort
+from htcjob.supervise.signals import Signals
 
 class Poll:
     def __init__(self):
@@ -52,7 +58,8 @@ with Signals() as signals:
         result = run_command(command, environment=os.environ, signals=signals, grace_s=1000)
         print(result.exit_status, result.stopped_by, to_come, flush=True)
     os._exit(0)
-'''
+"""
+)
 
 COMMAND = 'trap "exit 5" TERM; trap "exit 6" INT; {}; echo > "$0"; while :; do sleep 0.01; done'
 
@@ -80,6 +87,39 @@ def test_a_signal_just_before_a_wait_ends_the_wait(tmp_path, way, script, told):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == told, done.stderr
+
+
+FLOW = (
+    DELIVER
+    + """
+from htcjob.cli.main import main
+
+def wait(event, timeout=None):
+    global is_sent
+    is_flow = sys._getframe(1).f_globals["__name__"] == "htcjob.entries.flow"
+    if is_flow and timeout is None and not is_sent:
+        is_sent = True
+        print("sent", flush=True)
+        deliver(signal.SIGTERM)
+    return real(event, timeout)
+
+is_sent, real, threading.Event.wait = False, threading.Event.wait, wait
+main(sys.argv[1:])
+"""
+)
+
+
+def test_a_signal_just_before_a_flow_waits_stops_it(htcjob):
+    """The main thread waits for a lock there; the thread of the last resort asks in its place."""
+    htcjob.entries("a", "b", "c")
+    done = subprocess.run(
+        [sys.executable, "-c", FLOW, "run", "--each", "--grace", "1s", "--", "sleep", "1000"],
+        env=htcjob.variables, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "sent\n", done.stderr
+    assert done.returncode == 143, done.stderr
+    assert "given_up" not in done.stderr, "it has ended by itself"
+    assert htcjob.exit_record()["termination_reason"] == "preempted"
 
 
 class Loop:
