@@ -39,19 +39,7 @@ def run_plain(attempt: Attempt, context: JobContext, signals: StopRequests) -> N
     if context.token is not None:
         _look_at(context.token)
     if context.task_store is not None:
-        # Here and not in the other thread, where an import takes three times as long.
-        import htcjob.storage.local.store  # noqa: F401
-        from htcjob.job_stores import JobStores
-        from htcjob.ledger.ledger import Ledger
-        from htcjob.retry import RetryPolicy
-
-        retry = RetryPolicy(sleep=signals.sleep)
-        stores = JobStores(context, retry)
-        try:
-            attempt.ledger = Ledger(within(RECORD_S, lambda: stores.task), options.run or "default", retry)
-        except TooLongError:
-            cause = f"{context.task_store}: it cannot be opened in time"
-            event(__name__, WARNING, "exit_record_not_written", cause=cause)
+        _open_ledger(attempt, context, signals)
     extra = job_variables(context)
     ends_in_s = [limit_s for limit_s in (options.timeout_s, signals.stops_in_s) if limit_s is not None]
     if ends_in_s:
@@ -67,6 +55,25 @@ def run_plain(attempt: Attempt, context: JobContext, signals: StopRequests) -> N
         grace_s=options.grace_s,
         lends_terminal=True,
     )
+
+
+def _open_ledger(attempt: Attempt, context: JobContext, signals: StopRequests) -> None:
+    """Open task storage for the exit record, if it can be opened in time."""
+    # Here and not in the other thread, where an import takes three times as long.
+    import htcjob.storage.local.store  # noqa: F401
+    from htcjob.job_stores import JobStores
+    from htcjob.ledger.ledger import Ledger
+    from htcjob.retry import RetryPolicy
+
+    retry = RetryPolicy(sleep=signals.sleep)
+    stores = JobStores(context, retry)
+    try:
+        attempt.ledger = Ledger(
+            within(RECORD_S, lambda: stores.task), attempt.options.run or "default", retry
+        )
+    except TooLongError:
+        cause = f"{context.task_store}: it cannot be opened in time"
+        event(__name__, WARNING, "exit_record_not_written", cause=cause)
 
 
 def _look_at(token: Secret) -> None:
