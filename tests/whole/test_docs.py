@@ -18,6 +18,7 @@ import pytest
 import htcjob
 from htcjob.environment.variables import variables_of
 from htcjob.outcome.reasons import EXIT_TABLE
+from tests.support import architecture
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = {
@@ -321,6 +322,29 @@ def test_every_link_leads_somewhere():
             assert not anchor or anchor in anchors(target.read_text()), (name, path, anchor)
             links += 1
     assert links > 60
+
+
+def test_every_page_that_a_source_names_is_here():
+    """Whoever has a clone has what its comments point to."""
+    named = 0
+    for name, text in files("*.py", "*.c", "*.toml", "*Dockerfile", "Makefile", ".ci/*", "docker/*").items():
+        for page in (
+            re.findall(r"[\w/-]*/[\w-]+\.md\b|\b[\w]+-[\w-]+\.md\b", text)
+            if name != "tests/whole/test_docs.py"
+            else ()
+        ):
+            assert (REPOSITORY / page.lstrip("/")).is_file(), (name, page)
+            named += 1
+    assert named > 4
+
+
+def test_the_architecture_is_the_codes():
+    """Tree, layers and walls: after a change of them, `python -m tests.support.architecture` writes the page anew."""
+    page = architecture.PAGE.read_text()
+    assert page == architecture.page_of_the_code(page)
+    named = re.findall(r"`(htcjob/[\w/]+(?:\.py)?)`", page)
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+    assert len(named) > 8
 
 
 @pytest.mark.parametrize(
