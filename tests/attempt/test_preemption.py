@@ -1,5 +1,6 @@
 """Preemption notices: a real `htcjob`, and a metadata server that speaks as Amazon's and Google's do."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from htcjob.attempt import preemption
 from htcjob.attempt.preemption import Aws, Notices
 from htcjob.environment.variables import metadata_server as server_of
 from htcjob.errors import ConfigurationError
+from tests.support.processes import is_pending
 from tests.support.servers.metadata import metadata_server
 
 CLOUDS = ["aws", "google"]
@@ -35,6 +37,7 @@ def test_a_notice_stops_the_attempt_as_sigterm_does(htcjob, metadata, tmp_path, 
         wait_until(begun.exists)
         metadata.give_notice()
         assert wait_for_event(process, "preemption_notice")
+        wait_until(lambda: not is_pending(process.pid, signal.SIGTERM))
         go.touch()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
