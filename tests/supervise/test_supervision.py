@@ -122,6 +122,7 @@ def ready(process: subprocess.Popen, *, as_pid_1: bool = False) -> tuple[int, in
     """Wait for `print_signals.py`, and give the process ids of htcjob and of it."""
     assert process.stdout.readline().startswith("ready ")
     wrapper = wrapper_of(process, as_pid_1=as_pid_1)
+    wait_until(lambda: state_of(wrapper) == "S")  # it waits: a signal that comes just before wakes nobody
     return wrapper, children_of(wrapper)[0]
 
 
