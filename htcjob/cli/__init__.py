@@ -1,1 +1,1 @@
-"""The command line: arguments in, exit status out. One module per group of commands."""
+"""The command line: arguments in, exit status out."""

@@ -116,7 +116,7 @@ def _run(args: list[str]) -> int:
     if verb not in ("upload", "download", "list") or bool(names) == (verb == "list"):
         raise UsageError("expected upload FILE..., download KEY... [-d DIR] or list; see htcctl --help")
     if directory is not None and verb != "download":
-        raise UsageError(f"-d says where to download to; {verb} has no use for it")
+        raise UsageError(f"-d is for download only, not for {verb}")
     logs.set_up(log_format="text", level="warning")
     end_promptly()
     retry = RetryPolicy()

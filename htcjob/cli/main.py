@@ -1,4 +1,4 @@
-"""The `htcjob` command, and the only place that exits."""
+"""The `htcjob` command, from its arguments to the exit status of this process."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _status_of(args: list[str] | None) -> int:
         return _interrupted()
     except click.ClickException as error:
         return _say(Ending(TerminationReason.BAD_USAGE, os.EX_USAGE, error.format_message()))
-    except SystemExit:  # how click ends when the reader of standard output has gone
+    except SystemExit:  # click ends so when the reader of standard output has gone
         return _READER_GONE
     except OutputError as error:
         return _status_of_output(error)
@@ -161,7 +161,7 @@ def _say(ending: Ending, *, usage: str | None = None) -> int:
 
 
 def ending_of_usage(error: click.UsageError) -> Ending:
-    """Return 64 for a mistake on the command line, 78 for a bad value in the injected environment."""
+    """Return the ending: 64 for a mistake on the command line, 78 for a bad value of a variable."""
     message = error.format_message()
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         message += DASHES_HINT.get(error.ctx.command.name or "", "")

@@ -63,7 +63,7 @@ class TimeLimit(click.ParamType["float | Multiple"]):
         if match is None:
             return DURATION.convert(value, param, ctx)
         if float(match[1]) < 1:
-            self.fail(f"{value!r} is less than others took: at least 1x.", param, ctx)
+            self.fail(f"{value!r} is not a multiple of at least 1x.", param, ctx)
         return Multiple(float(match[1]))
 
 
@@ -81,7 +81,7 @@ class Function(click.ParamType["str"]):
 
 
 class Size(click.ParamType["int"]):
-    """`500MB`, `1.5GB` (of 1,000); a bare number is bytes. Converted to bytes."""
+    """`500MB`, `1.5GB` (powers of 1,000); a bare number is bytes. Converted to bytes."""
 
     name = "size"
 
@@ -104,7 +104,7 @@ class Memory(click.ParamType["int"]):
         """Return the bytes."""
         match = re.fullmatch(r"(\d{1,15})([kmgt]?)(?:i?b)?", str(value).strip().lower(), re.ASCII)
         if match is None:
-            self.fail(f"{value!r} is not a limit of memory such as 128m or 2g.", param, ctx)
+            self.fail(f"{value!r} is not a memory limit such as 128m or 2g.", param, ctx)
         return int(match[1]) << 10 * " kmgt".index(match[2] or " ")
 
 
@@ -234,7 +234,7 @@ _OTHER_MEANINGS = {
     78: "injected environment wrong, or an extra is missing",
     130: "interrupted",
 }
-"""By exit status: its meaning for a command that is no attempt, where EXIT_TABLE speaks of one."""
+"""By exit status: its meaning for a command that is no attempt; EXIT_TABLE has those for an attempt."""
 
 
 def exit_rows(*statuses: int, meanings: Mapping[int, str] = {}) -> str:

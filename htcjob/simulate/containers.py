@@ -215,7 +215,7 @@ class _Container:
         try:
             state = await self._run_to_its_end()
         except EngineError as error:
-            raise EngineError(f"{error}; what is done is kept, run the same again") from error
+            raise EngineError(f"{error}; finished work is kept: run the same command again") from error
         finally:
             if self._output is not None:
                 os.close(self._output)

@@ -141,7 +141,7 @@ class Engine:
         answer = await self.ask("ps", "--all", "--quiet", "--filter", f"label={label}")
         if answer.status != 0:
             raise EngineError(
-                f"{self.program} ps: {answer.cause}; start its daemon, and see that you may use it"
+                f"{self.program} ps: {answer.cause}; start its daemon, and check that you may use it"
             )
         return answer.output.split()
 

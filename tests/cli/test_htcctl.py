@@ -96,7 +96,7 @@ def test_many_files_in_one_call(htcjob, htcctl):
         (["list", "x"], 64, "expected upload FILE"),
         (["frobnicate", "x"], 64, "expected upload FILE"),
         ([], 64, "expected upload FILE"),
-        (["upload", "x", "-d", "y"], 64, "-d says where to download to"),
+        (["upload", "x", "-d", "y"], 64, "-d is for download only"),
         (["--frob", "list"], 64, "option --frob not recognized; see htcctl --help"),
     ],
 )

@@ -270,7 +270,7 @@ def test_a_job_without_exit_record_is_named_with_its_cause(htcjob):
     """The line that it ended with, not its exit status twice."""
     done = simulate(htcjob, "--log-level", "error", "--", "htcjob", "run", "--", "true")
     assert done.returncode == 64
-    assert "index 0 attempt 1: exit status 64: COMMAND is htcjob run itself" in done.stderr
+    assert "index 0 attempt 1: exit status 64: COMMAND is itself htcjob run" in done.stderr
 
 
 def test_the_example_never_removes_a_persons_files(tmp_path):

@@ -54,7 +54,7 @@ def check(as_json: bool, balance: str, **flags: Any) -> int:
         if not as_json:
             write(f"{'ok' if is_ok else 'PROBLEM':<8} {name:<12} {said}")
         if name == "environment" and not is_ok:
-            break  # nothing else can be known
+            break  # without it nothing else can be checked
     for said in _mistyped():
         steps.append({"step": "variables", "ok": True, "message": said})
         if not as_json:

@@ -161,7 +161,7 @@ def _write_manifest_line(line: str) -> None:
 
 
 def _stores(task_store: str | None) -> tuple[JobStores, Store]:
-    """Return the stores of this job, and that of the run: the one given, whatever this job's own is."""
+    """Return the stores of this job, and the task storage to look at: this job's own, or the one given."""
     stores = JobStores(read_context(current_environ()), RetryPolicy())
     return stores, stores.open(task_store) if task_store else stores.task
 
@@ -182,9 +182,9 @@ def _left(
     from htcjob.manifest.manifest import Manifest
 
     if identity.manifest is None:
-        raise ConfigurationError(f"run.json of run {run!r} cannot be read: it is not known what is left")
+        raise ConfigurationError(f"run.json of run {run!r} cannot be read, so it is unknown what is left")
     if not is_url(identity.manifest):
-        raise ConfigurationError(f"run {run!r} is of entries given with --entry, and of no manifest")
+        raise ConfigurationError(f"run {run!r} works on entries given with --entry, and has no manifest")
     store_url, key = split_object_url(identity.manifest)
     manifest = Manifest(stores.open(store_url, key), key, RetryPolicy())
     if manifest.size_bytes != identity.size_bytes:

@@ -171,7 +171,7 @@ def run(
             for name in outer.params
             if name != "command"
         ):
-            raise UsageError("COMMAND is htcjob run itself: give the options to that one")
+            raise UsageError("COMMAND is itself htcjob run: give the options to that one")
         with run.make_context("htcjob run", list(command[2:])) as context:
             status: int = run.invoke(context)
             return status

@@ -35,7 +35,7 @@ from htcjob.transfer.progress import size_in_words
 from htcjob.transfer.tasks import COPIED, FAILED, REMOVED, SKIPPED, Outcome, removals, run_tasks
 
 FAILURES_SHOWN = 5
-"""The others are counted (`--json` has them all)."""
+"""Failures that are shown; the others are counted (`--json` has them all)."""
 
 _MILDEST_FIRST = (0, 75, 66, 74, 77, 78, 64, 70)
 """When files fail for several reasons, the last of their statuses counts: 75 asks for the same again, and
@@ -249,7 +249,7 @@ def rm(texts: tuple[str, ...], is_recursive: bool, is_all: bool, as_json: bool) 
 
 
 def _report(outcomes: Iterable[Outcome], *, as_json: bool) -> int:
-    """Show what became of each file; give the exit status."""
+    """Show what became of each file; return the exit status."""
     counts = dict.fromkeys((COPIED, SKIPPED, REMOVED, FAILED), 0)
     copied_bytes, worst = 0, 0
     for outcome in outcomes:
