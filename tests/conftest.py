@@ -36,7 +36,7 @@ for _name in list(os.environ):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have what is costly only once, however many workers there are."""
+    """Let the workers share what is costly."""
     config.pluginmanager.register(SharedByWorkers())
 
 
