@@ -4,7 +4,7 @@ One attempt, top to bottom:
 1. the environment that the platform injected is read;
 2. the stores are opened;
 3. the chunk of this array index is located in the manifest;
-4. what is committed already is left out;
+4. entries that are committed already are left out;
 5. the rest flows through stage-in -> work -> stage-out -> commit;
 6. the ending is decided, once, by a pure function (`outcome/endings.py`);
 7. the exit record is written, last.

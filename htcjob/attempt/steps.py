@@ -1,4 +1,4 @@
-"""Steps 2 to 5 of the recipe, which only an attempt with entries takes, and what has to be ready for them."""
+"""Steps 2 to 5 of the recipe, which only an attempt with entries takes, and their preparation."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Left(NamedTuple):
 @contextmanager
 def prepare(attempt: Attempt, context: JobContext, signals: StopRequests) -> Iterator[Tools]:
     """
-    Refuse what cannot work, before anything is fetched or recorded, and yield what the steps need.
+    Refuse options that cannot work, before anything is fetched or recorded, and yield the steps' tools.
 
     Raises:
         CommandNotStartedError: there is no such command, or no such interpreter.
@@ -173,7 +173,7 @@ def leave_out_committed(
 
 
 def flow(attempt: Attempt, left: Left, stores: JobStores, tools: Tools) -> None:
-    """Step 5: take what is left through stage-in, work, stage-out and commit."""
+    """Step 5: take the entries that are left through stage-in, work, stage-out and commit."""
     if tools.crew is not None:
         tools.crew.reduce(attempt.facts.left)
     if attempt.facts.left == 0:

@@ -130,7 +130,7 @@ class OneByOne:
         except HtcjobError as error:
             self._leave(trip)
             if isinstance(error, UnwritableError) and not is_alone:
-                return Next.POSTPONE  # the disk is full, maybe of what others have fetched
+                return Next.POSTPONE  # the disk is full, maybe of files that others have fetched
             if isinstance(error, TransientError) and self._is_stopped():
                 return Next.LEAVE  # cut short
             self._settle(trip, self.pipeline.stage_in_failed(trip.entry, error))
@@ -139,7 +139,7 @@ class OneByOne:
         return Next.WORK
 
     def _begin(self, trip: Trip, *, is_alone: bool) -> Stay | None:
-        """Return the things an entry needs to be fetched; None: there is no room."""
+        """Return the things an entry needs to be fetched; None: there is no disk space."""
         if trip.size_bytes is None and self.disk.is_exact and trip.entry.problem is None:
             trip.size_bytes = self.pipeline.staging.size_of(trip.entry)
         share = self.disk.take(trip.size_bytes, is_forced=is_alone)
@@ -194,7 +194,7 @@ class OneByOne:
                 stay.share.resize(size_of_tree(stay.directory.root))
         else:
             if verdict is EntryResult.OUT_OF_MEMORY:
-                self._leave(trip)  # its files may be what fills the memory: before the next entry begins
+                self._leave(trip)  # before the next entry begins: its files may be in memory, and fill it
             self._settle(trip, record)
         return Next.FINISH
 

@@ -1,5 +1,5 @@
 """
-Who does what next when entries overlap: fetched ahead, worked on, finished behind, within bounds.
+Which thread does which step next when entries overlap: fetched ahead, finished behind, within bounds.
 
 This module knows threads and nothing of storage or commands; `each.py` has the steps. *Workers* work on
 things that are fetched. *Stagers* finish those that have been worked on, which frees disk space, and fetch
@@ -108,7 +108,7 @@ class Flow(Generic[T]):
     Things on their way through the steps.
 
     Args:
-        things: Read by one thread at a time, no further ahead than what is fetched ahead.
+        things: Read by one thread at a time, no further ahead than things are fetched.
         steps: The steps of each.
         workers: How many are worked on at a time.
         prefetch: How many may be fetched ahead of the workers, and how many may wait to be finished.
@@ -148,7 +148,7 @@ class Flow(Generic[T]):
         self._is_full = False
         """There was no disk space for one; a thing is only fetched alone until something leaves."""
         self._step_began = [time.monotonic()] * self._workers
-        """When each worker began what it does now."""
+        """The moment at which each worker began its present step."""
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
         self._has_ended = threading.Event()

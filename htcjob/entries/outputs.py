@@ -1,7 +1,7 @@
 """
-Which files of an output directory are staged out, and which entry each output is of.
+Which files of an output directory are staged out, and which entry each output belongs to.
 
-What a command left there is looked at with care: links that lead outside, pipes, names that are no keys.
+Files that a command left there are checked with care: links that lead outside, pipes, names that are no keys.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class OutputPatterns:
 
         Raises:
             OutputError: a file's name is no key, it is no regular file or a link that leads out of the
-                directory, or a folder cannot be read: what is in it would be lost in silence.
+                directory, or a folder cannot be read: its files would be lost in silence.
             TransientError: the file system does not answer now.
         """
         try:
@@ -94,10 +94,10 @@ class OutputPatterns:
 
 class Writers:
     """
-    Which entry of this job each output is of; may be used from any thread.
+    The entry of this job that each output belongs to; may be used from any thread.
 
     Args:
-        known: Position of the entry by key, of what earlier attempts have committed.
+        known: Position of the entry by key, for outputs that earlier attempts have committed.
     """
 
     def __init__(self, known: Mapping[str, int]) -> None:
@@ -123,7 +123,7 @@ class Writers:
             self._positions.update(dict.fromkeys(keys, position))
 
     def let_go(self, keys: Sequence[str]) -> None:
-        """Forget what was claimed: the entry could not put all of *keys*, so it is not done."""
+        """Forget the claim: the entry could not put all of *keys*, so it is not done."""
         with self._lock:
             for key in keys:
                 del self._positions[key]
@@ -162,7 +162,7 @@ def _unreadable(error: OSError) -> NoReturn:
 
 
 def _failed(key: str, reason: str, error: OSError) -> OutputError | TransientError:
-    """Return what *error* means for an output: only its file system may be well again."""
+    """Return *error* as an error of the output; it is transient only if its file system may recover."""
     if isinstance(Blame("put", key, file=key).error(error), TransientError):
         return TransientError("put", key, reason)
     return OutputError.of(key, reason)

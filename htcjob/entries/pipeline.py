@@ -47,7 +47,7 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, result: CommandResult) -> Work:
-        """Return what a command or a call took."""
+        """Return the work of a command or a call."""
         return cls(result.exit_status, result.elapsed_s, result.cpu_s, result.peak_memory_bytes)
 
 
@@ -126,7 +126,7 @@ class Pipeline:
         return self._inherited
 
     def note_memory(self, peak_bytes: int) -> None:
-        """Note what a process needed."""
+        """Note the peak memory of a process."""
         with self._lock:
             self.peak_memory_bytes = max(self.peak_memory_bytes, peak_bytes)
 
@@ -141,11 +141,11 @@ class Pipeline:
         stage_in_s: float = 0.0,
     ) -> Record:
         """
-        Return the record of what became of *entry* now, without outputs.
+        Return the record of *entry*, which ends now, without outputs.
 
         Args:
             entry: The entry.
-            result: What became of it.
+            result: How it ended.
             message: Why it is not done, for a person.
             work: Time, CPU, memory and exit status of its command; None: it did not run.
             value: What the function returned, where one was called.

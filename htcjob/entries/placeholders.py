@@ -30,7 +30,7 @@ def fill_in(word: str, values: Mapping[str, str]) -> str:
 
 
 def values_of(entry: Entry, path: str, directory: WorkDirectory) -> dict[str, str]:
-    """Return what each placeholder stands for: the members of a JSON line, and our own names, which win."""
+    """Return the values of the placeholders: the members of a JSON line, and our own names, which win."""
     members = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in entry.parameters.items()

@@ -1,7 +1,7 @@
 """
 Stages files: inputs from their stores to a directory, outputs from a directory to task storage.
 
-Which object lies where is decided here, what is an output in `outputs.py`; `transfer/` moves them.
+Where an object lies is decided here, which files are outputs in `outputs.py`; `transfer/` moves them.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ class ScratchDirectory:
         base = real_path(self._parent)
         path = os.path.join(base, f"htcjob-{os.urandom(6).hex()}")
         try:
-            with suppress(FileExistsError):  # what is there instead, or hid it, the next call says
+            with suppress(FileExistsError):  # the next call tells what is there instead
                 os.makedirs(base, exist_ok=True)
             os.mkdir(path, 0o700)
         except OSError as error:

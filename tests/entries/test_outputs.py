@@ -9,26 +9,7 @@ import pytest
 from htcjob.entries.outputs import OutputPatterns
 from htcjob.errors import OutputError, UsageError
 from htcjob.logs import events as logs
-
-
-@pytest.fixture
-def directory(tmp_path):
-    path = tmp_path / "d"
-    path.mkdir()
-    return os.path.realpath(path)
-
-
-def find_outputs(directory, patterns):
-    return OutputPatterns(patterns).find(directory)
-
-
-def write(directory, *names):
-    for name in names:
-        path = os.path.join(directory, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:
-            file.write(name)
-
+from tests.support.outputs import find_outputs, write
 
 EVERYTHING = [".hidden", "a.dat", "a.jpg", "sub/b.dat", "sub/deep/.c", "sub/deep/c.dat"]
 

@@ -7,46 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htcjob.entries.outputs import OutputPatterns
 from htcjob.entries.staging import Staging, lie_apart
 from htcjob.errors import AbsentError, DeniedError, PermanentError, TransientError
 from htcjob.logs import events as logs
 from htcjob.manifest.entry import parse_entry
 from htcjob.retry import RetryPolicy
 from htcjob.storage.memory.store import MemoryStore
-from htcjob.storage.urls import open_store
 from htcjob.transfer.transfers import Transfers
+from tests.support.outputs import find_outputs, write
 
 
 def entry(text: str):
     return parse_entry(text.encode(), position=0, line_number=1)
-
-
-@pytest.fixture
-def staging():
-    with Transfers(RetryPolicy(sleep=lambda _: False)) as transfers:
-        yield Staging(
-            MemoryStore("stage-in"), MemoryStore("stage-out"), transfers, lambda url, _key: open_store(url)
-        )
-
-
-@pytest.fixture
-def directory(tmp_path):
-    path = tmp_path / "d"
-    path.mkdir()
-    return os.path.realpath(path)
-
-
-def find_outputs(directory, patterns):
-    return OutputPatterns(patterns).find(directory)
-
-
-def write(directory, *names):
-    for name in names:
-        path = os.path.join(directory, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:
-            file.write(name)
 
 
 def test_an_input_lies_under_its_key(staging, directory):

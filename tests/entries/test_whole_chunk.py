@@ -3,25 +3,10 @@
 import os
 from types import SimpleNamespace
 
-import pytest
-
 from htcjob.entries.pipeline import Pipeline
-from htcjob.entries.staging import Staging
 from htcjob.entries.whole_chunk import WholeChunk
 from htcjob.entries.work_directories import WorkDirectory
 from htcjob.manifest.entry import parse_entry
-from htcjob.retry import RetryPolicy
-from htcjob.storage.memory.store import MemoryStore
-from htcjob.storage.urls import open_store
-from htcjob.transfer.transfers import Transfers
-
-
-@pytest.fixture
-def staging():
-    with Transfers(RetryPolicy(sleep=lambda _: False)) as transfers:
-        yield Staging(
-            MemoryStore("stage-in"), MemoryStore("stage-out"), transfers, lambda url, _key: open_store(url)
-        )
 
 
 def test_a_stop_signal_ends_the_stage_in_of_a_chunk(staging, tmp_path):
