@@ -21,7 +21,6 @@ from htcjob.trouble import in_words, is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from types import TracebackType
 
     from htcjob.errors import StorageError
     from htcjob.storage.access import Access, CloudCredentials
@@ -239,12 +238,7 @@ class _Operation:
         self._before = this_thread.operation
         this_thread.operation = self._operation
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         this_thread.operation = self._before
         # A generator that is closed ends with GeneratorExit, which is no Exception.
         if isinstance(error, Exception) and not isinstance(error, HtcjobError):

@@ -11,7 +11,7 @@ from htcjob.storage.urls import open_store
 from tests.support.servers.refusals import refusing_server
 from tests.support.servers.tls import tls_in_front_of
 
-# urllib3 leaves a connection to the garbage collector when it stumbles over a 303 (`s3_errors.py`).
+# urllib3 leaves a connection to the garbage collector when it stumbles over a 303 (`s3/errors.py`).
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 PLANTED = "planted0123456789"

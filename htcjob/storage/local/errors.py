@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from htcjob.errors import (
     AbsentError,
@@ -17,9 +16,6 @@ from htcjob.errors import (
 )
 from htcjob.storage.local.spelling import SPELLED_OTHERWISE
 from htcjob.trouble import Trouble, of_errno
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _ONE_OR_THE_OTHER = "in a directory, keys 'a' and 'a/b' cannot both exist"
 
@@ -48,12 +44,7 @@ class Blame:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         # AbsentError and DeniedError are OSErrors as well; they already say what they have to say.
         if isinstance(error, OSError) and not isinstance(error, StorageError):
             raise self.error(error) from error

@@ -48,7 +48,7 @@ class TestS3Tls(StoreContract):
 
 
 class TestAzure(StoreContract):
-    # Azure would store them under the names of others: see azure_names.py.
+    # Azure would store them under the names of others: see `azure/names.py`.
     keys = tuple(key for key in KEYS if key not in ("a\\b", "d/..e/..."))
     refused_keys = (*REFUSED_KEYS, "a\\b", "d/..e/...", "a.", "a./b", "a/.", "a/./b")
     folder_like_keys = ("a//b", "a/", "a/b")
