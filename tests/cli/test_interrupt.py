@@ -9,8 +9,8 @@ import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from tests.supervise.test_supervision import NEW_NAMESPACE, need_namespaces
 from tests.support.full_pipe import fill
+from tests.support.supervision import NEW_NAMESPACE, need_namespaces
 
 READERS = (
     ("status",),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervise.test_supervision import FAULTS, HARMLESS, OF_OURS, PAUSING, SCRIPTS, UNSEEN
+from tests.support.supervision import FAULTS, HARMLESS, OF_OURS, PAUSING, SCRIPTS, UNSEEN
 
 AT_A_TIME = 4
 EVERY_BIT = (0, *(1 << n for n in range(8)), 126, 127, 129, 137, 255)
