@@ -32,17 +32,7 @@ PAGE_BLOBS = 1_000
 
 
 def open_bucket(container: str, access: Access) -> AzureBucket:
-    """
-    Return the container, without making a request.
-
-    Args:
-        container: `account/container`.
-        access: How it is reached.
-
-    Raises:
-        UnauthenticatedError: there are no credentials for this account.
-        ConfigurationError: a variable of Azure cannot be understood.
-    """
+    """Return the container `account/container`, without making a request; raises as `Connection` does."""
     return AzureBucket(container, access)
 
 
