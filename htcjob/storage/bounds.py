@@ -25,15 +25,15 @@ STALLED_S = 60
 SLOWEST_BYTES_PER_S = 1024
 """A request that moves fewer, but for its first `STALLED_S`, is given up as well."""
 LISTING_S = 120
-"""For a thousand keys of a listing, and for the headers of an answer."""
+"""Bound for a thousand keys of a listing, and for the headers of an answer."""
 COMPLETION_S = 600
-"""For S3 to put the parts of a large object together, which takes minutes."""
+"""Bound for S3 to put the parts of a large object together, which takes minutes."""
 LARGEST_ANSWER_BYTES = 64 << 20
 """The largest answer that an SDK reads as a whole: errors, and listings, whose pages have a few MiB."""
 
 
 class _ThisThread(threading.local):
-    """What this thread asks of storage just now."""
+    """The verb of a store that this thread carries out."""
 
     operation = ""
     """The verb; empty: nothing. Requests that are made meanwhile are htcjob's own."""

@@ -61,7 +61,7 @@ class Store(ABC):
     """
 
     url: str
-    """Where the store is, ending in `/`; safe to print."""
+    """URL of the store, ending in `/`; safe to print."""
 
     @property
     def lists_in_order(self) -> bool:

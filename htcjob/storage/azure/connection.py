@@ -60,7 +60,7 @@ class Connection:
         account_name, _, name = container.partition("/")
         account = find_account(account_name, access)
         self.url = f"az://{container}"
-        """For messages."""
+        """URL of the container, for messages."""
         self._path = container
         self._source = access.credentials
         self._lock = threading.Lock()

@@ -32,7 +32,7 @@ class AzureFailure(Exception):  # noqa: N818 - `meaning` says what error it is
     def __init__(self, answer: Answer | None, reason: str = "", *, is_sas_over: bool = False) -> None:
         super().__init__(answer, reason)
         self.answer = answer
-        """What Azure said; None: there was no answer, or a broken one."""
+        """Azure's refusal; None: there was no answer, or a broken one."""
         self.reason = reason
         """In words, where there is no answer."""
         self.is_sas_over = is_sas_over

@@ -68,7 +68,7 @@ class ObstoreFailure:
         self._fields = str(error).rpartition(_HALVES)[2]
         found = _STATUS.search(self._fields)
         self.answer: Answer | None = None
-        """What the server said; None: there was no answer, or none that makes sense."""
+        """The server's refusal; None: there was no answer, or none that makes sense."""
         if found:
             said = {name.lower(): text for name, text in _ELEMENT.findall(found[2])}
             message = said.pop("message", "").replace('\\"', '"').replace("\\'", "'")

@@ -25,13 +25,13 @@ RESERVED = (TEMP_PREFIX, ".nfs0")
 """Starts of names that are no objects: ours, and what an NFS client leaves for a deleted open file."""
 
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
-"""What fsync(2) of a folder answers on file systems that have nothing to do for it."""
+"""Errors of fsync(2) of a folder on file systems that have nothing to do for it."""
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
-"""What link(2) answers on FAT, on Azure Files and on many FUSE file systems."""
+"""Errors of link(2) on FAT, on Azure Files and on many FUSE file systems."""
 
 _NO_SUCH_RENAME = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
-"""What renameat2(2) answers where no rename spares an existing file, as on many FUSE file systems."""
+"""Errors of renameat2(2) where no rename spares an existing file, as on many FUSE file systems."""
 
 _PIECE_BYTES = 1 << 26
 """Most that one system call copies, so that signals are seen between two of them."""
