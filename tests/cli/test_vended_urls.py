@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -136,3 +137,14 @@ def test_outside_of_vended_storage(job, vended, rgw, arguments):
     done = job(*words, **vended.environ)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert job(*words).returncode == 77
+
+
+def test_a_simulation_uses_nothing_that_was_injected(job, vended):
+    """It is a platform of its own: attempts, and what is read after them, reach named stores as `run` does."""
+    asked = len(vended.api.requests)
+    stores = ("--project-store", f"{vended.url}/project", "--task-store", f"{vended.url}/task/simulated")
+    words = ("simulate", "--array-size", "1", "--json", *stores, "--", "--entry", "photos/a", "--each", "--")
+    done = job(*words, "true", **vended.environ)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert json.loads(done.stdout)["slowest_entries"][0]["entry"] == "photos/a"
+    assert len(vended.api.requests) == asked
