@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from htcjob.cli.commands.chunk import open_chunk
+from htcjob.cli.commands.chunk import open_manifest_of
 from htcjob.cli.endings import printable, say_ending
 from htcjob.cli.options import balance_option, job_options, look_rows
 from htcjob.cli.output import write
@@ -87,7 +87,7 @@ def _steps(flags: dict[str, Any], balance: str) -> Iterator[tuple[str, Callable[
         return f"{'verified' if token.is_verified else 'decoded, not verified'}, {until}"
 
     def manifest_step() -> str:
-        manifest, bounds = open_chunk(contexts[0], stores[0], retry, balance=balance)
+        manifest, bounds = open_manifest_of(contexts[0], stores[0], retry, balance=balance)
         bad = sum(entry.problem is not None for entry in manifest.entries(bounds))
         said = (
             f"{manifest.n_entries} entries, of which {len(bounds)} for this job, from position {bounds.start}"

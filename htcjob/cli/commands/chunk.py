@@ -47,7 +47,7 @@ def chunk(entries: int | None, as_json: bool, balance: str, **flags: Any) -> Non
     manifest: Manifest | None = None
     if entries is None:
         retry = RetryPolicy()
-        manifest, bounds = open_chunk(context, JobStores(context, retry), retry, balance=balance)
+        manifest, bounds = open_manifest_of(context, JobStores(context, retry), retry, balance=balance)
     else:
         bounds = chunk_bounds(
             array_index=context.array_index, array_size=context.require_array_size(), n_entries=entries
@@ -73,7 +73,7 @@ def chunk(entries: int | None, as_json: bool, balance: str, **flags: Any) -> Non
         write(f"{entry.position}\t{printable(redact(entry.text))}{note}")
 
 
-def open_chunk(
+def open_manifest_of(
     context: JobContext, stores: JobStores, retry: RetryPolicy, *, balance: str
 ) -> tuple[Manifest, range]:
     """
