@@ -44,7 +44,7 @@ means that this may be enough."""
 _HELP = """
 \b
 LOCATION:
-  project:KEY  task:KEY            storage of this job
+  project:KEY  task:KEY           storage of this job
   s3://… gs://… az://… file:///…  anywhere else
   A / at the end means a folder: everything in it. * ? [ ] are globs, ** matches any number of folders; a
   name that exists is taken literally. Copies keep the name behind the last / before a glob, as with rsync.
