@@ -107,7 +107,8 @@ class WakeUp:
         before = self._before if self._is_before_open() else -1
         present = signal.set_wakeup_fd(before, warn_on_full_buffer=False)
         if present != self._writer:
-            signal.set_wakeup_fd(present)
+            with suppress(OSError, ValueError):  # it has been closed by its owner
+                signal.set_wakeup_fd(present)
 
     def tell(self, signum: int) -> None:
         """Let `read` return *signum* too; may be called from any thread, and in a signal handler."""

@@ -83,6 +83,7 @@ class Signals(StopRequests):
         self._previous: dict[int, Any] = {}
         self._wake: WakeUp
         self._main_thread = 0
+        """The thread in which handlers run; 0: it is not told of signals any more, or not yet."""
         self._is_alarm_due = False
         """The alarm of `stop_after` is still to come."""
 
@@ -109,6 +110,7 @@ class Signals(StopRequests):
         if self.stops_in_s is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._set_back()
+        self._main_thread = 0
         self._wake.restore()
         self._wake.close()
         if self.terminal is not None:

@@ -17,10 +17,7 @@ from htcjob.errors import ShortageError
 from htcjob.outcome.results import TRY_AGAIN, CommandResult, signal_name
 from htcjob.supervise.children import LEFTOVERS_GRACE_S
 from htcjob.supervise.command import result_of
-from htcjob.supervise.kernel import (
-    carry_out,
-    wait_readable,
-)
+from htcjob.supervise.kernel import carry_out, wait_readable
 from htcjob.supervise.signals import Signals
 from htcjob.supervise.stopping import Step, StoppedFor, Stopping
 from htcjob.supervise.worker_answers import LONGEST_ANSWER_BYTES, NoAnswerError, Said, read_answer
