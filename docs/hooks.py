@@ -1,4 +1,4 @@
-"""What MkDocs is told about this repository: its front page and changelog are pages of the site, too."""
+"""Hooks of MkDocs: the front page and the changelog, which lie outside `docs/`, are pages of the site, too."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
 
 
 def _of_the_site(link: re.Match[str], folder: Path) -> str:
-    """Return a link as the site needs it; one to a file that the site has not becomes its text."""
+    """Return a link as the site needs it; a link to a file that is not part of the site becomes its text."""
     text, path, anchor = link.groups(default="")
     target = (folder / path).resolve()
     if target.parent == REPOSITORY / "docs" or not target.exists():

@@ -33,7 +33,7 @@ GOES_ON = "(../README.md#sixty-seconds)"
 
 
 def blocks(language: str, *names: str) -> list[str]:
-    """Give the blocks of code in some language, of all pages or of those named."""
+    """Return the blocks of code in some language, of all pages or of those named."""
     texts = [PAGES[name] for name in names or PAGES]
     return [block for text in texts for block in _blocks(language, text)]
 
@@ -43,20 +43,20 @@ def _blocks(language: str, text: str) -> list[str]:
 
 
 def table_under(name: str, heading: str) -> list[list[str]]:
-    """Give the cells of the first table below a heading or text of a page."""
+    """Return the cells of the first table below a heading or text of a page."""
     page = PAGES[name]
     rows = page[page.index(heading) :].split("\n|", 1)[1].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip().strip("|").split("|")] for row in rows]
 
 
 def matches(expected: str, found: str) -> bool:
-    """Tell whether a line is as a page shows it; `…` stands for anything, blanks count once."""
+    """Whether a line is as a page shows it; `…` stands for anything, blanks count once."""
     pattern = ".*".join(re.escape(" ".join(part.split())) for part in expected.split("…"))
     return re.fullmatch(pattern.replace(r"\ .*", ".*"), " ".join(found.split())) is not None
 
 
 def commands_in(name: str) -> list[tuple[str, str]]:
-    """Give the commands of a page's console blocks, each with the output shown."""
+    """Return the commands of a page's console blocks, each with the output shown."""
     pieces = [re.split(r"^\$ ", block, flags=re.MULTILINE)[1:] for block in blocks("console", name)]
     return [(piece.partition("\n")[0], piece.partition("\n")[2]) for block in pieces for piece in block]
 
@@ -247,7 +247,7 @@ def test_the_log_events_are_the_codes():
 
 
 def logged_events() -> Iterator[str]:
-    """Give the third argument of every call of `event(log, level, name, …)`, both arms of a condition."""
+    """Yield the third argument of every call of `event(log, level, name, …)`, both arms of a condition."""
     for text in SOURCES.values():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "event":
@@ -295,7 +295,7 @@ def test_the_format_of_the_index_is_the_codes():
 
 
 def files(*patterns: str) -> dict[str, str]:
-    """Give the text of the repository's own files, by name."""
+    """Return the text of the repository's own files, by name."""
     listed = subprocess.run(
         ["git", "ls-files", *patterns], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -307,7 +307,7 @@ def files(*patterns: str) -> dict[str, str]:
 
 
 def anchors(text: str) -> set[str]:
-    """Give the names of a page's headings as the repository's page and the site make them."""
+    """Return the names of a page's headings as the repository's page and the site make them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -325,7 +325,7 @@ def test_every_link_leads_somewhere():
 
 
 def test_every_page_that_a_source_names_is_here():
-    """Whoever has a clone has what its comments point to."""
+    """A clone has what its comments point to."""
     named = 0
     for name, text in files("*.py", "*.c", "*.toml", "*Dockerfile", "Makefile", ".ci/*", "docker/*").items():
         for page in (
