@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the front page and the changelog, which lie outside `docs/`, are pages of the site, too."""
+"""Hooks of MkDocs: front page and changelog, which lie outside `docs/`, are pages of the site, too."""
 
 from __future__ import annotations
 

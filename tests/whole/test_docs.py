@@ -123,7 +123,7 @@ def test_a_command_that_is_only_shown_is_one_that_htcjob_understands(monkeypatch
 
 
 def test_every_option_that_a_sentence_names_is_one():
-    """Of some command of htcjob, or of another program that the sentence is about."""
+    """Each is an option of htcjob, or of another program that the sentence is about."""
     from htcjob.cli.main import cli
 
     def options(command: click.Command) -> set[str]:
