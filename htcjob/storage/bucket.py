@@ -55,7 +55,7 @@ class Body:
     pieces: Iterable[bytes | memoryview]
     """The bytes, in order; raises the SDK's own errors."""
     close: Callable[[], None]
-    """Gives up the rest; never raises."""
+    """Abandons the rest; never raises."""
 
 
 def bare_etag(text: str | None) -> str:
