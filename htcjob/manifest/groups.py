@@ -81,7 +81,7 @@ class Grouper:
         self._positions: array[int] = array("Q")
         self._offsets: array[int] = array("Q")
         self._line_numbers: array[int] = array("Q")
-        """These three: of the first entry and line of each group, and of the group that would follow; set by `finish`."""
+        """All three: where each group begins, and where the group after the last would; set by `finish`."""
 
     @property
     def n_entries(self) -> int:
