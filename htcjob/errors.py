@@ -133,9 +133,9 @@ class TransientError(StorageError):
     ) -> None:
         super().__init__(operation, url, reason)
         self.retry_after_s = retry_after_s
-        """Seconds that the other side asked us to wait, when it did."""
+        """Seconds that the server asked us to wait, if it did."""
         self.is_throttled = is_throttled
-        """The other side has too much to do (503 SlowDown, 429): all transfers must slow down."""
+        """The server has too much to do (503 SlowDown, 429): all transfers must slow down."""
         self.is_replaced = is_replaced
         """The object is another one than a moment ago: a part of the old one cannot be had any more."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ, hide_credentials, variables_of
 from htcjob.errors import AbsentError, ConfigurationError, HtcjobError
-from htcjob.storage.urls import open_store
+from htcjob.storage.urls import is_cloud, open_store
 
 if TYPE_CHECKING:
     from htcjob.environment.context import JobContext
@@ -56,7 +56,7 @@ class JobStores:
         Project storage, where entries are; it can be vended without a task's id.
 
         Raises:
-            ConfigurationError: it is not known, not to be opened, or unknown to the API.
+            ConfigurationError: it is not known, cannot be opened, or is unknown to the API.
             StorageError: the API gives none: denied, refused, or unavailable for too long.
             TokenError: the bearer token has ended and cannot be renewed.
         """
@@ -68,7 +68,7 @@ class JobStores:
         Task storage, where results go.
 
         Raises:
-            ConfigurationError: it is not known, not to be opened, or unknown to the API.
+            ConfigurationError: it is not known, cannot be opened, or is unknown to the API.
             StorageError: the API gives none: denied, refused, or unavailable for too long.
             TokenError: the bearer token has ended and cannot be renewed.
         """
@@ -96,7 +96,7 @@ class JobStores:
             ConfigurationError: as `open_store`.
         """
         with self._lock:
-            vended = self._vended_around(url, key) if _is_in_a_cloud(url) else None
+            vended = self._vended_around(url, key) if is_cloud(url) else None
             of = (url, vended.credentials if vended else None)
             store = self._stores.get(of)
             if store is None:
@@ -163,7 +163,7 @@ class JobStores:
 
     def _open(self, url: str, vended: VendedStorage | None) -> Store:
         """Open *url*; what is local needs no access, and does not import what has to do with one."""
-        return open_store(url, self._access(vended)) if _is_in_a_cloud(url) else open_store(url)
+        return open_store(url, self._access(vended)) if is_cloud(url) else open_store(url)
 
     def _access(self, vended: VendedStorage | None) -> Access:
         """Return the one access for these credentials, so that their stores share connections."""
@@ -183,12 +183,13 @@ def open_job_stores(context: JobContext, retry: RetryPolicy) -> JobStores:
     Open project and task storage, both of which an attempt needs.
 
     Raises:
-        ConfigurationError: one of them is not known, not to be opened, unknown to the API, or both are one.
+        ConfigurationError: one is not known, cannot be opened, is unknown to the API, or both are the same.
         StorageError: the API gives no storage: denied, refused, or unavailable for too long.
         TokenError: the bearer token has ended and cannot be renewed.
     """
-    missing = _missing(context, needs_task=True)
     for name, store in (("project", context.project_store), ("task", context.task_store)):
+        # Where both are vended, no id must be missing for either.
+        missing = _missing(context, needs_task=context.task_store is None)
         if store is None and missing:
             raise _unknown(name, missing)
     stores = JobStores(context, retry)
@@ -202,16 +203,12 @@ def open_job_stores(context: JobContext, retry: RetryPolicy) -> JobStores:
 
 @cache
 def access_of_environment() -> Access:
-    """Return the one `Access` of this process without vended credentials, as its environment says."""
+    """Return this process's one `Access` without vended credentials; hides its secrets in messages."""
     from htcjob.storage.access import Access
 
     environ = current_environ()
     hide_credentials(environ)
     return Access(engine=environ.get("HTCJOB_STORAGE_ENGINE") or "auto", environ=environ)
-
-
-def _is_in_a_cloud(url: str) -> bool:
-    return url.partition(":")[0].lower() in ("s3", "gs", "az")
 
 
 def _missing(context: JobContext, *, needs_task: bool) -> list[str]:

@@ -78,7 +78,7 @@ class Attempt:
         self._is_over.set()
 
     def is_over_within(self, seconds: float) -> bool:
-        """Wait so long at most, and return whether the attempt is over."""
+        """Wait for at most *seconds*, and return whether the attempt is over."""
         return self._is_over.wait(seconds)
 
     def await_loop(self) -> None:

@@ -51,7 +51,7 @@ def _store_exit_record(
     """
     Write the exit record to task storage, where there is one, and return it as it was written.
 
-    A plain command's own status is what counts, and the record a copy: it is waited for only so long.
+    A plain command's own status is what counts, and the record a copy: it is waited for up to a bound.
     """
     ledger = attempt.ledger
     if ledger is None:

@@ -155,7 +155,7 @@ class Google:
     A spot or preemptible machine's notice, 30 seconds ahead.
 
     https://cloud.google.com/compute/docs/instances/create-use-spot#detect-preemption; the server answers when
-    the value differs from the one whose ETag we have seen, or after so many seconds.
+    the value differs from the one whose ETag we have seen, or after the timeout that it was given.
     """
 
     pause_s = 1.0

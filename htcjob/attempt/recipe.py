@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def follow_recipe(attempt: Attempt, signals: StopRequests, flags: Mapping[str, object]) -> Ending:
     """
-    Take *attempt* through the seven steps; the last two are taken whatever went before. Never raises.
+    Take *attempt* through the seven steps; steps 6 and 7 are always taken. Never raises.
 
     Args:
         attempt: One that has just been made.

@@ -69,7 +69,7 @@ class Left(NamedTuple):
 @contextmanager
 def prepare(attempt: Attempt, context: JobContext, signals: StopRequests) -> Iterator[Tools]:
     """
-    Refuse options that cannot work, before anything is fetched or recorded, and yield the steps' tools.
+    Log the start, refuse options that cannot work before anything is fetched, and yield the steps' tools.
 
     Raises:
         CommandNotStartedError: there is no such command, or no such interpreter.

@@ -75,8 +75,8 @@ class Trip:
 
 
 Act = Callable[[Stay, int, float | None], "tuple[CommandResult, object, str]"]
-"""Works on an entry, as the worker of that number, for so many seconds at most; returns the ending, the value
-for the record, and the reason in words if it failed."""
+"""Works on an entry, as the worker of that number, for at most that many seconds; returns the ending, the
+value for the record, and the reason in words if it failed."""
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 HUNGRY_S = 0.01
 """Seconds that a worker waits for something to do before there are twice as many stagers. With a store that
-is 50 ms away they are all there before its first answer; with one on this disk there stays one."""
+is 50 ms away they are all there before its first answer; with one on this disk one is enough."""
 
 SHORT_S = 0.1
 """Seconds; a step that takes longer is worth a thread that stages in the meantime."""

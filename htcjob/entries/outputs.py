@@ -25,7 +25,7 @@ from htcjob.transfer.globs import file_pattern
 log = logging.getLogger(__name__)
 
 SHOWN_NAMES = 3
-"""Files that no pattern names: so many are listed in a message."""
+"""Files that no pattern names: at most this many are listed in a message."""
 
 _CURE = "remove it, or say with --output what to keep"
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class _Done(NamedTuple):
-    """The work of the command, for the chunk as a whole."""
+    """Times and memory of the command, for the chunk as a whole."""
 
     result: CommandResult
     outputs: Sequence[Output]
@@ -129,7 +129,7 @@ class WholeChunk:
         Args:
             staged: The entries that the command had.
             reasons: By position, why the command reports an entry as failed; None: it does not.
-            done: The work of the command.
+            done: Times and memory of the command.
         """
         first = next((entry for entry in staged if reasons[entry.position] is None), staged[0])
         records = []

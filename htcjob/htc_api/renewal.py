@@ -1,4 +1,4 @@
-"""A value that ends and is fetched anew: by one thread for all, ahead of its end, never in a storm."""
+"""A value that expires, and is refreshed by one thread for all: ahead of its end, and never in a storm."""
 
 from __future__ import annotations
 

@@ -30,7 +30,11 @@ begin with a dot are not ours."""
 
 
 def is_run_name(name: str) -> bool:
-    """Whether *name* is plain letters, digits, `.`, `_` and `-`, at most 100: it becomes part of keys."""
+    """
+    Whether *name* can be a part of keys: at most 100 of letters, digits, `.`, `_` and `-`.
+
+    It has a letter or digit, and does not begin with a dot.
+    """
     plain = name.replace(".", "").replace("_", "").replace("-", "")
     return plain.isascii() and plain.isalnum() and len(name) <= 100 and not name.startswith(".")
 
@@ -44,7 +48,8 @@ def check_run_name(name: str) -> None:
     """
     if not is_run_name(name):
         raise ConfigurationError(
-            f"run name {name!r}: it must be letters, digits, '.', '_' and '-', at most 100"
+            f"run name {name!r}: it must be at most 100 letters, digits, '.', '_' and '-', "
+            "with a letter or digit, and must not begin with '.'"
         )
 
 

@@ -1,5 +1,5 @@
 """
-Secrets that cannot print themselves, and the second fence: taking them out of what people read.
+Secrets that cannot print themselves, and the second line of defence: taking them out of what people read.
 
 Values are redacted before they become text of a format (JSON, a table), and only in words for people:
 messages, fields of log lines, the command as a run's record shows it. Everything that is compared, counted or

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 WAIT_S = 1.0
-"""The longest that lines wait in a row, in seconds …"""
+"""Seconds that lines wait per burst, at most …"""
 WAIT_SHARE = 0.05
-"""… and in the long run, of all time: a slow reader slows nobody down by more."""
+"""… and their share of the total run time: a slow reader slows nobody down by more."""
 
 _AT_ONCE = select.PIPE_BUF
 """Bytes that a pipe with any room takes without waiting."""
@@ -35,7 +35,7 @@ class BoundedWriter(io.BufferedIOBase):
     """
     A file descriptor that takes everything, and writes as much as it can; any thread may write.
 
-    A line that is begun is ended before the next one. Lines that found no room are counted, and their number
+    A line that is begun is ended before the next one. Lines that did not fit are counted, and their number
     is written as soon as there is room. Other trouble (a full disk, a reader that has gone) is no reason for
     more messages.
 

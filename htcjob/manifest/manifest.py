@@ -34,7 +34,7 @@ class Manifest:
     Args:
         store: Its store.
         key: Its key there.
-        retry: How a transient failure is met.
+        retry: The retry policy.
         index: Its index, which is trusted; `open_chunk` then calls `check`.
     """
 

@@ -1,4 +1,4 @@
-"""How an attempt ends: all facts in, one ending out, and nothing else is asked."""
+"""How an attempt ends: all facts in, one ending out, decided from these facts alone."""
 
 from __future__ import annotations
 
@@ -100,17 +100,18 @@ def decide(facts: Facts) -> Ending:
     """
     Return the ending of an attempt.
 
-    The first of these that holds: an error stopped the attempt (a passing one does not count when it was
-    asked to stop); the command of the whole chunk did not end well; it was asked to stop with work left;
-    more entries failed than the budget allows; work is left; success. Nothing is a success by default.
+    The first of these that holds: an error stopped the attempt (where it was asked to stop, a passing error
+    counts as that stop); the command of the whole chunk did not end well; the attempt was asked to stop with
+    work left; more entries failed than the budget allows (behind the next one with --permanent-exit 0); work
+    is left; the chunk was empty; success.
     """
     if facts.error is not None:
-        is_no_verdict = isinstance(facts.error, TransientError) or is_passing(facts.error)
-        if facts.stop_signal is not None and is_no_verdict:
-            detail = f"meanwhile {in_words(facts.error)}; run the same again"
+        is_passing_trouble = isinstance(facts.error, TransientError) or is_passing(facts.error)
+        if facts.stop_signal is not None and is_passing_trouble:
+            meanwhile = f"; meanwhile {in_words(facts.error)}; run the same again"
             if facts.stop_cause is StopCause.DEADLINE:
-                return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline; {detail}")
-            return _stopped(facts, facts.stop_signal, detail)
+                return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline{meanwhile}")
+            return _stopped(facts, facts.stop_signal, meanwhile)
         return ending_of_error(facts.error)
     if facts.command is not None:
         ending = _ending_at_deadline(facts) or _ending_of_command(facts, facts.command)
@@ -120,15 +121,15 @@ def decide(facts: Facts) -> Ending:
             return _ending(TerminationReason.SUCCEEDED, "command ended with exit status 0")
     if facts.stop_signal is not None and facts.left > 0:
         left = (
-            f"with {facts.left} of {facts.chunk_size} entries left; what is done is kept, run the same again"
+            f" with {facts.left} of {facts.chunk_size} entries left; what is done is kept, run the same again"
         )
         if facts.stop_cause is StopCause.DEADLINE:
-            return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline {left}")
+            return _ending(TerminationReason.WORK_LEFT, f"stopped at its deadline{left}")
         return _stopped(facts, facts.stop_signal, left)
-    is_inside = facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size)
-    # Where failures are no reason to try again, entries that are left are the news.
+    is_within_budget = facts.budget.allows(failed=facts.failed, chunk_size=facts.chunk_size)
+    # With --permanent-exit 0 the entries that are left come before those that failed.
     is_for_good = facts.permanent_exit != 0 or facts.has_given_up or not facts.left
-    if not is_inside and is_for_good:
+    if not is_within_budget and is_for_good:
         return _over_budget(facts)
     if facts.left > 0:
         return _ending(
@@ -182,7 +183,7 @@ def _ending(reason: TerminationReason, message: str) -> Ending:
 def _stopped(facts: Facts, signal_number: int, detail: str) -> Ending:
     is_notice = facts.stop_cause is StopCause.NOTICE
     by = "the cloud's preemption notice" if is_notice else signal_name(signal_number)
-    return Ending(TerminationReason.PREEMPTED, 128 + signal_number, f"stopped by {by} {detail}")
+    return Ending(TerminationReason.PREEMPTED, 128 + signal_number, f"stopped by {by}{detail}")
 
 
 def _ending_at_deadline(facts: Facts) -> Ending | None:
@@ -208,10 +209,10 @@ def _ending_of_command(facts: Facts, command: CommandResult) -> Ending | None:
         return _stopped(
             facts,
             command.stopped_by,
-            "before the command had finished; nothing is committed, run the same again",
+            " before the command had finished; nothing is committed, run the same again",
         )
     if command.stopped_by is not None and command.signal == command.stopped_by:
-        return _stopped(facts, command.stopped_by, "before the command had finished")
+        return _stopped(facts, command.stopped_by, " before the command had finished")
     if command.shortage:
         return _ending(TerminationReason.OUT_OF_MEMORY, f"command ran out of memory: {command.shortage}")
     if command.start_error is not None:

@@ -27,7 +27,7 @@ _UNANSWERED = "the loop left it unanswered: call commit(), fail() or retry() for
 
 class JobEntry:
     """
-    One entry, for the body of a loop over `Job.entries`: its input is fetched, and there is room for outputs.
+    One entry, for the body of a loop over `Job.entries`: its input is there, and so is an output directory.
 
     The body calls one of `commit`, `fail` and `retry`, once. From then on its files are no longer the body's.
     """
@@ -158,7 +158,7 @@ class Handover:
         """
         Return the next entry; None: there is none. The one before should have been answered.
 
-        A child that the body forked gets none, and no answer of it counts: it has a copy of all this, and of
+        A child that the body forked gets none, and its answers are ignored: it has a copy of all this, and of
         a lock that may never be released.
         """
         if os.getpid() != self._process:

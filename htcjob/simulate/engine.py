@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from htcjob.errors import EngineError
 
 ANSWERS_WITHIN_S = 180.0
-"""An engine silent for longer hangs; without an overlay file system every container is a whole copy."""
+"""An engine silent for longer counts as hung; without an overlay file system each container is a copy."""
 
 HANGS_AGAIN_AFTER_S = 10.0
 """The same just after an engine was given up, as a person may be waiting to leave."""
@@ -88,7 +88,7 @@ class Engine:
 
     async def ask(self, *arguments: str, environ: Mapping[str, str] = {}) -> EngineAnswer:
         """
-        Return what the program says.
+        Return its output.
 
         Raises:
             EngineError: there is no such program, or it says nothing.

@@ -1,4 +1,4 @@
-"""Where objects are: the `Store` contract and one module per kind of storage."""
+"""Where objects are: the `Store` contract and one package per kind of storage."""
 
 from htcjob.storage.contract import ObjectInfo, Store
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 Piece = TypeVar("Piece", bytes, "bytes | memoryview")
 
 STALLED_S = 60
-"""Without an answer, or without a byte of it, for so long a request is given up."""
+"""A request is given up after this many seconds without an answer, or without a byte of it."""
 SLOWEST_BYTES_PER_S = 1024
 """A request that moves fewer, but for its first `STALLED_S`, is given up as well."""
 LISTING_S = 120
@@ -43,7 +43,7 @@ this_thread = _ThisThread()
 
 
 def longest_s(size_bytes: int) -> float:
-    """Return how long so many bytes may take, in seconds."""
+    """Return how many seconds *size_bytes* bytes may take."""
     return STALLED_S + size_bytes / SLOWEST_BYTES_PER_S
 
 

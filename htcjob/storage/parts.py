@@ -2,7 +2,7 @@
 Large objects move in parts, several at a time: files that are sent, and objects that arrive.
 
 A part that fails is tried again by itself, so an object of any size moves over a connection that breaks now
-and then; no part is ever in memory as a whole that need not be.
+and then. Parts are streamed wherever an SDK can.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def part_pool() -> ThreadPoolExecutor:
     from concurrent.futures import ThreadPoolExecutor  # 13 ms: most jobs move nothing large
 
     def begin() -> None:
-        this_thread.operation = "put"
+        this_thread.operation = "put"  # until a part says better: the watch ignores threads that do nothing
 
     return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="htcjob-part", initializer=begin)
 
@@ -198,7 +198,7 @@ class Receiver:
                 self._take(self._body, part, is_over)
                 return
             except TransientError:
-                pass  # like any other part, then
+                pass  # fetched again below, like any other part
             finally:
                 self._body.close()
 

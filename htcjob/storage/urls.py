@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from htcjob.storage.contract import Store
 
 
+def is_cloud(url: str) -> bool:
+    """Whether *url* is of a store in a cloud, which needs an `Access`."""
+    return url.partition(":")[0].lower() in _CLOUDS
+
+
 def open_store(url_or_directory: str, access: Access | None = None) -> Store:
     """
     Open the store that a URL or a directory means; no request is made.

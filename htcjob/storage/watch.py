@@ -182,7 +182,7 @@ def _limit(response: HTTPResponse) -> None:
 
 
 class _Limited:
-    """A file from which `http.client` reads an answer, up to so many bytes."""
+    """A file from which `http.client` reads an answer, up to a number of bytes."""
 
     def __init__(self, file: Any, most_bytes: int) -> None:
         self._file = file

@@ -1,5 +1,5 @@
 """
-Calls that are waited for so long and no longer.
+Calls that are waited for up to a bound.
 
 A socket's time-out begins anew with each byte; a name server or a network file system has none at all. What
 must not hold an attempt is called in a thread of its own, and left to it when its time is over.
@@ -31,7 +31,7 @@ _left: list[threading.Thread] = []
 
 def within(seconds: float, call: Callable[[], T]) -> T:
     """
-    Return what *call*, made in another thread, returns within so many seconds.
+    Return what *call*, made in another thread, returns within *seconds*.
 
     Where this machine gives no thread, it is made here, and waited for to its end.
 

@@ -1,8 +1,8 @@
 """
 The processes that fall to us: running commands, what they leave behind, and orphans.
 
-An orphan is a process whose parent died: the kernel makes it our child, because we are PID 1 or a sub-reaper.
-It is told from a child of our own by three facts: it is no running command, it was not there before the first
+An orphan is a process whose parent died: the kernel makes it our child, because we are PID 1 or a subreaper.
+It differs from a child of our own in three ways: it is no running command, it was not there before the first
 command, and its process group is not ours. So a library's helper (one that fetches a credential, say) keeps
 its exit status; whatever starts a process of its own *in a new group* must start it through `Children.start`.
 """

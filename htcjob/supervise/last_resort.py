@@ -1,8 +1,8 @@
 """
 The end of a process that was asked to stop, whatever hangs.
 
-Python shows a signal to the main thread only, and only between two of its own steps. One that waits inside a
-library for a server that says nothing would see it after a minute, long after the platform's SIGKILL.
+Python runs the handler of a signal in the main thread only, and only between two of its own steps. Inside a
+library that waits for a silent server that would be after a minute, long after the platform's SIGKILL.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from htcjob.errors import ShortageError
 from htcjob.supervise.kernel import WakeUp
 
 TROUBLE_PAUSE_S = 0.05
-"""Before it is watched again, where this machine is short of what that takes."""
+"""Seconds before another try to watch, where this machine is short of what that takes."""
 
 LAST_MOMENT_S = 2.0
 """Seconds after Ctrl-C that the transfers of a command have to end tidily."""
@@ -50,8 +50,8 @@ class LastResort:
     Must be made in the main thread, and closed there.
 
     Args:
-        request_in: Gives the request to stop that a signal is, a signal too; 0: it is none. Called in
-            another thread, as all of these. Signals that are ignored are never seen.
+        request_in: Returns the stop request that a signal stands for, or 0. Called in another thread, as all
+            of these. Signals that are ignored are never seen.
         after_s: Seconds from the first request.
         last_words: Called with the request before the end, while the main thread hangs; gives the exit
             status. Must not wait for anything that could hang as well.

@@ -17,7 +17,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that ask this attempt to stop; they are passed on, and the grace period begins."""
 
 _LONGEST_TIMER_S = 1e9
-"""A kernel's timer holds no number of seconds that --deadline may be."""
+"""Longest time that setitimer(2) is given; --deadline may be longer."""
 
 
 class StopRequests:
@@ -34,9 +34,9 @@ class StopRequests:
         self.stopped_at: float | None = None
         """When it came."""
         self.stop_cause = StopCause.SIGNAL
-        """Whether it was our own, after `stop_after` or `stop_by_notice`, or somebody else's."""
+        """Why: a signal, the deadline (`stop_after`), or a notice (`stop_by_notice`)."""
         self.on_stop: Callable[[int], None] | None = None
-        """Called with it, maybe in its handler; must not wait, nor take a lock."""
+        """Called with the signal's number, possibly inside its handler: must not wait, nor take a lock."""
         self.is_noticed = False
         """`stop_by_notice` was called."""
         self._requests: set[int] = set()
@@ -54,13 +54,13 @@ class StopRequests:
         let_go(self._stop_write)
 
     def stop_after(self, seconds: float) -> None:
-        """Ask this attempt to stop after so long, as SIGTERM would; must be called in the main thread."""
+        """Ask this attempt to stop after *seconds*, as SIGTERM would; must be called in the main thread."""
         seconds = min(seconds, _LONGEST_TIMER_S)
         self._stop_at = time.monotonic() + seconds
         self.set_alarm(seconds)
 
     def set_alarm(self, seconds: float) -> None:
-        """Let the alarm of `stop_after` come after so long, in place of an earlier one."""
+        """Let the alarm of `stop_after` come after *seconds*, in place of an earlier one."""
         raise NotImplementedError
 
     @property
@@ -84,13 +84,13 @@ class StopRequests:
                 self.on_stop(signum)
 
     def _cause(self) -> StopCause:
-        """Return who is asking us to stop now."""
+        """Return why we are asked to stop now."""
         if self.stops_in_s == 0:
             return StopCause.DEADLINE
         return StopCause.NOTICE if self.is_noticed else StopCause.SIGNAL
 
     def request_in(self, signum: int) -> int:
-        """Return the request to stop that *signum*, coming now, is: our own alarm is SIGTERM; 0: none."""
+        """Return the request to stop that *signum* stands for (our own alarm: SIGTERM); 0: none."""
         if signum == signal.SIGALRM and self.stops_in_s == 0:
             return signal.SIGTERM
         return signum if signum in STOPPING else 0
@@ -99,7 +99,7 @@ class StopRequests:
         """
         Whether a command that may finish has perhaps ended because of a request to stop.
 
-        Ctrl-C reaches it; any other has killed it where somebody sent it to every process of a job.
+        Ctrl-C reaches every command; any other can only have ended it if it was sent to the whole job.
 
         Args:
             code: Its exit status, or -n for signal n.
@@ -123,5 +123,5 @@ class StopRequests:
         return kernel.wait_readable(descriptors, until)
 
     def many_commands(self) -> AbstractContextManager[object]:
-        """Return a context in which many commands run; nothing is to be done for it where none do."""
+        """Return a context in which many commands run; `Signals` saves wake-ups there, this one nothing."""
         return nullcontext()

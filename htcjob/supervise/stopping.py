@@ -20,7 +20,7 @@ class Step(Enum):
     WAIT = "wait"
     """Nothing, until `Stopping.wait_until`."""
     GO_ON = "go on"
-    """It has been sent the request itself: where it is suspended, it must go on to take it."""
+    """The request has reached the command's group; where it is suspended, send SIGCONT."""
     TERMINATE = "terminate"
     """Send SIGTERM."""
     KILL = "kill"
@@ -39,13 +39,13 @@ class StoppedFor(Enum):
 
 class Stopping:
     """
-    One command, from its start to its end. Moments are of any one clock, in seconds.
+    One command, from its start to its end. All moments are seconds of one clock of the caller's.
 
     Args:
         grace_s: Seconds from SIGTERM to SIGKILL.
         deadline: The moment of its timeout; None: it has none.
-        may_finish: A request to stop is kept from it, and most of the grace period is for finishing; but a
-            person's Ctrl-C (SIGINT) reaches it.
+        may_finish: Requests to stop are not passed to it, except Ctrl-C (SIGINT); most of the grace period is
+            for finishing.
     """
 
     def __init__(self, *, grace_s: float, deadline: float | None = None, may_finish: bool = False) -> None:
@@ -72,7 +72,7 @@ class Stopping:
 
     def step(self, now: float, *, has_ended: bool = False, stop_signal: int | None = None) -> Step:
         """
-        Return the thing to do now; it is returned once.
+        Return the thing to do now; TERMINATE, KILL and GO_ON are each returned once.
 
         Args:
             now: This moment.

@@ -21,11 +21,11 @@ class Pace:
     """Transfers at once while nobody complains."""
     first_pause_s: float
     """Upper bound of the first pause; it doubles as long as nothing succeeds. Pauses are random below their
-    bound, because a thousand jobs are told at the same time."""
+    bound, because a thousand jobs are throttled at the same moment."""
     longest_pause_s: float
     """Where the doubling ends."""
     longest_asked_s: float
-    """A longer wait that the other side asks for is ignored: no retry would wait so long either."""
+    """A longer wait that the server asks for is ignored: no retry would wait that long either."""
     draw: Callable[[], float] = random.random
     """Returns a random number from 0 to 1."""
     at_once: int = field(init=False)

@@ -31,7 +31,7 @@ from htcjob.outcome.reasons import TerminationReason
 from htcjob.run_options import RunOptions
 
 MOST_AT_A_TIME = 10_000
-"""Entries; nobody has so many CPUs, and a number with a digit too many is a mistake."""
+"""Entries; no job has that many CPUs, and a digit too many is a mistake."""
 
 
 @click.command(epilog=exit_table())

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 READ_TIMEOUT = timedelta(seconds=60)
-"""Without a byte for so long a connection is stalled."""
+"""A connection is stalled after this long without a byte."""
 SEND_TIMEOUT = timedelta(minutes=15)
 """The same for long bodies: the time of reading also runs while a body is sent (measured, reqwest 0.13)."""
 

@@ -66,7 +66,7 @@ class Faults:
             prefix: Count and strike only calls whose key begins with this (for `list`, whose prefix does).
             error: A StorageError class, or a function of operation, URL and reason that makes one:
                 `TransientError` (throttled), `DeniedError`, `UnauthenticatedError` (expired), …
-            cut: Fail after so many bytes of a `get`, or so many entries of a `list`.
+            cut: Fail after this many bytes of a `get`, or this many entries of a `list`.
             after_effect: The call takes effect, only its answer is lost.
         """
         if verb is not None and verb not in _VERBS:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from htcjob.storage.access import Access, CredentialSource
 
 READ_TIMEOUT_S = 60
-"""Without a byte for so long a connection is stalled."""
+"""A connection is stalled after this long without a byte."""
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
 
 

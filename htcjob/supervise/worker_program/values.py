@@ -15,7 +15,7 @@ LONGEST_VALUE = 64 * 1024
 """Characters of a return value as JSON: it goes into a record, which is no place for results."""
 
 DEEPEST_VALUE = 100
-"""Lists and objects inside each other in a return value; a reader of records can read so many."""
+"""Lists and objects inside each other in a return value; a reader of records can read that many."""
 
 LONGEST_NUMBER = 4300
 """Digits of an integer: Python's own limit for reading one."""
