@@ -84,8 +84,11 @@ def _watched_request(request: Callable[..., None]) -> Callable[..., None]:
             with _lock:
                 _requests.pop(self, None)
             return request(self, method, url, *rest, **options)
+        last = _requests.get(self)
         # S3 sends white space while it puts a large object together.
         begun = _begin(self, is_completion=method == "POST" and "uploadId=" in url)
+        if last is not None and last.is_ended and getattr(self, "_tunnel_host", None) is None:
+            self.close()  # it was ended while idle, just after urllib3 took it for alive: it connects anew
         request(self, method, url, *rest, **options)
         if _requests.get(self) is not begun:  # it has connected first
             _remember(self, begun)
@@ -158,9 +161,10 @@ def _look_at(connection: HTTPConnection, request: _Request) -> None:
     since = request.waiting_since
     has_no_head = since is not None and now - since > bounds.LISTING_S
     if (is_slow or has_no_head) and now > request.patient_until:
-        request.is_ended = True
-        with suppress(OSError):
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS, what is below
+        with _lock, suppress(OSError):
+            if _requests.get(connection) is request:  # no next one has begun meanwhile
+                request.is_ended = True
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS, what is below
 
 
 def _moved_bytes(sock: Any) -> int | None:

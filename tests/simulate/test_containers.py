@@ -367,7 +367,7 @@ def test_the_containers_of_a_simulation_that_lives_are_left_alone(
         (("--docker", "{base}"), {"DOCKER_HOST": "unix:///nowhere"}, 78, "start its daemon"),
         (("--memory", "1g"), {}, 64, "--memory needs --docker"),
         (("--docker-option=--init",), {}, 64, "--docker-option needs --docker"),
-        (("--docker", "{base}", "--memory", "lots"), {}, 64, "not a limit of memory"),
+        (("--docker", "{base}", "--memory", "lots"), {}, 64, "is not a memory limit"),
     ],
 )
 def test_what_cannot_work_is_said_once_and_before_any_job(

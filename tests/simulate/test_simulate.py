@@ -180,7 +180,7 @@ def test_mistakes_are_usage_errors(htcjob, options):
 def test_memory_is_counted_as_container_engines_do(text, size_bytes):
     """`128m` of a job definition is 128 MiB."""
     if size_bytes is None:
-        with pytest.raises(click.BadParameter, match="not a limit of memory"):
+        with pytest.raises(click.BadParameter, match="is not a memory limit"):
             MEMORY.convert(text, None, None)
     else:
         assert MEMORY.convert(text, None, None) == size_bytes
