@@ -187,9 +187,8 @@ def open_job_stores(context: JobContext, retry: RetryPolicy) -> JobStores:
         StorageError: the API gives no storage: denied, refused, or unavailable for too long.
         TokenError: the bearer token has ended and cannot be renewed.
     """
+    missing = _missing(context, needs_task=context.task_store is None)
     for name, store in (("project", context.project_store), ("task", context.task_store)):
-        # Where both are vended, no id must be missing for either.
-        missing = _missing(context, needs_task=context.task_store is None)
         if store is None and missing:
             raise _unknown(name, missing)
     stores = JobStores(context, retry)

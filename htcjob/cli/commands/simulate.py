@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -24,9 +24,6 @@ from htcjob.simulate.simulation import SimulatedRun, attempts_at_a_time
 from htcjob.simulate.summary import rows
 from htcjob.storage.keys import real_path
 from htcjob.storage.urls import local_directory
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command(epilog=exit_table(), context_settings={"ignore_unknown_options": False})
