@@ -45,71 +45,43 @@ def test_five_million_entries_in_a_hundred_batches_of_a_thousand():
 
 
 @settings(deadline=None, derandomize=True, database=None)
-@given(**{**numbers, "entries": st.integers(1, 20_000)})
-def test_the_batches_are_the_array(entries, seconds_per_entry, target_s, start_s, batch_size):
+@given(st.fixed_dictionaries({**numbers, "entries": st.integers(1, 20_000)}))
+def test_the_batches_are_the_array(drawn):
     """They lie one behind the other, none is too large, and none of several is a single job."""
-    plan = plan_array(
-        entries=entries,
-        seconds_per_entry=seconds_per_entry,
-        target_s=target_s,
-        start_s=start_s,
-        batch_size=batch_size,
-    )
+    plan = plan_array(**drawn)
     covered = 0
     for batch in plan.batches:
         assert batch.array_offset == covered
-        assert 1 <= batch.size <= batch_size
+        assert 1 <= batch.size <= drawn["batch_size"]
         covered += batch.size
     assert covered == plan.array_size
     assert 1 not in [batch.size for batch in plan.batches] or plan.array_size == 1
 
 
 @settings(deadline=None, derandomize=True, database=None)
-@given(**numbers)
-def test_no_job_is_longer_than_the_target_unless_one_entry_is(
-    entries, seconds_per_entry, target_s, start_s, batch_size
-):
+@given(st.fixed_dictionaries(numbers))
+def test_no_job_is_longer_than_the_target_unless_one_entry_is(drawn):
     """And with one job less, some job would be longer, or there would be a batch of one."""
-    plan = plan_array(
-        entries=entries,
-        seconds_per_entry=seconds_per_entry,
-        target_s=target_s,
-        start_s=start_s,
-        batch_size=batch_size,
-    )
-    assert plan.entries_per_job == 1 or plan.job_s <= target_s * (1 + 1e-9)
-    if plan.array_size > 1 and plan.array_size % batch_size != 2 % batch_size:
+    plan = plan_array(**drawn)
+    assert plan.entries_per_job == 1 or plan.job_s <= drawn["target_s"] * (1 + 1e-9)
+    if plan.array_size > 1 and plan.array_size % drawn["batch_size"] != 2 % drawn["batch_size"]:
         fewer = plan._replace(array_size=plan.array_size - 1)
-        assert fewer.job_s > target_s * (1 - 1e-9)
+        assert fewer.job_s > drawn["target_s"] * (1 - 1e-9)
 
 
 @settings(deadline=None, derandomize=True, database=None)
-@given(**numbers)
-def test_the_target_it_suggests_keeps_the_overhead_low(
-    entries, seconds_per_entry, target_s, start_s, batch_size
-):
+@given(st.fixed_dictionaries(numbers))
+def test_the_target_it_suggests_keeps_the_overhead_low(drawn):
     """It is suggested whenever start-up takes more than a tenth and a longer target can help."""
-    first = plan_array(
-        entries=entries,
-        seconds_per_entry=seconds_per_entry,
-        target_s=target_s,
-        start_s=start_s,
-        batch_size=batch_size,
-    )
+    first = plan_array(**drawn)
     better_s = worthwhile_target_s(first)
     if better_s is None:
-        one_job_s = entries * seconds_per_entry
-        assert first.overhead <= MOST_OVERHEAD or one_job_s < 18 * start_s * (1 + 1e-9)
+        one_job_s = drawn["entries"] * drawn["seconds_per_entry"]
+        assert first.overhead <= MOST_OVERHEAD or one_job_s < 18 * drawn["start_s"] * (1 + 1e-9)
         return
-    second = plan_array(
-        entries=entries,
-        seconds_per_entry=seconds_per_entry,
-        target_s=better_s,
-        start_s=start_s,
-        batch_size=batch_size,
-    )
+    second = plan_array(**{**drawn, "target_s": better_s})
     assert second.overhead <= MOST_OVERHEAD * (1 + 1e-9)
-    assert better_s > target_s
+    assert better_s > drawn["target_s"]
 
 
 @pytest.mark.parametrize(

@@ -63,19 +63,6 @@ def test_few_modules_end_the_process():
     }
 
 
-def test_reserved_keys_are_spelled_once():
-    """`.htcjob/` in task storage is `ledger/layout.py`'s; all others ask it."""
-    spelled = set()
-    for path, tree in TREES.items():
-        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
-            # The name of a temporary file is no key.
-            if is_text and id(node) not in docstrings and ".htcjob" in node.value.replace(".htcjob-tmp-", ""):
-                spelled.add(name(path))
-    assert spelled == {"ledger/layout.py"}
-
-
 def test_docstrings_begin_as_the_fields_do():
     """Return, Yield, Whether …; and no comment sends a reader to a document that is not here."""
     odd = []

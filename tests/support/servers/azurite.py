@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from tests.support.servers.shared import tied
+from tests.support.servers.installed import CannotStartError, made_once, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 VERSION = "3.37.0"
 """The first with `startFrom` in listings. It asks for Node 22 and does its blob service on Node 20 too."""
@@ -30,11 +27,6 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 """Known to everyone: learn.microsoft.com/azure/storage/common/storage-connect-azurite"""
 
 _START_S = 60.0
-_REPOSITORY = Path(__file__).parents[3]
-
-
-class CannotStartError(Exception):
-    """The server cannot be installed or started here; says why."""
 
 
 @dataclass(frozen=True)
@@ -100,24 +92,13 @@ def running_azurite(directory: Path) -> Iterator[Azurite]:
         CannotStartError: Node or npm is missing, the package cannot be had, or the server does not start.
     """
     node = _program("node")
-    main = _installed()
-    directory.mkdir(parents=True, exist_ok=True)
+    home = made_once(f"azurite-{VERSION}", _install)
+    main = home / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
     log = directory / "azurite.log"
-    command = tied(node, str(main), "--blobHost", "127.0.0.1", "--blobPort", "0", "--silent")
+    command = [node, str(main), "--blobHost", "127.0.0.1", "--blobPort", "0", "--silent"]
     command += ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
+    with running(command, directory, log) as process:
         yield Azurite(f"http://127.0.0.1:{_port(process, log)}/{ACCOUNT}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -142,34 +123,13 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
         time.sleep(0.05)
 
 
-def _installed() -> Path:
-    """Return the server's main program, installed below the servers' directory when it is not yet there."""
-    servers = Path(os.environ.get("HTCJOB_TEST_SERVERS") or _REPOSITORY / ".servers")
-    home = servers / f"azurite-{VERSION}"
-    main = home / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    if main.exists():
-        return main
-    servers.mkdir(parents=True, exist_ok=True)
-    with (servers / "azurite.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another session may be at it
-        if not main.exists():
-            _install(servers, home)
-    return main
-
-
-def _install(servers: Path, home: Path) -> None:
-    npm = _program("npm")
-    new = Path(tempfile.mkdtemp(prefix=f"{home.name}-new-", dir=servers))
-    try:
-        command = [npm, "install", "--prefix", str(new), "--no-save", "--no-audit", "--no-fund"]
-        command += ["--ignore-scripts", f"azurite@{VERSION}"]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CannotStartError(f"no Azurite: npm install failed: {done.stderr.strip()[-2000:]}")
-        new.rename(home)
-    finally:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(new)
+def _install(new: Path) -> Path:
+    command = [_program("npm"), "install", "--prefix", str(new), "--no-save", "--no-audit", "--no-fund"]
+    command += ["--ignore-scripts", f"azurite@{VERSION}"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotStartError(f"no Azurite: npm install failed: {done.stderr.strip()[-2000:]}")
+    return new
 
 
 def _program(name: str) -> str:

@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
-REPOSITORY = Path(__file__).parents[3]
+from tests.support.servers.installed import made_once
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class InstallError(Exception):
     """The packages cannot be had here; the text says why."""
 
 
-def servers_folder() -> Path:
-    """Return the folder that test servers are installed below."""
-    return Path(os.environ.get("HTCJOB_TEST_SERVERS") or REPOSITORY / ".servers")
-
-
 def unpacked(name: str, *packages: str) -> Path:
     """
     Return a folder with the content of *packages* and of what they depend on and the system does not have.
 
-    Downloaded once, to `servers_folder()/name`; a process that comes meanwhile waits.
+    Downloaded once (`made_once`).
     """
-    folder = servers_folder() / name
-    if folder.exists():
-        return folder
+    return made_once(name, partial(_unpack, packages))
+
+
+def _unpack(packages: tuple[str, ...], temp: Path) -> Path:
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
             raise InstallError(f"no {tool}: this is not Debian")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder.parent) as temp:
-                _unpack(packages, Path(temp))
-                (Path(temp) / "root").rename(folder)
-    return folder
-
-
-def _unpack(packages: tuple[str, ...], temp: Path) -> None:
     simulate = ["apt-get", "install", "--simulate", "--no-install-recommends", *packages]
     try:
         lines = _run(simulate, temp)
@@ -58,6 +44,7 @@ def _unpack(packages: tuple[str, ...], temp: Path) -> None:
         _run(["apt-get", "download", *missing], temp)
     for package in temp.glob("*.deb"):
         _run(["dpkg", "--extract", package.name, "root"], temp)
+    return temp / "root"
 
 
 def _run(command: list[str], folder: Path) -> str:

@@ -21,7 +21,8 @@ import pytest
 
 from tests.support.skipping import skip_or_fail
 
-from .debian import REPOSITORY, InstallError, servers_folder
+from .debian import InstallError
+from .installed import REPOSITORY, servers_folder
 
 BOTTOM = "htcjob-bottom:1"
 """What the images are built on here, in place of `python:3.12-slim`: Debian with Python and pip. Another number

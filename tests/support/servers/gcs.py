@@ -8,35 +8,28 @@ it answers one request at a time on a connection each, and resets connections wh
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from tests.support.servers.shared import tied
+from tests.support.servers.installed import CannotStartError, made_once, running, servers_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 VERSION = "2026.7.19"
+_NAME = f"gcs-emulator-{VERSION}"
+_PROGRAM = "bin/gcp-storage-emulator"
 _START_S = 60.0
-_REPOSITORY = Path(__file__).parents[3]
-
-
-class CannotStartError(Exception):
-    """The server cannot be installed or started here; says why."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +63,14 @@ def running_gcs_emulator(directory: Path) -> Iterator[GcsEmulator]:
     Raises:
         CannotStartError: the package cannot be had, or the server does not start.
     """
-    program = _installed()
-    directory.mkdir(parents=True, exist_ok=True)
+    program = made_once(_NAME, _install) / _PROGRAM
     log = directory / "gcs-emulator.log"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = tied(
-        str(program), "start", "--host", "127.0.0.1", "--port", str(port), "--quiet", "--in-memory"
-    )
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=directory, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
+    command = [str(program), "start", "--host", "127.0.0.1", "--port", str(port), "--quiet", "--in-memory"]
+    with running(command, directory, log) as process:
         _wait(process, port, log)
         yield GcsEmulator(f"http://127.0.0.1:{port}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -117,33 +96,14 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         time.sleep(0.05)
 
 
-def _installed() -> Path:
-    """Return the program, installed below the servers' directory when it is not yet there."""
-    servers = Path(os.environ.get("HTCJOB_TEST_SERVERS") or _REPOSITORY / ".servers")
-    home = servers / f"gcs-emulator-{VERSION}"
-    program = home / "bin" / "gcp-storage-emulator"
-    if not program.exists():
-        servers.mkdir(parents=True, exist_ok=True)
-        with (servers / "gcs-emulator.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another session may be at it
-            if not program.exists():
-                _install(servers, home)
-    return program
-
-
-def _install(servers: Path, home: Path) -> None:
-    new = Path(tempfile.mkdtemp(prefix=f"{home.name}-new-", dir=servers))
-    try:
-        _run([sys.executable, "-m", "venv", str(new)])
-        package = f"gcp-storage-emulator=={VERSION}"
-        _run([str(new / "bin" / "python"), "-m", "pip", "install", "--quiet", package])
-        # A program in a venv names its interpreter by its full path.
-        program = new / "bin" / "gcp-storage-emulator"
-        program.write_text(program.read_text().replace(str(new), str(home)))
-        new.rename(home)
-    finally:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(new)
+def _install(new: Path) -> Path:
+    _run([sys.executable, "-m", "venv", str(new)])
+    package = f"gcp-storage-emulator=={VERSION}"
+    _run([str(new / "bin" / "python"), "-m", "pip", "install", "--quiet", package])
+    # A program in a venv names its interpreter by its full path.
+    program = new / _PROGRAM
+    program.write_text(program.read_text().replace(str(new), str(servers_folder() / _NAME)))
+    return new
 
 
 def _run(command: list[str]) -> None:
