@@ -135,8 +135,8 @@ class FaultProxy:
         """Largest number of them; may be set back."""
         self.upstream = host, port
         self.delay_s = round_trip_s / 2
-        self.tasks: list[asyncio.Task[None]] = []
-        """That connect to the server."""
+        self.tasks: set[asyncio.Task[None]] = set()
+        """That connect to the server: the loop itself keeps none of them alive."""
         self.loop = asyncio.new_event_loop()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._thread = threading.Thread(target=self.loop.run_forever, name="fault-proxy", daemon=True)
@@ -181,8 +181,11 @@ class FaultProxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
+        # asyncio loses the socket of a connection that it is still accepting when the server is closed, and one
+        # that is still connecting has nothing to reset.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
         self._server.close()
-        await asyncio.gather(*self.tasks)
         for connection in self._connections:
             connection.reset()
         await asyncio.sleep(0)  # connections are lost in the next round of the loop
@@ -253,7 +256,9 @@ class _Connection:
     def _to_server(self, data: bytes) -> None:
         if not self._is_connecting:
             self._is_connecting = True
-            self._proxy.tasks.append(self._proxy.loop.create_task(self._connect()))
+            task = self._proxy.loop.create_task(self._connect())
+            self._proxy.tasks.add(task)
+            task.add_done_callback(self._proxy.tasks.discard)
         self._server.send(data)
 
     async def _connect(self) -> None:
