@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+from weakref import WeakKeyDictionary
 
 import pytest
 import urllib3
+from urllib3 import connectionpool
 
 from htcjob.errors import StorageError, TransientError
 from htcjob.storage import bounds, watch
@@ -121,14 +123,66 @@ def test_requests_of_the_user_are_left_alone():
     assert got == [b"x" * 50]
 
 
-def test_connections_are_used_again_and_renewed_after_idle_time(rgw, monkeypatch):
-    """What the watch ends while it is idle costs no request."""
+@pytest.fixture
+def look(monkeypatch):
+    """Looks at each connection twice, as the watch's thread does after a pause; the threads look at none."""
+    look_at = watch._look_at
+    monkeypatch.setattr(watch, "_look_at", lambda *_: None)
+
+    def twice() -> list[bool]:
+        for connection, request in [*watch._requests.items()] * 2:
+            look_at(connection, request)
+        return [request.is_ended for request in watch._requests.values()]
+
+    return twice
+
+
+@pytest.fixture
+def store(rgw, monkeypatch):
     bucket = rgw.new_bucket()
     for name, value in rgw.environ().items():
         monkeypatch.setenv(name, value)
-    store = open_store(f"s3://{bucket}", Access(engine="sdk", endpoint=rgw.endpoint, environ=rgw.environ()))
-    idle = threading.Event()
+    monkeypatch.setattr(watch, "_requests", WeakKeyDictionary())  # none of other tests
+    return open_store(f"s3://{bucket}", Access(engine="sdk", endpoint=rgw.endpoint, environ=rgw.environ()))
+
+
+def test_connections_are_used_again_and_renewed_after_idle_time(store, look):
+    """What the watch ends while it is idle costs no request."""
     for number in range(4):
         store.put_bytes(b"data", f"{number}")
-        idle.wait(0.7)
+        assert look() == [True]
         assert store.read_range(f"{number}", 0) == b"data"
+
+
+def test_a_connection_that_ends_just_before_its_next_request_costs_none(store, look, monkeypatch):
+    """Even when it is ended after urllib3 has found it alive, and before the request begins."""
+    ended = []
+    is_dropped = connectionpool.is_connection_dropped
+
+    def dropped(connection):
+        answer = is_dropped(connection)
+        if not ended:
+            ended.extend(look())
+        return answer
+
+    store.put_bytes(b"data", "a")
+    monkeypatch.setattr(connectionpool, "is_connection_dropped", dropped)
+    assert store.read_range("a", 0) == b"data"
+    assert ended == [True]
+
+
+def test_a_request_that_begins_while_the_last_one_is_looked_at_goes_on(store, look, monkeypatch):
+    """The watch looks once more before it ends a connection."""
+    store.put_bytes(b"data", "a")
+    moved_bytes, begun = watch._moved_bytes, [*watch._requests.values()]
+
+    def next_one_begins(sock):
+        moved = moved_bytes(sock)
+        (connection,) = watch._requests
+        begun.append(watch._begin(connection))
+        return moved
+
+    monkeypatch.setattr(watch, "_moved_bytes", next_one_begins)
+    look()
+    assert [request.is_ended for request in begun] == [False] * 3
+    assert store.read_range("a", 0) == b"data"
