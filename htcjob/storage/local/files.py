@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 TEMP_PREFIX = ".htcjob-tmp-"
 """Start of the names of incomplete files; no object may have such a name."""
-RESERVED = (TEMP_PREFIX, ".nfs0")
-"""Starts of names that are no objects: ours, and what an NFS client leaves for a deleted open file."""
+RESERVED = (TEMP_PREFIX, ".nfs0", ".fuse_hidden")
+"""Starts of names that are no objects: ours, and what NFS and FUSE call a deleted file that is still open."""
 
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
 """Errors of fsync(2) of a folder on file systems that have nothing to do for it."""

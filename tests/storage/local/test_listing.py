@@ -44,6 +44,7 @@ class TestListing:
         for folder in (root, root / "a"):
             (folder / f"{TEMP_PREFIX}0123456789ab").write_bytes(b"half")
             (folder / ".nfs0000000000001a2b00000001").write_bytes(b"deleted")
+            (folder / ".fuse_hidden000001a400000004").write_bytes(b"deleted")
         assert keys_in(store) == ["a/z"]
         assert keys_in(store, f"a/{TEMP_PREFIX}") == []
         assert caplog.text == ""

@@ -23,7 +23,12 @@ from tests.storage.contract import REFUSED_KEYS, StoreContract, failing, files_b
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RESERVED_KEYS = (f"a/{TEMP_PREFIX}0", f"{TEMP_PREFIX}0/a", ".nfs00000000000000010000000a")
+RESERVED_KEYS = (
+    f"a/{TEMP_PREFIX}0",
+    f"{TEMP_PREFIX}0/a",
+    ".nfs00000000000000010000000a",
+    ".fuse_hidden000001a4",
+)
 
 
 class TestLocalStore(StoreContract):
