@@ -169,8 +169,12 @@ def test_ctrl_z_and_fg_work_in_a_shell():
         for n in range(3):
             screen.type(f"hello {n}\n")  # its echo says that cat is there: a shell in vfork cannot be stopped
             screen.sees(f"hello {n}\n")
+            [wrapper] = children_of(screen.process.pid)
+            [command] = children_of(wrapper)
+            [cat] = children_of(command)
             screen.type("\x1a")
             screen.sees(r"Stopped[^$]*\$ $")
+            wait_until(lambda pid=cat: state_of(pid) == "T")  # or it still reads what is typed for the shell
             screen.type("fg\n")
             screen.sees("htcjob")
         screen.type("\x04")

@@ -133,6 +133,8 @@ class FaultProxy:
         """Requests that are not answered yet."""
         self.most_in_flight = 0
         """Largest number of them; may be set back."""
+        self.gathers = 0
+        """No answer is passed on before so many requests have been in flight at once."""
         self.upstream = host, port
         self.delay_s = round_trip_s / 2
         self.tasks: set[asyncio.Task[None]] = set()
@@ -168,6 +170,15 @@ class FaultProxy:
         finally:
             self._do(self._listen())
 
+    def began_one(self) -> None:
+        """Count a request in flight."""
+        self.requests += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        if self.most_in_flight == self.gathers:
+            for connection in self._connections:
+                connection.pass_on_held()
+
     def _do(self, coroutine) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout=30)
 
@@ -202,6 +213,8 @@ class _Connection:
         self._requests, self._answers = Messages(), Messages()
         self._is_begun = self._is_opaque = self._is_connecting = self._is_in_flight = False
         self._fault: _Fault | None = None
+        self._held = b""
+        """The beginning of an answer, for as long as requests gather."""
 
     def reset(self) -> None:
         """End both ends, now."""
@@ -249,9 +262,7 @@ class _Connection:
         self._answers.method = method
         self._answered()
         self._is_in_flight = True
-        self._proxy.requests += 1
-        self._proxy.in_flight += 1
-        self._proxy.most_in_flight = max(self._proxy.most_in_flight, self._proxy.in_flight)
+        self._proxy.began_one()
 
     def _to_server(self, data: bytes) -> None:
         if not self._is_connecting:
@@ -267,7 +278,16 @@ class _Connection:
         except OSError:
             self.client.reset()
 
+    def pass_on_held(self) -> None:
+        """Pass on what was held while requests gathered."""
+        held, self._held = self._held, b""
+        if held:
+            self._from_server(held)
+
     def _from_server(self, data: bytes) -> None:
+        if self._proxy.most_in_flight < self._proxy.gathers:
+            self._held += data
+            return
         if self._is_opaque:
             self.client.send(data)
             return
