@@ -22,11 +22,11 @@ from tests.support.manifests import (
     INDEX,
     LINES,
     NO_WAIT,
-    TEXT,
     CountingStore,
     N,
     chunks,
     head_only,
+    long_text,
     reference,
     small,
     store_of,
@@ -81,7 +81,7 @@ def test_entries_are_the_same_with_an_index_without_one_and_by_definition(
 @pytest.mark.parametrize("where", [0.0, 0.31, 0.999])
 def test_a_chunk_takes_three_requests_and_little_more_than_its_own_bytes(array_size, where):
     """Those of the index's head, its pages, and the chunk; none beside them."""
-    store = store_of(TEXT)
+    store = store_of(long_text())
     share = Share(int(where * array_size), array_size)
     found, chunk = open_chunk(store, "list.txt", share, retry=NO_WAIT)
     entries = list(found.entries(chunk))
@@ -100,7 +100,7 @@ def test_three_requests_are_three_on_the_wire(rgw, monkeypatch, engine):
     bucket = rgw.new_bucket()
     other = {"fast": "sdk", "sdk": "fast"}[engine]
     direct = open_store(f"s3://{bucket}", Access(engine=other, environ=rgw.environ()))
-    direct.put_bytes(TEXT, "list.txt")
+    direct.put_bytes(long_text(), "list.txt")
     make_index(direct, "list.txt", NO_WAIT)
     server = urlsplit(rgw.endpoint)
     with FaultProxy(server.hostname, server.port) as proxy:
@@ -138,11 +138,11 @@ def test_the_bounds_hold_for_a_manifest_of_3_gb(tmp_path):
 
 def test_a_chunk_of_everything_is_read_in_blocks():
     """Larger chunks take a request for each 4 MiB, and one more for the index."""
-    store = store_of(TEXT)
+    store = store_of(long_text())
     found, chunk = open_chunk(store, "list.txt", Share(0, 1), retry=NO_WAIT)
-    assert texts(found.entries(chunk)) == [(n, *entry) for n, entry in enumerate(reference(TEXT))]
-    assert len(store.requests) <= 3 + len(TEXT) // manifest.BLOCK_BYTES + 1
-    assert store.read_bytes <= len(TEXT) + 64 * 1024
+    assert texts(found.entries(chunk)) == [(n, *entry) for n, entry in enumerate(reference(long_text()))]
+    assert len(store.requests) <= 3 + len(long_text()) // manifest.BLOCK_BYTES + 1
+    assert store.read_bytes <= len(long_text()) + 64 * 1024
 
 
 def test_a_small_index_is_read_at_once():
@@ -167,10 +167,10 @@ def test_an_empty_manifest_has_an_index_too():
 
 def test_what_identifies_a_run_is_the_same_with_an_index():
     """So a job with an index and one without agree on run.json, and no job reads the manifest for its digest."""
-    store = store_of(TEXT)
+    store = store_of(long_text())
     found, _ = open_chunk(store, "list.txt", Share(5, 1000), retry=NO_WAIT)
     whole = Manifest(store, "list.txt", NO_WAIT)
-    assert found.sha256 == whole.sha256 == hashlib.sha256(TEXT).hexdigest()
+    assert found.sha256 == whole.sha256 == hashlib.sha256(long_text()).hexdigest()
     for name in ("url", "tag", "size_bytes", "n_entries", "default_run"):
         assert getattr(found, name) == getattr(whole, name)
 
@@ -179,7 +179,7 @@ def test_chunks_of_equal_bytes_take_eight_requests_at_most(tmp_path):
     """The head, two pages, two groups' sizes, two pages, the chunk; and few bytes."""
     draw = random.Random(1)
     sizes = [draw.randrange(10**7) for _ in range(N)]
-    store = store_of(TEXT, sizes, folder=str(tmp_path))
+    store = store_of(long_text(), sizes, folder=str(tmp_path))
     for index in (0, 1, 499, 998, 999):
         store.requests.clear()
         store.read_bytes = 0

@@ -17,10 +17,10 @@ from tests.support.manifests import (
     FUZZED,
     INDEX,
     NO_WAIT,
-    TEXT,
     CountingStore,
     N,
     chunks,
+    long_text,
     reference,
     small,
     store_of,
@@ -162,7 +162,7 @@ def test_a_manifest_replaced_while_a_job_reads_it_ends_the_job():
 
 def test_an_index_replaced_while_a_job_reads_it_is_not_used(events):
     """Its head and its pages would be of different manifests."""
-    store = store_of(TEXT)
+    store = store_of(long_text())
     index = store.read_range(INDEX, 0)
     read_part, store.read_part = store.read_part, None
 

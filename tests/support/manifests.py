@@ -2,6 +2,7 @@
 
 import struct
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from unittest.mock import patch
 
 from hypothesis import strategies as st
@@ -17,8 +18,13 @@ NO_WAIT = RetryPolicy(retries=3, sleep=lambda seconds: False)
 INDEX = "list.txt.idx"
 
 N = 1_000_000
-TEXT = b"".join(b"photos/%d/%06d.jpg\n" % (n % 7, n) for n in range(N))
-"""22 MB, so several pages of groups, more than one read has."""
+
+
+@cache
+def long_text() -> bytes:
+    """Return N lines of 22 MB, so several pages of groups, more than one read has."""
+    return b"".join(b"photos/%d/%06d.jpg\n" % (n % 7, n) for n in range(N))
+
 
 FUZZED = b"".join(b"f/%05d.jpg\n" % n for n in range(3000))
 

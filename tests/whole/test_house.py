@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "htcjob"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text()) for path in MODULES}
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def name(path: Path) -> str:
@@ -32,14 +37,14 @@ def test_modules_and_folders_are_small():
 def test_a_long_module_says_why_it_is_one_thing():
     """A module of more than 300 lines has a sentence for it in its docstring: "One module, because …"."""
     long = [path for path in MODULES if len(path.read_text().splitlines()) > 300]
-    silent = [name(path) for path in long if "One module" not in (ast.get_docstring(TREES[path]) or "")]
+    silent = [name(path) for path in long if "One module" not in (ast.get_docstring(tree_of(path)) or "")]
     assert silent == []
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p.name == "__init__.py"], ids=name)
 def test_a_package_is_one_sentence(path):
     """`__init__.py` is imported by all who want one module: it is a docstring of one sentence, no code."""
-    tree = TREES[path]
+    tree = tree_of(path)
     docstring = ast.get_docstring(tree)
     assert docstring is not None
     assert "\n\n" not in docstring or path.parent == PACKAGE
@@ -66,8 +71,8 @@ def test_few_modules_end_the_process():
 def test_docstrings_begin_as_the_fields_do():
     """Return, Yield, Whether …; and no comment sends a reader to a document that is not here."""
     odd = []
-    for path, tree in TREES.items():
-        for node in ast.walk(tree):
+    for path in MODULES:
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 first = (ast.get_docstring(node) or "").split(" ", 1)[0]
             elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
