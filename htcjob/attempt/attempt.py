@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from htcjob.outcome.endings import Ending, Facts, FailureBudget
 
 if TYPE_CHECKING:
-    from htcjob.entries.each import Stay
+    from htcjob.entries.each import StagedEntry
     from htcjob.entries.pipeline import Pipeline
     from htcjob.environment.context import JobContext
     from htcjob.ledger.ledger import Ledger
@@ -26,7 +26,9 @@ class LoopLeftError(Exception):
 class Loop(Protocol):
     """The user's own loop, which works on the entries in place of a command (`htcjob.Job`)."""
 
-    def act(self, stay: Stay, worker: int, timeout_s: float | None, /) -> tuple[CommandResult, object, str]:
+    def act(
+        self, staged: StagedEntry, worker: int, timeout_s: float | None, /
+    ) -> tuple[CommandResult, object, str]:
         """
         Work on an entry (`entries.each.Act`).
 

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Stay:
+class StagedEntry:
     """The things an entry holds from the start of its fetch until it leaves, or begins anew."""
 
     entry: Entry
@@ -60,11 +60,11 @@ class Stay:
 
 
 @dataclass(slots=True)
-class Trip:
+class EntryState:
     """One entry on its way."""
 
     entry: Entry
-    stay: Stay | None = None
+    staged: StagedEntry | None = None
     """The things it holds now; None: nothing yet, or nothing any more."""
     size_bytes: int | None = None
     """Size of its input, once storage has told it."""
@@ -74,7 +74,7 @@ class Trip:
     """Its result is committed."""
 
 
-Act = Callable[[Stay, int, float | None], "tuple[CommandResult, object, str]"]
+Act = Callable[[StagedEntry, int, float | None], "tuple[CommandResult, object, str]"]
 """Works on an entry, as the worker of that number, for at most that many seconds; returns the ending, the
 value for the record, and the reason in words if it failed."""
 
@@ -104,7 +104,7 @@ class OneByOne:
         """Take all entries through the steps; after a stop signal, only those that have begun."""
         pipeline = self.pipeline
         flow = Flow(
-            map(Trip, entries),
+            map(EntryState, entries),
             self,
             workers=pipeline.options.workers,
             prefetch=pipeline.options.prefetch,
@@ -119,99 +119,103 @@ class OneByOne:
     def _is_stopped(self) -> bool:
         return self._is_given_up or self.pipeline.signals.stop_signal is not None
 
-    def fetch(self, trip: Trip, *, is_alone: bool) -> Next:
+    def fetch(self, state: EntryState, *, is_alone: bool) -> Next:
         """Stage in."""
         started = time.monotonic()
         try:
-            stay = trip.stay = self._begin(trip, is_alone=is_alone)
-            if stay is None:
+            staged = state.staged = self._begin(state, is_alone=is_alone)
+            if staged is None:
                 return Next.POSTPONE
-            self._fetch(stay)
+            self._fetch(staged)
         except HtcjobError as error:
-            self._leave(trip)
+            self._leave(state)
             if isinstance(error, UnwritableError) and not is_alone:
                 return Next.POSTPONE  # the disk is full, maybe of files that others have fetched
             if isinstance(error, TransientError) and self._is_stopped():
                 return Next.LEAVE  # cut short
-            self._settle(trip, self.pipeline.stage_in_failed(trip.entry, error))
+            self._settle(state, self.pipeline.stage_in_failed(state.entry, error))
             return Next.FINISH
-        stay.stage_in_s = time.monotonic() - started
+        staged.stage_in_s = time.monotonic() - started
         return Next.WORK
 
-    def _begin(self, trip: Trip, *, is_alone: bool) -> Stay | None:
+    def _begin(self, state: EntryState, *, is_alone: bool) -> StagedEntry | None:
         """Return the things an entry needs to be fetched; None: there is no disk space."""
-        if trip.size_bytes is None and self.disk.is_exact and trip.entry.problem is None:
-            trip.size_bytes = self.pipeline.staging.size_of(trip.entry)
-        share = self.disk.take(trip.size_bytes, is_forced=is_alone)
+        if state.size_bytes is None and self.disk.is_exact and state.entry.problem is None:
+            state.size_bytes = self.pipeline.staging.size_of(state.entry)
+        share = self.disk.take(state.size_bytes, is_forced=is_alone)
         if share is None:
             return None
         try:
-            return Stay(trip.entry, self._directories.lend(), share)
+            return StagedEntry(state.entry, self._directories.lend(), share)
         except HtcjobError:
             share.give_back()
             raise
 
-    def _fetch(self, stay: Stay) -> None:
-        entry, outputs = stay.entry, stay.directory.outputs
-        stay.path = self.pipeline.stage_in(entry, stay.directory.inputs)
-        with in_work_directory(stay.path):
-            stay.share.resize(os.path.getsize(stay.path))
+    def _fetch(self, staged: StagedEntry) -> None:
+        entry, outputs = staged.entry, staged.directory.outputs
+        staged.path = self.pipeline.stage_in(entry, staged.directory.inputs)
+        with in_work_directory(staged.path):
+            staged.share.resize(os.path.getsize(staged.path))
         if "/" in entry.key and not entry.is_url:  # so that an output may be named after its entry
             with in_work_directory(outputs):
                 os.makedirs(os.path.join(outputs, os.path.dirname(entry.key)), exist_ok=True)
 
-    def work(self, trip: Trip, worker: int) -> Next:
+    def work(self, state: EntryState, worker: int) -> Next:
         """Run the command, or call the function."""
-        stay = trip.stay
-        assert stay is not None  # noqa: S101 - for mypy
+        staged = state.staged
+        assert staged is not None  # noqa: S101 - for mypy
         timeout_s = (
             self.pipeline.options.timeout_s if self.stragglers is None else self.stragglers.timeout_s()
         )
         act = self.act or (self._run if self.pipeline.options.call is None else self._call)
-        result, value, problem = act(stay, worker, timeout_s)
+        result, value, problem = act(staged, worker, timeout_s)
         self.pipeline.note_memory(result.peak_memory_bytes)
-        stay.is_vacated = result.has_no_survivors
+        staged.is_vacated = result.has_no_survivors
         if result.is_unusable:
             self.pipeline.facts.command = result  # no entry can be worked on: that ends the attempt
             self._is_given_up = True
         if result.is_unusable or result.stopped_by is not None:
-            self._leave(trip)
+            self._leave(state)
             return Next.LEAVE
         verdict, message = judge_command(result)
         record = self.pipeline.record(
-            trip.entry,
+            state.entry,
             verdict,
             message=message if result.excuse or verdict is EntryResult.OUT_OF_MEMORY else problem or message,
             work=Work.of(result),
             value=value,
-            stage_in_s=stay.stage_in_s,
+            stage_in_s=staged.stage_in_s,
         )
         if verdict is EntryResult.DONE:
             if self.stragglers is not None:
                 self.stragglers.add(result.elapsed_s)
-            stay.record = record
+            staged.record = record
             if self.disk.is_exact:
-                stay.share.resize(size_of_tree(stay.directory.root))
+                staged.share.resize(size_of_tree(staged.directory.root))
         else:
             if verdict is EntryResult.OUT_OF_MEMORY:
-                self._leave(trip)  # before the next entry begins: its files may be in memory, and fill it
-            self._settle(trip, record)
+                self._leave(state)  # before the next entry begins: its files may be in memory, and fill it
+            self._settle(state, record)
         return Next.FINISH
 
-    def _run(self, stay: Stay, _worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
-        entry, command = stay.entry, self.pipeline.options.command
-        argv = self._argv(values_of(entry, stay.path, stay.directory))
-        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": stay.path}
-        result = self.pipeline.run(argv, stay.directory, names, may_finish=True, timeout_s=timeout_s)
+    def _run(
+        self, staged: StagedEntry, _worker: int, timeout_s: float | None
+    ) -> tuple[CommandResult, object, str]:
+        entry, command = staged.entry, self.pipeline.options.command
+        argv = self._argv(values_of(entry, staged.path, staged.directory))
+        names = {"HTCJOB_ENTRY": entry.text, "HTCJOB_KEY": entry.key, "HTCJOB_INPUT": staged.path}
+        result = self.pipeline.run(argv, staged.directory, names, may_finish=True, timeout_s=timeout_s)
         # A program whose name is made of the entry may be unusable for this one only.
         result = result._replace(is_unusable=result.is_unusable and argv[0] == command[0])
-        return result, None, said_by_command(stay.directory.message_file)
+        return result, None, said_by_command(staged.directory.message_file)
 
-    def _call(self, stay: Stay, worker: int, timeout_s: float | None) -> tuple[CommandResult, object, str]:
-        entry = stay.entry
+    def _call(
+        self, staged: StagedEntry, worker: int, timeout_s: float | None
+    ) -> tuple[CommandResult, object, str]:
+        entry = staged.entry
         request = {
-            "input": stay.path,
-            "output_dir": stay.directory.outputs,
+            "input": staged.path,
+            "output_dir": staged.directory.outputs,
             "entry": entry.text,
             "key": entry.key,
             "params": entry.parameters,
@@ -222,42 +226,42 @@ class OneByOne:
             raise ShortageError(f"worker cannot be started again: {answer.result.start_error}")
         return answer
 
-    def finish(self, trip: Trip) -> Next:
+    def finish(self, state: EntryState) -> Next:
         """Stage out, commit, and remove the entry's files."""
-        stay = trip.stay
+        staged = state.staged
         try:
-            if stay is not None and stay.record is not None:
-                self._settle(trip, self._stage_out(stay.record, stay.directory))
+            if staged is not None and staged.record is not None:
+                self._settle(state, self._stage_out(staged.record, staged.directory))
         finally:
-            self._leave(trip)
-        return Next.LEAVE if trip.is_over else Next.AGAIN
+            self._leave(state)
+        return Next.LEAVE if state.is_over else Next.AGAIN
 
-    def _settle(self, trip: Trip, record: Record) -> None:
+    def _settle(self, state: EntryState, record: Record) -> None:
         """Commit the result of an entry, whose outputs are in storage, unless it is tried again."""
         is_worth_it = record.result is EntryResult.RETRY and not self._is_stopped()
-        if is_worth_it and trip.tries < self.pipeline.options.retry_entry:
-            trip.tries += 1
+        if is_worth_it and state.tries < self.pipeline.options.retry_entry:
+            state.tries += 1
             event(
                 log,
                 logging.WARNING,
                 "entry_again",
                 position=record.position,
                 entry=record.entry,
-                number=trip.tries,
+                number=state.tries,
                 message=record.message,
             )
             return
-        trip.is_over = True
+        state.is_over = True
         self.pipeline.commit([record])
         if self.pipeline.is_budget_spent():
             self._is_given_up = True
 
-    def _leave(self, trip: Trip) -> None:
+    def _leave(self, state: EntryState) -> None:
         """Take back all that an entry holds, if it still holds anything."""
-        stay, trip.stay = trip.stay, None
-        if stay is not None:
-            self._directories.take_back(stay.directory, stay.path, is_vacated=stay.is_vacated)
-            stay.share.give_back()
+        staged, state.staged = state.staged, None
+        if staged is not None:
+            self._directories.take_back(staged.directory, staged.path, is_vacated=staged.is_vacated)
+            staged.share.give_back()
 
     def _argv(self, values: Mapping[str, str]) -> list[str]:
         """Return the command with its placeholders filled in."""

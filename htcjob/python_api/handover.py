@@ -19,7 +19,7 @@ from htcjob.supervise.worker import CallResult
 from htcjob.supervise.worker_program.values import checked_value, cpu_s, peak_memory_bytes
 
 if TYPE_CHECKING:
-    from htcjob.entries.each import Stay
+    from htcjob.entries.each import StagedEntry
     from htcjob.supervise.stop_requests import StopRequests
 
 _UNANSWERED = "the loop left it unanswered: call commit(), fail() or retry() for every entry"
@@ -32,8 +32,8 @@ class JobEntry:
     The body calls one of `commit`, `fail` and `retry`, once. From then on its files are no longer the body's.
     """
 
-    def __init__(self, stay: Stay, handover: Handover) -> None:
-        entry = stay.entry
+    def __init__(self, staged: StagedEntry, handover: Handover) -> None:
+        entry = staged.entry
         self.key: str = entry.key
         """The object's key in project storage, or its full URL."""
         self.text: str = entry.text
@@ -42,9 +42,9 @@ class JobEntry:
         """The other members of a JSON line."""
         self.position: int = entry.position
         """Place in the manifest, from 0."""
-        self.path: str = stay.path
+        self.path: str = staged.path
         """The local input file."""
-        self.output_dir: str = stay.directory.outputs
+        self.output_dir: str = staged.directory.outputs
         """The directory for outputs; their path below it is their key in task storage. The folders of the
         entry's key are there."""
         self._handover = handover
@@ -120,14 +120,14 @@ class Handover:
         """When it was taken, and the CPU seconds of this process then."""
         self._is_loop_over = self._is_flow_over = False
 
-    def act(self, stay: Stay, _worker: int, _timeout_s: float | None) -> CallResult:
+    def act(self, staged: StagedEntry, _worker: int, _timeout_s: float | None) -> CallResult:
         """
         Offer an entry to the loop, and wait for its answer.
 
         Raises:
             LoopLeftError: the loop takes no more.
         """
-        entry = JobEntry(stay, self)
+        entry = JobEntry(staged, self)
         with self._changed:
             self._offered = entry
             self._changed.notify_all()

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from htcjob.supervise.last_resort import LastResort
-from htcjob.supervise.stop_requests import STOPPING, StopRequests
+from htcjob.supervise.stop_requests import STOP_SIGNALS, StopRequests
 
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Signals that batch systems send ahead of the end; they would end a program that does not handle them."""
@@ -35,7 +35,7 @@ class StopSignals(StopRequests):
 
     def __enter__(self) -> StopSignals:
         super().__enter__()
-        for signum in STOPPING:
+        for signum in STOP_SIGNALS:
             # None: it was set by other means than Python's, and could not be set back.
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                 self._previous[signum] = signal.signal(signum, self._receive)

@@ -20,8 +20,8 @@ from htcjob.storage.contract import ObjectInfo, Store
 from htcjob.storage.keys import LONGEST_KEY_BYTES, check_key
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.files import NewFile, open_regular, read_all
+from htcjob.storage.multipart import Receiver
 from htcjob.storage.ordering import in_order
-from htcjob.storage.parts import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -56,7 +56,7 @@ def carry_out(step: Step, group: int) -> None:
         end_group(group, signal.SIGTERM)
     elif step is Step.KILL:
         signal_group(group, signal.SIGKILL)
-    elif step is Step.GO_ON and is_suspended(group):
+    elif step is Step.RESUME and is_suspended(group):
         signal_group(group, signal.SIGCONT)
 
 

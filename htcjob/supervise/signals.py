@@ -22,7 +22,7 @@ from typing import Any
 from htcjob.outcome.results import signal_name
 from htcjob.supervise.children import Children, RunningCommand
 from htcjob.supervise.kernel import WakeUp, signal_group
-from htcjob.supervise.stop_requests import STOPPING, StopRequests
+from htcjob.supervise.stop_requests import STOP_SIGNALS, StopRequests
 from htcjob.supervise.terminal import Terminal, is_orphaned
 
 _PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -227,7 +227,7 @@ class Signals(StopRequests):
             signum, self._is_alarm_due = request, False
         elif signum not in _HARMLESS and not self.is_noticed:
             self._came[signum] = time.monotonic()
-        if signum in STOPPING:
+        if signum in STOP_SIGNALS:
             self.ask_to_stop(signum)
         if signum in _PAUSING and self.terminal is not None and is_orphaned():
             return  # as the kernel would: nobody could make us go on

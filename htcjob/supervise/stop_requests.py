@@ -13,7 +13,7 @@ from htcjob.outcome.reasons import StopCause
 from htcjob.supervise import kernel
 from htcjob.trouble import let_go
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 """Signals that ask this attempt to stop; they are passed on, and the grace period begins."""
 
 _LONGEST_TIMER_S = 1e9
@@ -93,7 +93,7 @@ class StopRequests:
         """Return the request to stop that *signum* stands for (our own alarm: SIGTERM); 0: none."""
         if signum == signal.SIGALRM and self.stops_in_s == 0:
             return signal.SIGTERM
-        return signum if signum in STOPPING else 0
+        return signum if signum in STOP_SIGNALS else 0
 
     def may_have_ended(self, code: int) -> bool:
         """

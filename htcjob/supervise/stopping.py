@@ -19,7 +19,7 @@ class Step(Enum):
 
     WAIT = "wait"
     """Nothing, until `Stopping.wait_until`."""
-    GO_ON = "go on"
+    RESUME = "resume"
     """The request has reached the command's group; where it is suspended, send SIGCONT."""
     TERMINATE = "terminate"
     """Send SIGTERM."""
@@ -72,7 +72,7 @@ class Stopping:
 
     def step(self, now: float, *, has_ended: bool = False, stop_signal: int | None = None) -> Step:
         """
-        Return the thing to do now; TERMINATE, KILL and GO_ON are each returned once.
+        Return the thing to do now; TERMINATE, KILL and RESUME are each returned once.
 
         Args:
             now: This moment.
@@ -86,7 +86,7 @@ class Stopping:
                 self._finish_by = now + self._grace_s * FINISHING_SHARE
                 return Step.WAIT
             self._stop(StoppedFor.REQUEST, now + self._grace_s)
-            return Step.GO_ON
+            return Step.RESUME
         if self.wait_until is None or now < self.wait_until:
             return Step.WAIT
         if self.stopped_for is not None:

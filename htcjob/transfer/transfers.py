@@ -40,7 +40,7 @@ BYTES_UP = 128 << 20
 """Bytes of files on their way up at once: a small one is held in memory as a whole."""
 LARGE_BYTES = 64 << 20
 """A file counts with no more than this: a larger one goes up in a bounded number of parts at once
-(`storage/parts.py`), and two such files are enough for any line."""
+(`storage/multipart.py`), and two such files are enough for any line."""
 
 LONGEST_MOMENT_S = 0.5
 """Seconds after which a wait checks whether its transfer is still wanted."""

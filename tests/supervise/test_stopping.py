@@ -11,7 +11,7 @@ from htcjob.supervise import stopping as module
 from htcjob.supervise.stopping import FINISHING_SHARE, Step, StoppedFor, Stopping
 
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-WAIT, GO_ON, TERMINATE, KILL, LEAVE = Step
+WAIT, RESUME, TERMINATE, KILL, LEAVE = Step
 TIMEOUT, REQUEST = StoppedFor
 ENDED = "ended"
 
@@ -56,17 +56,17 @@ TABLE = {
     ),
     "a request to stop, which it was sent too": (
         {},
-        [(5, TERM, GO_ON, 15, REQUEST), (14, None, WAIT, 15, REQUEST), (15, None, KILL, None, REQUEST)],
+        [(5, TERM, RESUME, 15, REQUEST), (14, None, WAIT, 15, REQUEST), (15, None, KILL, None, REQUEST)],
     ),
-    "a request, then it ends": ({}, [(5, HUP, GO_ON, 15, REQUEST), (6, ENDED, LEAVE, 15, REQUEST)]),
+    "a request, then it ends": ({}, [(5, HUP, RESUME, 15, REQUEST), (6, ENDED, LEAVE, 15, REQUEST)]),
     "a request without grace": (
         {"grace_s": 0},
-        [(5, TERM, GO_ON, 5, REQUEST), (5, None, KILL, None, REQUEST)],
+        [(5, TERM, RESUME, 5, REQUEST), (5, None, KILL, None, REQUEST)],
     ),
     "a request and the end at once": ({}, [(5, (ENDED, TERM), LEAVE, None, None)]),
     "a second request changes nothing": (
         {},
-        [(5, TERM, GO_ON, 15, REQUEST), (9, INT, WAIT, 15, REQUEST), (15, None, KILL, None, REQUEST)],
+        [(5, TERM, RESUME, 15, REQUEST), (9, INT, WAIT, 15, REQUEST), (15, None, KILL, None, REQUEST)],
     ),
     "a request after the timeout: it stays a timeout": (
         {"deadline": 10},
@@ -82,7 +82,7 @@ TABLE = {
     ),
     "the timeout inside the grace period of a request does not count": (
         {"deadline": 10},
-        [(5, TERM, GO_ON, 15, REQUEST), (10, None, WAIT, 15, REQUEST), (15, None, KILL, None, REQUEST)],
+        [(5, TERM, RESUME, 15, REQUEST), (10, None, WAIT, 15, REQUEST), (15, None, KILL, None, REQUEST)],
     ),
     "one that may finish does": (
         {"may_finish": True},
@@ -102,7 +102,7 @@ TABLE = {
     ),
     "Ctrl-C reaches one that may finish": (
         {"may_finish": True},
-        [(5, INT, GO_ON, 15, REQUEST), (15, None, KILL, None, REQUEST)],
+        [(5, INT, RESUME, 15, REQUEST), (15, None, KILL, None, REQUEST)],
     ),
     "Ctrl-C while it finishes": (
         {"may_finish": True},
@@ -127,7 +127,7 @@ TABLE = {
     ),
     "a request that comes with the timeout is a request": (
         {"deadline": 10},
-        [(10, TERM, GO_ON, 20, REQUEST)],
+        [(10, TERM, RESUME, 20, REQUEST)],
     ),
 }
 
@@ -176,7 +176,7 @@ def test_who_does_not_end_is_killed_once_and_within_the_grace_period(
     if begun is None:
         assert steps == []
         return
-    assert steps in ([GO_ON, KILL], [TERMINATE, KILL])
+    assert steps in ([RESUME, KILL], [TERMINATE, KILL])
     assert all(earlier <= later for (_, earlier), (_, later) in pairwise(taken))
     longest = grace_s * (1 + FINISHING_SHARE if may_finish and deadline is not None else 1)
     assert begun + grace_s <= taken[-1][1] <= begun + longest + 1

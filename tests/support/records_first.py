@@ -26,14 +26,14 @@ def described(_staging, directory, keys):
     return outputs
 
 
-def settle_first(each, trip, record):
-    settle(each, trip, record)
+def settle_first(each, state, record):
+    settle(each, state, record)
     if record.outputs:
         each.pipeline.ledger.flush()
         if os.environ.get("CHAOS_KILL"):
             os.kill(os.getpid(), signal.SIGKILL)
         stage_out(
-            each.pipeline.staging, trip.stay.directory.outputs, [output.key for output in record.outputs]
+            each.pipeline.staging, state.staged.directory.outputs, [output.key for output in record.outputs]
         )
 
 

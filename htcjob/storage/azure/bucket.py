@@ -18,14 +18,14 @@ from htcjob.storage.azure.errors import AzureFailure, LostLengthError, failure_o
 from htcjob.storage.azure.names import check_name, could_begin_a_name
 from htcjob.storage.bucket import SHA256_METADATA_AZURE, Body, Bucket, bare_etag, is_weak
 from htcjob.storage.contract import ObjectInfo
+from htcjob.storage.multipart import file_to_send, in_parts, part_bytes_of, parts_of
 from htcjob.storage.ordering import whole
-from htcjob.storage.parts import file_to_send, in_parts, part_bytes_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from htcjob.storage.access import Access
-    from htcjob.storage.parts import Part
+    from htcjob.storage.multipart import Part
 
 PAGE_BLOBS = 1_000
 """Blobs in one answer to a listing. Azure allows 5,000, for which the SDK takes 20 MB."""

@@ -44,8 +44,8 @@ from htcjob.storage.fast.names import (
     InexpressibleError,
     is_expressible,
 )
+from htcjob.storage.multipart import MOST_PARTS, PARTS_AT_ONCE, part_bytes_of
 from htcjob.storage.ordering import is_express
-from htcjob.storage.parts import MOST_PARTS, PARTS_AT_ONCE, part_bytes_of
 from htcjob.storage.sdks import extra_of, open_sdk_bucket, sdk_is_installed
 
 if TYPE_CHECKING:

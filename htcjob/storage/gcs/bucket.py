@@ -36,8 +36,16 @@ from htcjob.storage.contract import ObjectInfo
 from htcjob.storage.gcs.connection import TIMEOUT_S, Connection
 from htcjob.storage.gcs.errors import SDK_ERRORS, answer_of, meaning_of
 from htcjob.storage.gcs.object_info import info_of_answer, info_of_blob
+from htcjob.storage.multipart import (
+    MOST_PARTS,
+    FilePart,
+    Part,
+    file_to_send,
+    in_parts,
+    part_bytes_of,
+    parts_of,
+)
 from htcjob.storage.ordering import whole
-from htcjob.storage.parts import MOST_PARTS, FilePart, Part, file_to_send, in_parts, part_bytes_of, parts_of
 
 if TYPE_CHECKING:
     import threading
@@ -46,7 +54,7 @@ if TYPE_CHECKING:
     import requests
 
     from htcjob.storage.access import Access
-    from htcjob.storage.parts import SentFile
+    from htcjob.storage.multipart import SentFile
 
 T = TypeVar("T")
 

@@ -28,8 +28,8 @@ from htcjob.storage.bucket import (
     shared_connection,
 )
 from htcjob.storage.contract import ObjectInfo
+from htcjob.storage.multipart import MOST_PARTS, FilePart, file_to_send, in_parts, part_bytes_of, parts_of
 from htcjob.storage.ordering import is_express, whole
-from htcjob.storage.parts import MOST_PARTS, FilePart, file_to_send, in_parts, part_bytes_of, parts_of
 from htcjob.storage.s3.connection import Connection, is_aws
 from htcjob.storage.s3.errors import NoLengthError, RangeIgnoredError, answer_of, code_of, meaning_of
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from htcjob.storage.access import Access
-    from htcjob.storage.parts import Part, SentFile
+    from htcjob.storage.multipart import Part, SentFile
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from htcjob.errors import TransientError
-from htcjob.storage import parts
-from htcjob.storage.parts import FilePart, Part, file_to_send, in_parts, part_bytes_of, parts_of
+from htcjob.storage import multipart
+from htcjob.storage.multipart import FilePart, Part, file_to_send, in_parts, part_bytes_of, parts_of
 
 
 @pytest.mark.parametrize("size_bytes", [1, 9, 10, 11, 95])
@@ -24,7 +24,7 @@ def test_every_byte_is_in_one_part(size_bytes: int) -> None:
 
 def test_no_more_parts_than_a_cloud_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the usual parts would be too many, they are longer."""
-    monkeypatch.setattr(parts, "PART_BYTES", 10)
+    monkeypatch.setattr(multipart, "PART_BYTES", 10)
     assert part_bytes_of(100, most_parts=10) == 10
     assert part_bytes_of(101, most_parts=10) == 11
     assert len(parts_of(101, 11)) == 10
