@@ -23,8 +23,10 @@ from htcjob.simulate.containers import Box, Containers
 from htcjob.simulate.engine import Engine
 from htcjob.simulate.runner import Launch
 from tests.support.interrupt import press_ctrl_c
+from tests.support.servers.docker import HOST_NETWORK
 
 REPOSITORY = Path(__file__).parents[2]
+OF_THIS_MACHINE = f"--docker-option=--network={HOST_NETWORK}"
 WAIT = """
 touch $PROJECT_SHARED_FOLDER/began-$HTCJOB_ARRAY_INDEX
 while [ ! -e $PROJECT_SHARED_FOLDER/go ]; do sleep 0.1; done
@@ -40,6 +42,7 @@ class Simulation:
         self.docker = docker
         self.image = image
         self.folder = folder
+        self.network: tuple[str, ...] = (OF_THIS_MACHINE,)
         for name in ("HTCJOB_PROJECT_STORE", "HTCJOB_TASK_STORE", "HTCJOB_TERMINATION_LOG"):
             del htcjob.variables[name]
 
@@ -51,12 +54,12 @@ class Simulation:
         ]
 
     def __call__(self, *arguments: str, size: int = 1, options: tuple[str, ...] = (), **variables: str):
-        options = ("--docker", self.image, *options)
+        options = ("--docker", self.image, *self.network, *options)
         return self.htcjob(*self.arguments(*arguments, size=size, options=options), **variables)
 
     @contextmanager
     def start(self, *arguments: str, size: int = 1, options: tuple[str, ...] = (), **variables: str):
-        options = ("--docker", self.image, *options)
+        options = ("--docker", self.image, *self.network, *options)
         arguments = self.arguments(*arguments, size=size, options=options)
         with self.htcjob.start(*arguments, **variables) as process:
             try:
@@ -103,7 +106,8 @@ COPY = 'cp "$HTCJOB_INPUT" "$HTCJOB_OUTPUT_DIR/$HTCJOB_KEY.out"'
 
 
 def test_an_array_does_every_entry(simulate, htcjob):
-    """Counts, exit status, outputs; no container, and no file of the simulation left."""
+    """Counts, exit status, outputs, with no option for the engine; no container, and no file of the simulation left."""
+    simulate.network = ()
     htcjob.entries("a", "b", "c", "d", "e")
     done = simulate(*each(COPY), size=3)
     summary = json.loads(done.stdout)
@@ -138,7 +142,7 @@ def test_containers_give_the_same_bytes_as_processes(htcjob, docker, face_tagger
     outputs = []
     for python, options in (
         (sys.executable, ()),
-        ("python", ("--docker", face_tagger_image, "--memory", "256m")),
+        ("python", ("--docker", face_tagger_image, OF_THIS_MACHINE, "--memory", "256m")),
     ):
         arguments = ("--manifest", "list.txt", "--", python, "-m", "reference_app.face_tagger")
         with htcjob.start(*simulation.arguments(*arguments, size=64, options=options)) as process:
@@ -178,6 +182,7 @@ def test_the_attempts_get_what_the_platform_injects(simulate, htcjob):
 
 def test_limits_and_options_reach_the_container(simulate, htcjob, wait_until):
     """Memory without swap, CPUs, the caller's user, and the engine's own options, which win."""
+    simulate.network = ()
     options = ("--memory", "64m", "--cpus", "0.5", "--docker-option=--network=none")
     with simulate.start(*plain(WAIT), options=options) as process:
         wait_until((htcjob.project / "began-0").exists, within_s=100)
@@ -465,7 +470,8 @@ def test_people_see_the_lines_of_all_attempts_as_they_come(simulate, htcjob, tmp
     command = each('printf "hello \\033[31m$HTCJOB_KEY"; sleep 0.1; echo; printf "no newline"')
     htcjob.entries("a", "b")
     logs = tmp_path / "logs"
-    argv = simulate.arguments(*command, size=11, options=("--docker", simulate.image, "--logs", str(logs)))
+    options = ("--docker", simulate.image, OF_THIS_MACHINE, "--logs", str(logs))
+    argv = simulate.arguments(*command, size=11, options=options)
     process = subprocess.Popen(
         [sys.executable, "-m", "htcjob", *argv],
         env=htcjob.variables,
@@ -564,7 +570,7 @@ def test_stores_in_the_cloud_are_reached_with_the_callers_credentials(simulate, 
     project.put_bytes(b"a\n", "list.txt")
     htcjob.variables.update(rgw.environ(), AWS_ENDPOINT_URL_S3=rgw.endpoint)
     done = htcjob(
-        *("simulate", "--array-size", "1", "--docker", simulate.image, "--docker-option=--network=host"),
+        *("simulate", "--array-size", "1", "--docker", simulate.image, OF_THIS_MACHINE),
         *(
             "--project-store",
             f"s3://{bucket}/project",
