@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import subprocess
@@ -38,6 +39,12 @@ for _name in list(os.environ):
 def pytest_configure(config: pytest.Config) -> None:
     """Let the workers share what is costly."""
     config.pluginmanager.register(SharedByWorkers())
+
+
+def pytest_collection_finish() -> None:
+    """Set thousands of tests aside from the search for garbage, which would go through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 class Htcjob:

@@ -10,6 +10,7 @@ import pytest
 
 from htcjob.storage.access import Access
 from htcjob.storage.urls import open_store
+from tests.conftest import Htcjob
 from tests.support.servers.htc_api import running_htc_api
 
 if TYPE_CHECKING:
@@ -44,9 +45,8 @@ def vended(rgw) -> Iterator[Vended]:
         yield Vended(api, url, rgw.environ())
 
 
-@pytest.fixture
-def job(htcjob, vended):
-    """A job with nothing in its environment but what the platform injects, and useless credentials."""
+def inside(htcjob: Htcjob, vended: Vended) -> Htcjob:
+    """Leave nothing in its environment but what the platform injects, and useless credentials."""
     for name in ("HTCJOB_PROJECT_STORE", "HTCJOB_TASK_STORE"):
         del htcjob.variables[name]
     htcjob.variables |= {**vended.environ, **NOT_THE_OWNER, **vended.api.environ()}
@@ -54,11 +54,16 @@ def job(htcjob, vended):
 
 
 @pytest.fixture
-def run(job, vended) -> str:
-    """The name of a run with one entry done, one failed and one left, its manifest given by URL."""
+def job(htcjob, vended):
+    return inside(htcjob, vended)
+
+
+@pytest.fixture(scope="module")
+def run(vended, tmp_path_factory) -> str:
+    """The name of a run with one entry done, one failed and one left, its manifest given by URL; it is only read."""
     name = f"run-{uuid.uuid4().hex}"
     case = 'case "$HTCJOB_KEY" in photos/a) exit 0;; photos/b) exit 65;; *) exit 75;; esac'
-    done = job.run(
+    done = inside(Htcjob(tmp_path_factory.mktemp("run")), vended).run(
         *("--manifest", f"{vended.url}/project/list.txt", "--run", name, "--each", "--", "sh", "-c", case)
     )
     assert done.returncode == 65, done.stderr

@@ -8,7 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,12 +61,32 @@ def commands_in(name: str) -> list[tuple[str, str]]:
     return [(piece.partition("\n")[0], piece.partition("\n")[2]) for block in pieces for piece in block]
 
 
+@pytest.fixture(scope="module")
+def after_the_front_page(tmp_path_factory) -> Callable[[], Path]:
+    """Give the directory that the front page's commands were run in, each time as they left it."""
+    directory = tmp_path_factory.mktemp("front-page")
+    left = tmp_path_factory.mktemp("left") / "copy"
+    follow("README.md", directory)
+    shutil.copytree(directory, left, symlinks=True)
+
+    def directory_again() -> Path:
+        shutil.rmtree(directory)
+        return shutil.copytree(left, directory, symlinks=True)
+
+    return directory_again
+
+
 @pytest.mark.parametrize("name", [name for name in PAGES if commands_in(name)])
-def test_every_command_gives_the_output_shown(name, tmp_path):
+def test_every_command_gives_the_output_shown(name, tmp_path, request):
     """All console blocks of a page, in order, in one directory, as a newcomer would type them."""
-    goes_on = commands_in("README.md") if GOES_ON in PAGES[name] else []
-    for command, shown in goes_on + commands_in(name):
-        done = run(command, tmp_path)
+    goes_on = GOES_ON in PAGES[name]
+    follow(name, request.getfixturevalue("after_the_front_page")() if goes_on else tmp_path)
+
+
+def follow(name: str, directory: Path) -> None:
+    """Run a page's commands, each of which gives what the page shows."""
+    for command, shown in commands_in(name):
+        done = run(command, directory)
         assert done.returncode == 0, (command, done.stderr)
         expected, found = shown.rstrip().splitlines(), done.stdout.rstrip().splitlines()
         assert len(expected) == len(found), (command, done.stdout, done.stderr)
