@@ -48,7 +48,7 @@ def run(command: click.Command) -> NoReturn:
     except CommandError as error:
         status = _fail(name, error)
     except ImportError as error:
-        cure = "" if "pip install" in str(error) else ": pip install 'htcjob[reference]'"
+        cure = "" if "pip install" in str(error) else ": pip install '.[reference]' in the clone"
         status = _fail(name, CommandError(os.EX_CONFIG, f"{error}{cure}"))
     except click.Abort:
         status = 128 + signal.SIGINT

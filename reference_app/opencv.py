@@ -41,7 +41,7 @@ try:
     import cv2.data
 except ImportError as error:
     raise OpenCVUnusableError(
-        f"OpenCV cannot be imported ({error}): pip install 'htcjob[reference]'"
+        f"OpenCV cannot be imported ({error}): pip install '.[reference]' in the clone"
     ) from error
 
 CASCADE = os.path.join(cv2.data.haarcascades, "haarcascade_frontalface_default.xml")

@@ -165,7 +165,7 @@ def _become(argv: list[str]) -> NoReturn:
     """Replace this process by *argv*; htcjob may be on PATH or beside our interpreter."""
     program = shutil.which(argv[0]) or shutil.which(argv[0], path=os.path.dirname(sys.executable))
     if program is None:
-        raise CommandError(127, f"{argv[0]} is not on PATH: pip install htcjob")
+        raise CommandError(127, f"{argv[0]} is not on PATH: pip install . in the clone")
     os.execv(program, argv)  # noqa: S606  no shell is wanted
 
 

@@ -8,7 +8,7 @@ import time
 
 import click
 
-from htcjob.cli.endings import say
+from htcjob.cli.messages import say
 from htcjob.outcome.reasons import TerminationReason
 from htcjob.simulate.array import AttemptEnd
 

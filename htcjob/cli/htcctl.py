@@ -96,7 +96,7 @@ def _status_of_output(error: OutputError) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    from htcjob.cli.endings import report_bug
+    from htcjob.cli.messages import report_bug
 
     report_bug(error)
     return EXIT_STATUS[TerminationReason.INTERNAL_ERROR]

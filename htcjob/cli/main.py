@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 import htcjob
-from htcjob.cli.endings import forget, report_bug, say, say_ending
+from htcjob.cli.messages import forget, report_bug, say, say_ending
 from htcjob.cli.output import OutputError, finish, take_standard_output
 from htcjob.errors import HtcjobError
 from htcjob.logs import events as logs

@@ -80,7 +80,7 @@ EXIT_STATUS: Mapping[TerminationReason, int] = {
 
 EXIT_TABLE = (
     ("0", "everything committed, or failures inside the budget, or an empty chunk", ""),
-    ("the command's own", "whole-chunk mode: passed on", "the user knows"),
+    ("the command's own", "whole-chunk mode: passed on", "up to your program"),
     ("64", "usage", "no"),
     ("65", "entries failed for good, beyond the budget", "no"),
     ("66", "manifest absent (an absent input is a failed entry: 65)", "no"),

@@ -28,8 +28,8 @@ from htcjob.attempt.attempt import Attempt
 from htcjob.attempt.early_end import end_whatever_hangs
 from htcjob.attempt.recipe import follow_recipe
 from htcjob.cli.commands.run import run
-from htcjob.cli.endings import report_bug, say_ending
 from htcjob.cli.main import ending_of_usage
+from htcjob.cli.messages import report_bug, say_ending
 from htcjob.environment.variables import current_environ
 from htcjob.errors import ConfigurationError, UsageError
 from htcjob.logs import events as logs

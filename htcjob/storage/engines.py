@@ -55,11 +55,11 @@ def _open(scheme: str, container: str, access: Access) -> Bucket:
 
             return FastBucket(scheme, container, access)
         if not sdks.sdk_is_installed(scheme):
-            raise ConfigurationError(f"{scheme}:// {reason}: pip install 'htcjob[{extra}]'")
+            raise ConfigurationError(f"{scheme}:// {reason}: {sdks.how_to_install(extra)}")
     elif engine == "fast":
-        raise ConfigurationError("HTCJOB_STORAGE_ENGINE=fast needs an extra: pip install 'htcjob[fast]'")
+        raise ConfigurationError(f"HTCJOB_STORAGE_ENGINE=fast needs an extra: {sdks.how_to_install('fast')}")
     if not sdks.sdk_is_installed(scheme):
         raise ConfigurationError(
-            f"{scheme}:// needs an extra: pip install 'htcjob[fast]' (or 'htcjob[{extra}]', the cloud's SDK)"
+            f"{scheme}:// needs an extra, fast or {extra} (the cloud's SDK): {sdks.how_to_install('fast')}"
         )
     return sdks.open_sdk_bucket(scheme, container, access)

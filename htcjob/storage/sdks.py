@@ -38,6 +38,12 @@ def extra_of(scheme: str) -> str:
     return _SDK[scheme][0]
 
 
+def how_to_install(extra: str) -> str:
+    """Return how *extra* is installed: from a clone, because no package index has htcjob."""
+    stores = "fast" if extra == "fast" else "all"
+    return f"in a clone of htcjob, pip install '.[{extra}]' or, for an image, make image STORES={stores}"
+
+
 def is_installed(package: str) -> bool:
     """Whether *package* can be imported."""
     try:

@@ -145,7 +145,7 @@ def test_htcjob_beside_the_interpreter_is_found(fake_htcjob: Path, run: Run) -> 
     (fake_htcjob / "htcjob").unlink()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 127
-    assert done.stderr == "tutorial: error: htcjob is not on PATH: pip install htcjob\n"
+    assert done.stderr == "tutorial: error: htcjob is not on PATH: pip install . in the clone\n"
 
 
 def test_a_local_file_is_tagged(photo: Path, job: Run) -> None:

@@ -91,5 +91,5 @@ def test_without_opencv_the_face_tagger_says_what_to_install(installed, tmp_path
             check=False,
         )
         assert done.returncode == 78
-        assert "pip install 'htcjob[reference]'" in done.stderr
+        assert "pip install '.[reference]' in the clone" in done.stderr
         assert "Traceback" not in done.stderr

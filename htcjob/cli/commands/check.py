@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from htcjob.cli.commands.chunk import open_manifest_of
-from htcjob.cli.endings import printable, say_ending
+from htcjob.cli.messages import printable, say_ending
 from htcjob.cli.options import balance_option, job_options, look_rows
 from htcjob.cli.output import write
 from htcjob.environment.context import read_context

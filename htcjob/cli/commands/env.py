@@ -6,7 +6,7 @@ import json
 
 import click
 
-from htcjob.cli.endings import printable, say_ending
+from htcjob.cli.messages import printable, say_ending
 from htcjob.cli.options import look_rows
 from htcjob.cli.output import write
 from htcjob.environment.context import read_context

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from htcjob.cli.endings import printable, say
+from htcjob.cli.messages import printable, say
 from htcjob.cli.options import MOST_JOBS, balance_option, exit_rows, look_rows
 from htcjob.cli.output import write
 from htcjob.cli.transfers import with_progress, without_progress

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from htcjob.cli.endings import say
+from htcjob.cli.messages import say
 from htcjob.cli.options import FloatRange, exit_rows
 from htcjob.cli.output import write
 from htcjob.errors import UsageError

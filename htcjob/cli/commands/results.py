@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tabulate import tabulate
 
-from htcjob.cli.endings import printable, say
+from htcjob.cli.messages import printable, say
 from htcjob.cli.options import injected, look_rows
 from htcjob.cli.output import write, write_bytes
 from htcjob.environment.context import read_context

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from htcjob.attempt.recipe import run_attempt
-from htcjob.cli.endings import report_bug, say_ending
+from htcjob.cli.messages import report_bug, say_ending
 from htcjob.cli.options import (
     BUDGET,
     DURATION,

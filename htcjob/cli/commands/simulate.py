@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from htcjob.cli.array_progress import ArrayProgress
 from htcjob.cli.commands.run import run
-from htcjob.cli.endings import say
+from htcjob.cli.messages import say
 from htcjob.cli.options import DURATION, MEMORY, MOST_JOBS, FloatRange, exit_table
 from htcjob.cli.output import write
 from htcjob.errors import HtcjobError, UsageError

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-from htcjob.cli.endings import printable, say, say_ending
+from htcjob.cli.messages import printable, say, say_ending
 from htcjob.cli.options import exit_rows
 from htcjob.cli.output import write, write_bytes
 from htcjob.cli.targets import (

@@ -46,7 +46,7 @@ from htcjob.storage.fast.names import (
 )
 from htcjob.storage.multipart import MOST_PARTS, PARTS_AT_ONCE, part_bytes_of
 from htcjob.storage.ordering import is_express
-from htcjob.storage.sdks import extra_of, open_sdk_bucket, sdk_is_installed
+from htcjob.storage.sdks import extra_of, how_to_install, open_sdk_bucket, sdk_is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -240,7 +240,7 @@ class FastBucket(Bucket):
                 if not sdk_is_installed(self._scheme):
                     raise InexpressibleError(
                         "names with '//', '/./', a '/' at the end or a control character need an extra: "
-                        f"pip install 'htcjob[{extra_of(self._scheme)}]'"
+                        + how_to_install(extra_of(self._scheme))
                     )
                 self._sdk = open_sdk_bucket(self._scheme, self._container, self._access)
             return self._sdk

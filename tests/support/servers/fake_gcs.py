@@ -606,7 +606,7 @@ def _crc32c(data: bytes) -> str:
 
 @pytest.fixture(scope="session")
 def _fake_gcs_of_all() -> Iterator[FakeGcs]:
-    pytest.importorskip("google_crc32c", reason="pip install 'htcjob[gcs]'")
+    pytest.importorskip("google_crc32c", reason="pip install '.[gcs]'")
     fake = FakeGcs()
     yield fake
     fake.close()

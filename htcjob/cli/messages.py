@@ -1,4 +1,4 @@
-"""How an ending that is not a success is shown to a person: one line, one cause, one next step."""
+"""What a person is told on standard error: one line, one cause, one next step."""
 
 from __future__ import annotations
 
