@@ -59,7 +59,8 @@ def _open(scheme: str, container: str, access: Access) -> Bucket:
     elif engine == "fast":
         raise ConfigurationError(f"HTCJOB_STORAGE_ENGINE=fast needs an extra: {sdks.how_to_install('fast')}")
     if not sdks.sdk_is_installed(scheme):
-        raise ConfigurationError(
-            f"{scheme}:// needs an extra, fast or {extra} (the cloud's SDK): {sdks.how_to_install('fast')}"
-        )
+        cure = sdks.how_to_install(extra)
+        if engine != "sdk":
+            cure = f"{sdks.how_to_install('fast')} ('.[{extra}]' is the cloud's own SDK)"
+        raise ConfigurationError(f"{scheme}:// needs an extra: {cure}")
     return sdks.open_sdk_bucket(scheme, container, access)

@@ -27,14 +27,14 @@ class TestEngines:
         assert opened("auto") == opened("fast") == "fast"
         assert opened("auto", NOT="") == opened("fast", NOT="") == opened("sdk") == "s3"
         installed.remove("botocore")
-        with pytest.raises(ConfigurationError, match=r"with something.*htcjob\[s3\]"):
+        with pytest.raises(ConfigurationError, match=r"with something.*'\.\[s3\]'"):
             opened("auto", NOT="")
-        with pytest.raises(ConfigurationError, match=r"htcjob\[s3\]"):
+        with pytest.raises(ConfigurationError, match=r"'\.\[s3\]'"):
             opened("sdk")
         installed.clear()
-        with pytest.raises(ConfigurationError, match=r"htcjob\[fast\]"):
+        with pytest.raises(ConfigurationError, match=r"'\.\[fast\]'"):
             opened("fast")
-        with pytest.raises(ConfigurationError, match=r"htcjob\[s3\]"):
+        with pytest.raises(ConfigurationError, match=r"'\.\[s3\]'"):
             opened("auto")
         with pytest.raises(ConfigurationError, match="expected one of auto, fast, sdk"):
             opened("slow")
