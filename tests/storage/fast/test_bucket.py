@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 class TestS3(StoreContract):
+    many = 1_100
+
     @pytest.fixture
     def new_store(self, rgw: Rgw, environ) -> Callable[[], Store]:
         access = Access(engine="fast", environ=environ(rgw.environ()))
@@ -52,6 +54,7 @@ class TestAzure(StoreContract):
     keys = tuple(key for key in KEYS if key not in ("a\\b", "d/..e/..."))
     refused_keys = (*REFUSED_KEYS, "a\\b", "d/..e/...", "a.", "a./b", "a/.", "a/./b")
     folder_like_keys = ("a//b", "a/", "a/b")
+    many = 1_500
 
     @pytest.fixture
     def new_store(self, azurite: Azurite, environ) -> Callable[[], Store]:

@@ -82,6 +82,8 @@ def methods(fake: FakeGcs) -> list[str]:
 
 
 class TestGcsOnFake(StoreContract):
+    many = 1_100
+
     @pytest.fixture
     def new_store(self, fake_gcs: FakeGcs) -> Callable[[], Store]:
         access = Access(engine="sdk", environ={"STORAGE_EMULATOR_HOST": fake_gcs.endpoint})
