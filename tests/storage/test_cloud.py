@@ -13,7 +13,7 @@ import pytest
 
 from htcjob import errors
 from htcjob.retry import RetryPolicy
-from htcjob.storage import cloud, parts
+from htcjob.storage import cloud, multipart
 from htcjob.storage.access import Access, CloudCredentials
 from htcjob.storage.bucket import SHA256_METADATA, Body, Bucket
 from htcjob.storage.cloud import CloudStore
@@ -30,7 +30,7 @@ PART_BYTES = 1 << 17
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (cloud, parts):
+    for module in (cloud, multipart):
         monkeypatch.setattr(module, "PART_BYTES", PART_BYTES)
 
 
