@@ -62,18 +62,20 @@ def test_every_deadly_signal_is_told_as_128_plus_its_number(docker, base_image):
 
 
 @INITS
-def test_every_signal_reaches_the_command(docker, base_image, init, wait_until):
+def test_every_signal_reaches_the_command(docker, base_image, init):
     """What `docker kill --signal` sends; once each, and in order."""
     sent = sorted(signal.valid_signals() - UNSEEN - OF_OURS - FAULTS - PAUSING)
     script = f"{SCRIPTS}:/scripts:ro"
     command = ("python3", "/scripts/print_signals.py")
-    with docker.started(
-        *init, "--volume", script, "--env", "HTCJOB_GRACE=5m", base_image, *command
-    ) as container:
-        wait_until(lambda: "ready" in docker.logs(container))
-        for n, signum in enumerate(sent, 1):
+    options = (*init, "--volume", script, "--env", "HTCJOB_GRACE=5m")
+    with (
+        docker.started(*options, base_image, *command) as container,
+        docker.following(container) as lines,
+    ):
+        assert next(lines).startswith("ready")
+        for signum in sent:
             docker.kill(container, signum)
-            wait_until(lambda n=n: len(docker.logs(container).splitlines()) > n)
+            assert next(lines) == str(int(signum))
         assert docker.logs(container).splitlines()[1:] == [str(int(signum)) for signum in sent]
 
 

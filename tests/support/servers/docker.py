@@ -81,6 +81,16 @@ class Docker:
         done = self("logs", container)
         return done.stdout + done.stderr
 
+    @contextmanager
+    def following(self, container: str) -> Iterator[Iterator[str]]:
+        """Give the lines of its standard output from the first on, as they come."""
+        command = ["docker", "logs", "--follow", container]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield map(str.strip, process.stdout)
+            finally:
+                process.kill()
+
     def build(
         self, dockerfile: Path, name: str, *arguments: str, context: Path = REPOSITORY, **variables: str
     ) -> str:
