@@ -113,6 +113,7 @@ def failed(results) -> list[errors.HtcjobError]:
     return [result for result in results if isinstance(result, errors.HtcjobError)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_thousand_files_arrive_although_every_fifth_request_fails(
     store, direct, proxy, transfers, lines, tmp_path

@@ -49,6 +49,7 @@ class Source:
         return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["fast", "sdk"])
 def test_a_large_object_outlives_the_credentials(rgw, tmp_path, engine):
     """Up and down, in parts, while the token that it began with ends: whole, and the same bytes."""

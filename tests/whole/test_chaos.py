@@ -7,6 +7,8 @@ import pytest
 from tests.support.servers.rgw import rgw  # noqa: F401
 from tests.whole.chaos import Chaos
 
+pytestmark = pytest.mark.long
+
 
 def some(photos, number: int) -> dict[str, Path]:
     """Photos by key, small ones first."""

@@ -59,6 +59,7 @@ def some_photos(htcjob, photos):
     return {name: faces for name, (_, faces) in chosen.items()}
 
 
+@pytest.mark.long
 def test_the_counts_are_right_for_every_photo(htcjob, photos, tmp_path):
     """All of shared/images/dev, as an array of 8, each with the count of expected.csv."""
     for name, (path, _) in photos.items():
@@ -70,6 +71,7 @@ def test_the_counts_are_right_for_every_photo(htcjob, photos, tmp_path):
     assert counts(tmp_path / "task8") == {name: faces for name, (_, faces) in photos.items() if faces}
 
 
+@pytest.mark.long
 def test_any_array_size_gives_the_same_bytes(htcjob, some_photos, tmp_path):
     """Arrays of 1, 3, 7 and, more than there are entries, 16, by chunk or by entry: the same keys and results."""
     found = {}

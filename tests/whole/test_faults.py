@@ -22,6 +22,7 @@ def preload(tmp_path_factory) -> Path:
         skip_or_fail("HTCJOB_REQUIRE_COMPILER", f"no C compiler: {error}")
 
 
+@pytest.mark.long
 def test_whatever_call_fails_nothing_is_lost(preload, tmp_path):
     """Some of all faults, chosen once for all: no bug, no traceback, no hang; and the same again completes it."""
     struck, wrong = walk(tmp_path, preload, percent=0.2)
