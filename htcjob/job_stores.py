@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from htcjob.environment.context import read_context
 from htcjob.environment.variables import current_environ, hide_credentials, variables_of
-from htcjob.errors import AbsentError, ConfigurationError, HtcjobError
+from htcjob.errors import AbsentError, ConfigurationError, HtcjobError, TransientError
 from htcjob.storage.urls import is_cloud, open_store
 
 if TYPE_CHECKING:
@@ -129,17 +129,23 @@ class JobStores:
         return max(inside, key=lambda vended: len(vended.url), default=None)
 
     def _vend_what_is_not_named(self) -> None:
-        try:
-            context = self._context
-            if context.project_store is None and not _missing(context, needs_task=False):
-                self._vend("project")
-            if context.task_store is None and not _missing(context, needs_task=True):
-                self._vend("task")
-        except HtcjobError as error:
-            # The URL may lie elsewhere, and need nothing of the API.
-            from htcjob.logs.events import WARNING, event
+        """Ask for both storages, one after the other: a token may be good for one of them alone."""
+        names: tuple[Name, ...] = ("project", "task")
+        told = ""
+        for name in names:
+            try:
+                is_named = getattr(self._context, f"{name}_store") is not None
+                if not is_named and not _missing(self._context, needs_task=name == "task"):
+                    self._vend(name)
+            except HtcjobError as error:
+                # The URL may lie elsewhere, and need nothing of the API.
+                from htcjob.logs.events import WARNING, event
 
-            event(__name__, WARNING, "no_vended_storage", cause=str(error))
+                if str(error) != told:
+                    event(__name__, WARNING, "no_vended_storage", cause=str(error))
+                told = str(error)
+                if isinstance(error, TransientError):
+                    return  # the API is out of order, which has been waited for
 
     def _vend(self, name: Name) -> VendedStorage:
         if name in self._vended:

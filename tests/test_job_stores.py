@@ -337,6 +337,31 @@ class TestFullUrlsAlone:
         stores = JobStores(None if trouble == "no context" else context(htc_api, **variables), retry)
         for _ in range(2):
             assert stores.open("s3://other/", "a").access.credentials is None
+        told = [r.getMessage() for r in caplog.records if r.name == "htcjob.job_stores"]
+        assert told == ["no_vended_storage"] * (2 if trouble in ("denied", "unknown ids") else 1)
+
+    @pytest.mark.parametrize("refused", ["project", "task"])
+    def test_one_storage_is_refused_and_the_other_is_vended(self, htc_api, retry, opened, caplog, refused):
+        """A token may be good for one of them alone."""
+        htc_api.denied.add("regional-storage")
+        vended = {"project": SHARED, "task": OF_TASK}
+        route = {"project": f"/projects/{PROJECT}/storage/token", "task": f"/tasks/{TASK}/storage/token"}
+        htc_api.fail_next(99, 403, only=route[refused])
+        stores = JobStores(context(htc_api), retry)
+        for name, url in vended.items():
+            store = stores.open(*urls.split_object_url(f"{url}a"))
+            assert (store.access.credentials is None) == (name == refused)
+        assert [r.getMessage() for r in caplog.records if r.name == "htcjob.job_stores"] == [
+            "no_vended_storage"
+        ]
+
+    def test_an_api_that_is_out_of_order_is_waited_for_once(self, htc_api, opened, caplog):
+        """Not a second time for the other storage."""
+        htc_api.fail_next(99, 503)
+        waits = []
+        stores = JobStores(context(htc_api), RetryPolicy(retries=3, sleep=waits.append))
+        assert stores.open("s3://other/", "a").access.credentials is None
+        assert len(waits) == 3
         assert [r.getMessage() for r in caplog.records if r.name == "htcjob.job_stores"] == [
             "no_vended_storage"
         ]

@@ -86,9 +86,14 @@ def is_local(text: str) -> bool:
     return not text.startswith(("project:", "task:")) and not is_url(text)
 
 
-def parse(text: str, stores: Stores) -> Location:
+def parse(text: str, stores: Stores, *, is_folder: bool = False) -> Location:
     """
     Return the location that *text* means, without a request to its store.
+
+    Args:
+        text: A LOCATION.
+        stores: Opens its store.
+        is_folder: A name, too, means what is in the folder of that name, and nothing else.
 
     Raises:
         UsageError: it is no LOCATION, or its key must not be used.
@@ -105,7 +110,10 @@ def parse(text: str, stores: Stores) -> Location:
         url, key = _split(text)
     except BadKeyError as error:
         raise UsageError(f"{text.partition(':')[0]}:…: {error.reason}") from None
-    return Location(text, stores.open(url, GLOB.split(key, maxsplit=1)[0]), key)
+    beginning = GLOB.split(key, maxsplit=1)[0]
+    if is_folder and key and key == beginning.rstrip("/"):
+        beginning = f"{key}/"
+    return Location(text, stores.open(url, beginning), key)
 
 
 def _split(url: str) -> tuple[str, str]:

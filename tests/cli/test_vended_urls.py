@@ -79,6 +79,7 @@ def run(vended, tmp_path_factory) -> str:
         ("chunk --manifest {project}list.txt --array-size 3 --array-index 1", "1\tphotos/b\n"),
         ("check --manifest {project}list.txt", "3 entries"),
         ("manifest build {project}photos/ -o {project}built.txt", "3 entries"),
+        ("manifest build {folder} -o {task}all.txt", "entries"),
         ("manifest index {project}list.txt", "3 entries"),
         ("manifest check {project}list.txt --exists", "3 entries, nothing wrong"),
         ("manifest check {project}urls.txt --exists", "2 entries, nothing wrong"),
@@ -97,7 +98,12 @@ def run(vended, tmp_path_factory) -> str:
 )
 def test_inside_vended_storage(job, vended, tmp_path, arguments, printed):
     """The credentials are the vended ones: the SDK's own are refused by this server."""
-    words = {"project": f"{vended.url}/project/", "task": f"{vended.url}/task/", "here": tmp_path}
+    words = {
+        "project": f"{vended.url}/project/",
+        "folder": f"{vended.url}/project",  # the root as a folder, without its last slash
+        "task": f"{vended.url}/task/",
+        "here": tmp_path,
+    }
     done = job(*arguments.format(**words).split())
     assert "enied" not in done.stderr
     assert done.returncode == (66 if "nothing-there" in arguments else 0), (done.stdout, done.stderr)

@@ -112,7 +112,7 @@ def build(
     stores = JobStores(None, RetryPolicy())
     target = location_of(output or ("manifest.jsonl" if jsonl else "manifest.txt"), stores)
     source = Source(
-        parse(location, stores),
+        parse(location, stores, is_folder=True),
         is_project=location.startswith("project:"),
         reserved_folder=RESERVED_FOLDER,
         include=[glob.removesuffix("/") for glob in include],
