@@ -15,6 +15,10 @@ from htcjob.errors import HtcjobError
 T = TypeVar("T")
 R = TypeVar("R")
 
+LONGEST_WAIT_S = 1.0
+"""Longest that a thread blocks at a time where it may be the main one: Python sees a signal that arrives just
+before the thread blocks, or in another thread, only when it wakes."""
+
 WINDOW_PER_THREAD = 4
 """Things on their way for each thread, so that one slow thing in front does not idle the others."""
 
@@ -60,7 +64,7 @@ class ThreadPool:
         things: Iterable[T],
         *,
         tick: Callable[[], None] = lambda: None,
-        tick_s: float = -1,
+        tick_s: float = LONGEST_WAIT_S,
     ) -> Generator[R | HtcjobError, None, None]:
         """
         Yield what *act* returns for each of *things*, in their order, or the `HtcjobError` that it raised.
@@ -74,7 +78,7 @@ class ThreadPool:
             act: Called in threads of the pool.
             things: Its arguments, one for each call.
             tick: Called in the calling thread again and again while it waits.
-            tick_s: Seconds between two ticks; -1: never.
+            tick_s: Seconds between two ticks; more than `LONGEST_WAIT_S` means that.
         """
         gathering = _gathering(act)
         rest = iter(things)
@@ -176,7 +180,8 @@ class _Task:
 
     def wait(self, tick: Callable[[], None], tick_s: float) -> Any:
         """Return the result, or raise the exception, when it is there."""
-        while not self._is_done and not self._has_ended.acquire(timeout=tick_s):
+        wait_s = min(tick_s, LONGEST_WAIT_S)
+        while not self._is_done and not self._has_ended.acquire(timeout=wait_s):
             tick()
         if self._error is not None:
             raise self._error
@@ -184,8 +189,8 @@ class _Task:
 
     def wait_for_end(self) -> None:
         """Return when no thread acts any more."""
-        if not self._is_done:
-            self._has_ended.acquire()
+        while not self._is_done and not self._has_ended.acquire(timeout=LONGEST_WAIT_S):
+            pass
 
 
 def _gathering(act: Callable[[T], R]) -> Callable[[T], R | HtcjobError]:

@@ -22,7 +22,7 @@ from htcjob.errors import HtcjobError, TransientError
 from htcjob.storage.local.errors import Blame
 from htcjob.storage.local.files import open_regular
 from htcjob.transfer.pace import Pace
-from htcjob.transfer.threads import AbandonedError, ThreadPool
+from htcjob.transfer.threads import LONGEST_WAIT_S, AbandonedError, ThreadPool
 
 if TYPE_CHECKING:
     from htcjob.retry import RetryPolicy
@@ -207,7 +207,7 @@ class Transfers:
                         self._moving += 1
                         self._bytes_up += size_bytes
                         return
-                    self._changed.wait()
+                    self._changed.wait(LONGEST_WAIT_S)
                     continue
             # A stop signal ends all waiting: what is about to begin is the last try.
             waited_until = float("inf") if self._wait(pause_s) else begin_at

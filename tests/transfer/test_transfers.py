@@ -174,6 +174,25 @@ def test_ctrl_c_does_not_wait_for_the_waits_between_tries(store, tmp_path):
     assert not ours()
 
 
+@pytest.mark.timeout(60)
+def test_ctrl_c_that_interrupts_no_wait_is_heard_all_the_same(transfers):
+    """Delivered to another thread, as one that comes just before the main thread blocks, it wakes nobody."""
+    is_heard, in_time = threading.Event(), []
+
+    def act(n: int) -> None:
+        if n == 0:
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            in_time.append(is_heard.wait(30))
+
+    results = transfers.each(act, range(2))
+    before = signal.signal(signal.SIGINT, lambda *_: is_heard.set())
+    try:
+        assert list(results) == [None, None]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert in_time == [True]
+
+
 def test_closing_early_ends_everything(transfers):
     """Who has seen enough leaves nothing running."""
     begun = []

@@ -159,7 +159,8 @@ def test_a_daemon_of_unknown_origin_writes_into_no_other_entrys_place(htcjob):
     options = ("--workers", "2", "--timeout", "60s", "--each")
     done = htcjob.run(*options, "--", "sh", "-c", script, str(places))
     assert done.returncode == 0, done.stderr
-    assert [record["entry"] for record in htcjob.records() if record.get("outputs")] == []
+    # Where another worker is quick, it begins `c0` before the outputs of `a` are listed, the daemon's own entry.
+    assert {record["entry"] for record in htcjob.records() if record.get("outputs")} <= {"a"}
 
 
 def test_a_disk_too_small_for_what_is_ahead_fails_nothing(htcjob, small_disk):
