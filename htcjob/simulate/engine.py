@@ -18,6 +18,9 @@ ANSWERS_WITHIN_S = 180.0
 HANGS_AGAIN_AFTER_S = 10.0
 """The same just after an engine was given up, as a person may be waiting to leave."""
 
+CLOSES_WITHIN_S = 1.0
+"""Seconds that the pipes of a program which was killed may take to close."""
+
 _NOISE = ("WARNING:", "Run '", "See '")
 """How lines of standard error begin that say nothing of the cause."""
 
@@ -100,6 +103,8 @@ class Engine:
             output, errors = await asyncio.wait_for(process.communicate(), within_s)
         except asyncio.TimeoutError:
             kill(process)
+            with suppress(asyncio.TimeoutError):  # a process that left its group may hold the pipes
+                await asyncio.wait_for(process.communicate(), CLOSES_WITHIN_S)
             await process.wait()
             self._is_hanging = True
             raise EngineError(
