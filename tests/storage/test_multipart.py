@@ -52,13 +52,14 @@ def test_after_a_failure_nothing_moves(who: str) -> None:
     cut = parts_of(1000, 10)
     at_work: set[int] = set()
     begun: list[int] = []
+    told: list[bool] = []
 
     def move(part: Part, is_over: threading.Event) -> None:
         at_work.add(part.number)
         begun.append(part.number)
         try:
             if part.number > 1:
-                assert is_over.wait(30)
+                told.append(is_over.wait(30))
             elif who == "a part":
                 raise TransientError("put", "s3://b/k", "planned")
         finally:
@@ -70,6 +71,7 @@ def test_after_a_failure_nothing_moves(who: str) -> None:
     with pytest.raises(TransientError, match="planned"):
         in_parts(cut, move, moved=fail)
     assert not at_work
+    assert all(told)
     assert len(begun) < len(cut)
 
 
