@@ -36,7 +36,6 @@ from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 from htcjob.errors import ShortageError
-from htcjob.transfer.threads import LONGEST_WAIT_S
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -177,9 +176,8 @@ class Flow(Generic[T]):
             if not self._threads:
                 self._error = ShortageError("no thread can be started now")
                 self._wake()
-        while not self._has_ended.wait(LONGEST_WAIT_S if self._counts.stagers else SHORT_S):
-            if not self._counts.stagers:
-                self._add_stagers_if_slow()
+        while not self._has_ended.wait(None if self._counts.stagers else SHORT_S):
+            self._add_stagers_if_slow()
         for thread in self._threads:
             thread.join()
 

@@ -17,7 +17,6 @@ from htcjob.errors import UsageError
 from htcjob.outcome.results import TRY_AGAIN, CommandResult
 from htcjob.supervise.worker import CallResult
 from htcjob.supervise.worker_program.values import checked_value, cpu_s, peak_memory_bytes
-from htcjob.transfer.threads import LONGEST_WAIT_S
 
 if TYPE_CHECKING:
     from htcjob.entries.each import StagedEntry
@@ -167,7 +166,7 @@ class Handover:
         with self._changed:
             self._let_go()
             while self._offered is None and not self._is_flow_over and self._signals.stop_signal is None:
-                self._changed.wait(LONGEST_WAIT_S)
+                self._changed.wait()
             if self._offered is None or self._signals.stop_signal is not None:
                 return None
             self._in_hand, self._offered = self._offered, None

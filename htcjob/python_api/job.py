@@ -41,7 +41,6 @@ from htcjob.python_api.stop_signals import StopSignals
 from htcjob.run_options import RunOptions
 from htcjob.supervise.stopping import FINISHING_SHARE
 from htcjob.supervise.worker_program.values import exit_status_of, in_words
-from htcjob.transfer.threads import LONGEST_WAIT_S
 
 __all__ = ["Job", "JobEntry"]
 
@@ -200,8 +199,7 @@ class Job:
         if error is not None:
             self._note(error)
         self._handover.loop_ended(is_orderly=error is None)
-        while self._thread.is_alive():
-            self._thread.join(LONGEST_WAIT_S)
+        self._thread.join()
         self._signals.__exit__(kind, error, traceback)
         assert self.ending is not None  # noqa: S101 - for mypy
         bug = self._attempt.facts.error

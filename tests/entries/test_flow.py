@@ -1,14 +1,12 @@
 """The flow: every thing takes every step once, in order, within the bounds, whatever happens on the way."""
 
 import random
-import signal
 import threading
-import time
 from collections import Counter
 
 import pytest
 
-from htcjob.entries.flow import SHORT_S, Flow, Next
+from htcjob.entries.flow import Flow, Next
 
 WITHIN_S = 60
 
@@ -182,37 +180,6 @@ def test_fetching_and_finishing_go_on_while_a_worker_works():
     Flow(range(20), Steps(), workers=1, prefetch=4, is_stopped=lambda: False).run()
     assert not ahead.broken
     assert not behind.broken
-
-
-@pytest.mark.timeout(60)
-def test_a_signal_that_interrupts_no_wait_is_heard_all_the_same():
-    """Delivered to another thread, as one that comes just before the main thread blocks, it wakes nobody."""
-    is_heard = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: is_heard.set())
-
-    class Steps:
-        heard = False
-
-        def fetch(self, thing, *, is_alone):
-            if thing < 4:
-                time.sleep(2 * SHORT_S)  # so that there are threads that only stage
-            if thing == 9:
-                signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-                self.heard = is_heard.wait(30)
-            return Next.WORK
-
-        def work(self, thing, worker):
-            return Next.FINISH
-
-        def finish(self, thing):
-            return Next.LEAVE
-
-    try:
-        flow = Flow(range(10), steps := Steps(), workers=2, prefetch=8, is_stopped=lambda: False)
-        flow.run()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert steps.heard
 
 
 def test_a_store_far_away_gets_as_many_fetches_at_once_as_may_be_ahead():
