@@ -137,6 +137,11 @@ def htcjob(tmp_path: Path) -> Htcjob:
     return Htcjob(tmp_path)
 
 
+def some_of(photos: dict[str, tuple[Path, int]], number: int) -> dict[str, tuple[Path, int]]:
+    """Return the smallest files among *photos*: to look for faces in a large one takes seconds."""
+    return dict(sorted(photos.items(), key=lambda photo: photo[1][0].stat().st_size)[:number])
+
+
 def wait_until(is_true, *, within_s: float = 30.0) -> None:
     """Wait for a fact, with a bound."""
     until = time.monotonic() + within_s

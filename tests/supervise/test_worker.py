@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from tests.conftest import some_of
 from tests.support.processes import commands_with, is_pending
 
 MODULE = '''
@@ -380,7 +381,7 @@ def test_the_worker_imports_almost_nothing(htcjob, module):
 def test_photos_are_tagged_by_the_reference_app(htcjob, photos):
     """Its function knows nothing of htcjob, and finds the faces that it finds as a program."""
     pytest.importorskip("cv2")
-    chosen = dict(list(photos.items())[:12])
+    chosen = some_of(photos, 12)
     for name, (path, _) in chosen.items():
         (htcjob.project / name).write_bytes(path.read_bytes())
     htcjob.manifest(*chosen)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import some_of
+
 REPOSITORY = Path(__file__).parents[2]
 TAGGER = (sys.executable, "-m", "reference_app.face_tagger")
 
@@ -52,7 +54,7 @@ def counts(task: Path) -> dict[str, int]:
 @pytest.fixture
 def some_photos(htcjob, photos):
     """A dozen photos in project storage, with a manifest."""
-    chosen = dict(sorted(photos.items())[::10])
+    chosen = some_of(photos, 13)
     for name, (path, _) in chosen.items():
         shutil.copy(path, htcjob.project / name)
     htcjob.manifest(*chosen)
