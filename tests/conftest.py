@@ -48,9 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Set thousands of tests aside from the search for garbage, which would go through them again and again."""
+    """Set thousands of tests aside from the search for garbage, and search less often: it took 6 % of the CPU."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
 
 
 class Htcjob:

@@ -32,12 +32,17 @@ def _files(folder: Path) -> list[str]:
 
 
 def test_counts_are_those_of_the_reference(shared_images: Path) -> None:
-    """Every one of the 121 real photos has the number of faces that was measured for OpenCV 4.14."""
+    """
+    A third of the 121 real photos have the number of faces that was measured for OpenCV 4.14.
+
+    tests/whole/test_end_to_end.py counts those of all, with the whole program.
+    """
     with (shared_images / "dev" / "expected.csv").open(newline="") as table:
         expected = {row["image"]: int(row["faces_cv4140_1thread"]) for row in csv.DictReader(table)}
     assert len(expected) == 121
-    found = {image: len(find_faces(read_image(str(shared_images / "dev" / image)))) for image in expected}
-    assert found == expected
+    some = dict(sorted(expected.items())[::3])
+    found = {image: len(find_faces(read_image(str(shared_images / "dev" / image)))) for image in some}
+    assert found == some
 
 
 def test_boxes_are_sorted_and_the_same_in_every_thread() -> None:
