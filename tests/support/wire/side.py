@@ -41,6 +41,7 @@ class Side(asyncio.Protocol):
         self._receive(data)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None  # which has no loop any more that could abort it
         self._queue.clear()
         self._lost()
 
