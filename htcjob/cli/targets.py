@@ -10,7 +10,7 @@ from htcjob.storage.keys import real_path
 from htcjob.storage.urls import file_url
 from htcjob.transfer.copying import Target
 from htcjob.transfer.globs import GLOB
-from htcjob.transfer.locations import Location, parse, require_recursive
+from htcjob.transfer.locations import Location, as_folder, parse, require_recursive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,8 +83,7 @@ def check_apart(source: Location | str, target: Target, *, is_recursive: bool) -
         is_deep = is_recursive or "**" in source.key
         beginning = source.store.url_of(source.literal) if is_deep else None
     else:
-        folder = source.key if source.is_folder else f"{source.key}/"
-        beginning = source.store.url_of(folder) if is_recursive else None
+        beginning = source.store.url_of(as_folder(source.key)) if is_recursive else None
     here = (
         _folder_url(target.key_or_path) if target.store is None else target.store.url_of(target.key_or_path)
     )

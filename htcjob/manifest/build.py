@@ -25,7 +25,7 @@ from htcjob.storage.local.errors import Blame
 from htcjob.storage.urls import is_url
 from htcjob.transfer.globs import GLOB, glob_pattern, may_mean
 from htcjob.transfer.key_ranges import KeyRange, cut, in_range
-from htcjob.transfer.locations import Location
+from htcjob.transfer.locations import Location, as_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,9 +68,7 @@ class Source(NamedTuple):
     def prefix(self) -> str:
         """The common beginning of all keys that are looked at."""
         key = self.location.key
-        if GLOB.search(key):
-            return self.location.literal
-        return key if self.location.is_folder else f"{key}/"
+        return self.location.literal if GLOB.search(key) else as_folder(key)
 
 
 class Built(NamedTuple):

@@ -86,6 +86,11 @@ def is_local(text: str) -> bool:
     return not text.startswith(("project:", "task:")) and not is_url(text)
 
 
+def as_folder(key: str) -> str:
+    """Return how the names of all objects in the folder *key* begin; empty: it is the whole store."""
+    return key if not key or key.endswith("/") else f"{key}/"
+
+
 def parse(text: str, stores: Stores, *, is_folder: bool = False) -> Location:
     """
     Return the location that *text* means, without a request to its store.
@@ -111,8 +116,8 @@ def parse(text: str, stores: Stores, *, is_folder: bool = False) -> Location:
     except BadKeyError as error:
         raise UsageError(f"{text.partition(':')[0]}:…: {error.reason}") from None
     beginning = GLOB.split(key, maxsplit=1)[0]
-    if is_folder and key and key == beginning.rstrip("/"):
-        beginning = f"{key}/"
+    if is_folder and beginning == key:  # no glob
+        beginning = as_folder(key)
     return Location(text, stores.open(url, beginning), key)
 
 
@@ -177,11 +182,10 @@ def find(
                 is_nothing = False
                 yield Found(info.key, _own_name(info.key, literal), info)
     elif location.is_folder or is_recursive:
-        folder = key if location.is_folder else f"{key}/"
-        for info in everything(store, folder, transfers, may_repeat=True):
+        for info in everything(store, as_folder(key), transfers, may_repeat=True):
             is_nothing = False
             yield info if isinstance(info, LeftOut) else Found(info.key, _own_name(info.key, key), info)
-    elif is_nothing and next(listed(store, f"{key}/", transfers), None) is not None:
+    elif is_nothing and next(listed(store, as_folder(key), transfers), None) is not None:
         require_recursive(location, is_recursive=False)
     if is_nothing:
         raise AbsentError("list", location.url, "no object matches" if is_glob else "no such object")
@@ -214,7 +218,7 @@ def browse(
     if exact is not None:
         is_nothing = False
         yield exact
-    folder = key if location.is_folder else f"{key}/"
+    folder = as_folder(key)
     prefix, wanted = folder, re.compile(f"({re.escape(folder)}[^/]*)(/?)", re.DOTALL)
     if GLOB.search(key) and exact is None:
         prefix, wanted = location.literal, glob_pattern(key)
